@@ -1,0 +1,33 @@
+"""Reading, checking, splitting and sealing the rows of a project.
+
+reading    a CSV, JSONL or Parquet file → a table that keeps the row numbers a person would see
+checking   every row against the signature's types; all the bad rows, with their numbers
+neighbors  which texts are near-duplicates, exactly
+grouping   rows → groups → splits, such that no split shares a group with another
+memory     the split of every row ever placed, so that an old row never moves
+preparing  all of these in order: a file's table → three tables and a report in the store
+table      a row's values ↔ the columns of a stored table; a stored table → DSPy examples
+"""
+
+from __future__ import annotations
+
+from dspy_toolkit.datasets.checking import check_rows
+from dspy_toolkit.datasets.preparing import prepare
+from dspy_toolkit.datasets.reading import from_records, read_rows
+from dspy_toolkit.datasets.spec import SPLITS, Dataset, DatasetReport, DatasetSpec, Fractions, Lengths, SplitName
+from dspy_toolkit.datasets.table import examples
+
+__all__ = [
+    "SPLITS",
+    "Dataset",
+    "DatasetReport",
+    "DatasetSpec",
+    "Fractions",
+    "Lengths",
+    "SplitName",
+    "check_rows",
+    "examples",
+    "from_records",
+    "prepare",
+    "read_rows",
+]

@@ -1,0 +1,143 @@
+"""A file of rows as a table of plain Python values.
+
+Covered: .csv (UTF-8, comma, a header; every cell is text, an empty cell is missing), .jsonl (one object a line) and
+.parquet. The table's index, named `row`, holds the number that a person would see: the spreadsheet's row for CSV (the
+header is row 1), the line for JSONL, the record counted from 1 for Parquet. Blank lines are skipped, and still counted.
+
+Not covered: types. A CSV cell `3` is the text "3" until the signature says that it is a number, so labels such as
+`NA`, `null` or `007` arrive as they were written.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dspy_toolkit.errors import DatasetError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a .csv, .jsonl or .parquet file.
+
+    Returns:
+        One column a field, of Python objects (None where missing), in file order; the index `row` holds row numbers.
+
+    Raises:
+        DatasetError: the file is missing (the nearest names in its folder are given), of another type, damaged, or
+            without rows.
+    """
+    path = Path(path)
+    if not path.is_file():
+        _refuse_missing(path)
+    reader = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}.get(path.suffix.lower())
+    if reader is None:
+        kind = path.suffix or "no suffix"
+        raise DatasetError(
+            f"{path} cannot be read: {kind} is not one of {', '.join(SUFFIXES)}. Save it as one of them."
+        )
+    try:
+        numbers, records = reader(path)
+    except UnicodeDecodeError as error:
+        raise DatasetError(
+            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}. Save it as UTF-8."
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
+    if not records:
+        raise DatasetError(f"{path} has no rows. Add some under its header, or name another file.")
+    return from_records(records, numbers)
+
+
+def from_records(records: Iterable[Mapping[str, Any]], numbers: Sequence[int] | None = None) -> pd.DataFrame:
+    """A table like `read_rows` gives, of rows that are already in memory.
+
+    Args:
+        records: rows; a key that a row lacks is missing there.
+        numbers: the number of each row; 1, 2, … when not given.
+    """
+    import pandas as pd
+
+    records = list(records)
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    index = pd.Index(list(numbers) if numbers is not None else range(1, len(records) + 1), name="row", dtype="int64")
+    # dtype=object: pandas would turn whole numbers beside a missing one into floats.
+    return pd.DataFrame(
+        {name: pd.Series([record.get(name) for record in records], dtype=object, index=index) for name in columns},
+        index=index,
+    )
+
+
+def _refuse_missing(path: Path) -> NoReturn:
+    if path.is_dir():
+        raise DatasetError(f"{path} is a folder. Name a {', '.join(SUFFIXES)} file in it.")
+    folder = path.parent
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{path} does not exist, and neither does its folder {folder}. Correct the dataset's source."
+        )
+    names = (entry.name for entry in folder.iterdir() if entry.suffix.lower() in SUFFIXES)
+    raise DatasetError(f"{path} does not exist.{nearest(path.name, names)} Correct the dataset's source.")
+
+
+def _read_csv(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
+    except pd.errors.EmptyDataError:
+        return [], []
+    except pd.errors.ParserError as error:
+        raise DatasetError(
+            f"{path} is not a well-formed CSV: {str(error).strip()}. Quote cells that contain commas or line breaks."
+        ) from None
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the cells beyond the header for an index
+        raise DatasetError(
+            f"{path}, row 2 has more cells than the header. Quote cells that contain commas, or name every column."
+        )
+    numbers, records = [], []
+    for number, record in enumerate(frame.to_dict("records"), start=2):
+        # A row that is shorter than the header is padded with NaN.
+        cells = {str(name): value if isinstance(value, str) and value != "" else None for name, value in record.items()}
+        if any(value is not None for value in cells.values()):
+            numbers.append(number)
+            records.append(cells)
+    return numbers, records
+
+
+def _read_jsonl(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    numbers, records, problems = [], [], []
+    # Split at \n only: str.splitlines also splits at U+2028, which JSON allows inside a string.
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:  # JSONDecodeError is one; so is a number of more digits than Python reads
+            problems.append(f"{path}, row {number}: not JSON: {error}.")
+            continue
+        if not isinstance(record, dict):
+            problems.append(f"{path}, row {number}: a {type(record).__name__}, where an object is expected.")
+            continue
+        numbers.append(number)
+        records.append(record)
+    if problems:
+        raise DatasetError("\n".join([*problems, 'Write one object a line, such as {"text": "…", "label": "…"}.']))
+    return numbers, records
+
+
+def _read_parquet(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        records = pq.read_table(path).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise DatasetError(f"{path} is not a whole Parquet file: {error}. Write it again.") from None
+    return list(range(1, len(records) + 1)), records

@@ -1,0 +1,237 @@
+"""Running a program over a split: one score a row, and what it cost.
+
+Covered: a thread pool that keeps the engine's batch full; a reply that cannot be parsed and a metric that fails are kept
+apart from wrong answers, both counted and scored 0; per-row results go to the store. A fault of the language model is
+not a wrong answer: it ends the evaluation.
+
+Not covered: retrying (the orchestrator's tasks do), comparing two reports (see `comparison`), and leave to open a sealed
+split (see `ledger`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from dspy_toolkit.datasets import DatasetSpec, examples
+from dspy_toolkit.errors import DatasetError, MetricError, ToolkitError
+from dspy_toolkit.intervals import mean_interval
+from dspy_toolkit.metrics import Metric, score
+from dspy_toolkit.signatures import fields_of
+from dspy_toolkit.store import Ref, Store, Value
+
+if TYPE_CHECKING:
+    import dspy
+    import pandas as pd
+    from dspy.adapters.base import Adapter
+
+    from dspy_toolkit.lm.meter import MeteredLM
+
+METRIC_ERRORS = 0.1
+"""The share of rows whose metric may fail; with more, the metric is broken and its mean says nothing."""
+SEEN = 200
+"""Characters of an unreadable reply that a row keeps."""
+
+Status = Literal["ok", "parse_failure", "metric_error"]
+
+
+class Report(Value):
+    """What a program scored on a split, and what that cost."""
+
+    split: str
+    mean: float = Field(ge=0, le=1)
+    """Of all rows; parse failures and metric errors count as 0."""
+    low: float
+    """Lower end of the mean's 95 % interval."""
+    high: float
+    n: int
+    """Rows."""
+    parse_retries: int
+    """Second calls made because a reply could not be parsed."""
+    parse_failures: int
+    """Rows without an answer for that reason."""
+    metric_errors: int
+    """Rows whose metric raised, or returned something that is not a score."""
+    lm_calls: int
+    """Logical: a cached reply counts too."""
+    physical_calls: int
+    """Calls that reached the model."""
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    rows: Ref
+    """Parquet, in the split's order: _row, _group, value, feedback, status, and prediction, expected, inputs as JSON."""
+
+
+class _Row(BaseModel):
+    value: float = 0.0
+    feedback: str = ""
+    status: Status = "ok"
+    prediction: str = "null"
+
+
+def evaluate(
+    program: dspy.Module,
+    frame: pd.DataFrame,
+    spec: DatasetSpec,
+    metric: Metric,
+    *,
+    split: str,
+    lm: MeteredLM,
+    adapter: Adapter,
+    store: Store,
+    threads: int = 16,
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Run `program` on every row of `frame` and score the answers.
+
+    Args:
+        program: called as `program(**inputs)`, from many threads at once.
+        frame: a split: the columns of `spec`, `_row` and `_group`.
+        spec: which columns are inputs and outputs.
+        metric: scores one answer in [0, 1].
+        split: its name, for the report.
+        lm: the language model; a copy of it with a fresh meter is used, so the report counts only this evaluation.
+        adapter: how signatures become prompts.
+        store: where the per-row table goes.
+        threads: program runs at once.
+        limit: logical LM calls allowed; None for no limit.
+        progress: called in this thread with the rows done and all rows.
+
+    Raises:
+        DatasetError: the split has no rows.
+        MetricError: the metric failed on more than 10 % of the rows; the first of them speaks.
+        BudgetExhausted: `limit` is spent.
+        ToolkitError: the model failed. Any other error of the program or the provider comes as it is, with a note that
+            names the row. Rows that have not begun are dropped.
+    """
+    if frame.empty:
+        raise DatasetError(f"The {split} split has no rows, so there is nothing to evaluate. Add rows to the dataset.")
+    cases = examples(frame, spec, fields_of(program))
+    metered = lm.metered(limit)
+    began = time.monotonic()
+    keys, groups = ([str(name) for name in frame[column]] for column in ("_row", "_group"))
+
+    def run(index: int) -> _Row:
+        return _run(program, cases[index], metric, metered, adapter, keys[index])
+
+    results: dict[int, _Row] = {}
+    failed: dict[int, str] = {}
+    with _pool(min(threads, len(cases))) as pool:
+        futures = {pool.submit(run, index): index for index in range(len(cases))}
+        for done, future in enumerate(as_completed(futures), start=1):
+            index, row = futures[future], future.result()
+            results[index] = row
+            if row.status == "metric_error":
+                failed[index] = row.feedback
+                if len(failed) > METRIC_ERRORS * len(cases):
+                    raise MetricError(
+                        f"The metric failed on {len(failed)} of the first {done} rows of the {split} split, more than "
+                        f"{METRIC_ERRORS:.0%} of its {len(cases)}. The first: {failed[min(failed)]}"
+                    )
+            if progress is not None:
+                progress(done, len(cases))
+    rows = [results[index] for index in range(len(cases))]
+    values = [row.value for row in rows]
+    low, high = mean_interval(values, groups)
+    meter = metered.meter
+    return Report(
+        split=split,
+        mean=sum(values) / len(values),
+        low=low,
+        high=high,
+        n=len(rows),
+        parse_retries=meter.parse_retries,
+        parse_failures=sum(row.status == "parse_failure" for row in rows),
+        metric_errors=len(failed),
+        lm_calls=meter.logical,
+        physical_calls=meter.physical,
+        prompt_tokens=meter.prompt_tokens,
+        completion_tokens=meter.completion_tokens,
+        seconds=time.monotonic() - began,
+        rows=store.save_frame(_table(keys, groups, rows, cases)),
+    )
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool that drops what has not begun when its block is left by an error."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="evaluate")
+    wait = True
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        wait = False  # whoever pressed Ctrl-C is not kept waiting for the rows in flight
+        raise
+    finally:
+        pool.shutdown(wait=wait, cancel_futures=True)
+
+
+def _run(program: dspy.Module, case: dspy.Example, metric: Metric, lm: MeteredLM, adapter: Adapter, key: str) -> _Row:
+    """One row, in a worker thread."""
+    import dspy
+    from dspy.utils.exceptions import AdapterParseError
+
+    prediction = None
+    # A trace of its own: the shared default would hold on to every prediction of every thread.
+    with dspy.context(lm=lm, adapter=adapter, trace=[]):
+        try:
+            prediction = program(**case.inputs())
+            scored = score(metric, case, prediction, row=key)
+        except Exception as error:  # isolation boundary of one example: sorted here, and counted or raised
+            if fault := _fault(error):
+                raise fault from fault.__cause__
+            if isinstance(error, AdapterParseError):
+                reply = str(error.lm_response)[:SEEN]
+                return _Row(status="parse_failure", feedback=f"The reply cannot be read: {reply!r}")
+            if isinstance(error, MetricError):
+                return _Row(status="metric_error", feedback=str(error), prediction=_text(prediction))
+            error.add_note(f"while running the program on row {key}")
+            raise
+    return _Row(value=scored.value, feedback=scored.feedback, prediction=_text(prediction))
+
+
+def _fault(error: BaseException) -> ToolkitError | None:
+    """The toolkit's own error behind `error`: an engine that failed, a budget that is spent."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        if isinstance(current, ToolkitError) and not isinstance(current, MetricError):
+            return current
+        seen.add(id(current))
+        current = current.__cause__ or current.__context__
+    return None
+
+
+def _table(keys: list[str], groups: list[str], rows: list[_Row], cases: list[dspy.Example]) -> pd.DataFrame:
+    import pandas as pd
+
+    table = pd.DataFrame([row.model_dump() for row in rows])
+    table.insert(0, "_row", keys)
+    table.insert(1, "_group", groups)
+    table["expected"] = [_text(case.labels()) for case in cases]
+    table["inputs"] = [_text(case.inputs()) for case in cases]
+    return table
+
+
+def _text(value: Any) -> str:
+    """JSON for people to read."""
+    import dspy
+
+    plain = value.toDict() if isinstance(value, dspy.Example) else value
+    return json.dumps(plain, ensure_ascii=False, default=_as_json)
+
+
+def _as_json(value: Any) -> Any:
+    """What JSON does not know by itself; anything strange as its text."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return value.value if isinstance(value, Enum) else str(value)

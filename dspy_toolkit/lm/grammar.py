@@ -1,0 +1,223 @@
+"""From the output fields of a DSPy signature to a grammar.
+
+A reply that ends under the grammar always parses: `ChatAdapter` gets every header in order, a Literal or enum is one of
+its values, numbers and booleans are written as Python reads them, lists and pydantic models are JSON of their schema, and
+every length is bounded so that a small model cannot ramble for ever. Llguidance's dialect of Lark is the notation.
+
+Not covered, so that the signature gets no grammar at all: fields of DSPy's own types (images, tools, …), a Literal whose
+values do not survive parsing (spaces at an end, line breaks), a JSON schema with what llguidance does not know (uniqueItems,
+look-around, some formats). Not covered inside a grammar: validators written in Python, dates that the calendar lacks, the
+depth of a model that contains itself, the length of a string with a pattern or format of its own.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import types
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Literal, Union, get_args, get_origin
+
+import dspy
+from dspy.adapters.chat_adapter import field_header_pattern
+from dspy.adapters.utils import parse_value
+from pydantic import PydanticUserError, TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+
+log = logging.getLogger(__name__)
+
+MAX_CHARACTERS = 600
+"""Of a text field that states no `max_length` itself; some 150 tokens."""
+MAX_ITEMS = 16
+"""Of a list or a free-form object that states no limit itself."""
+MAX_KEY = 60
+"""Characters of a key of a free-form object."""
+MAX_DIGITS = 15
+"""Of the integer part of a number; a float64 holds as many exactly."""
+MAX_DECIMALS = 9
+"""Of the fractional part of a number."""
+
+INTEGER = f"/-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})/"
+FLOAT = f"/-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})(\\.[0-9]{{1,{MAX_DECIMALS}}})?/"
+
+
+def signature_grammar(signature: type[dspy.Signature]) -> str | None:
+    """The grammar of a whole `ChatAdapter` reply for `signature`, or None where it has a field that none can describe."""
+    fields = tuple((name, field.annotation, max_length(field)) for name, field in signature.output_fields.items())
+    try:
+        return _grammar(fields)
+    except TypeError:  # an unhashable annotation: not worth remembering, still worth having
+        return _grammar.__wrapped__(fields)
+
+
+@lru_cache(maxsize=1024)
+def _grammar(fields: tuple[tuple[str, Any, int | None], ...]) -> str | None:
+    import llguidance
+
+    if not fields:
+        return None
+    start, rules = [json.dumps(_header(fields[0][0], first=True))], []
+    for index, (_, annotation, limit) in enumerate(fields):
+        after = _header(fields[index + 1][0] if index + 1 < len(fields) else "completed")
+        start.append(f"field_{index}")
+        if is_text(annotation):
+            # The header that follows is part of the text's rule: text ends where it first appears, or at its greatest length.
+            rules.append(f"field_{index}[suffix={json.dumps(after)}]: {text_pattern(limit or MAX_CHARACTERS)}")
+            continue
+        body = value_rule(annotation)
+        if body is None:
+            return None
+        start.append(json.dumps(after))
+        rules.append(f"field_{index}: {body}")
+    grammar = "\n".join([f"start: {' '.join(start)}", *rules])
+    if problem := llguidance.LLMatcher.validate_grammar(grammar):
+        names = ", ".join(name for name, _, _ in fields)
+        log.info("No grammar for the output fields %s: %s", names, problem.splitlines()[0])
+        return None
+    return grammar
+
+
+def _header(name: str, *, first: bool = False) -> str:
+    end = "" if name == "completed" else "\n"
+    return ("" if first else "\n\n") + f"[[ ## {name} ## ]]" + end
+
+
+def max_length(field: Any) -> int | None:
+    """`max_length` of a text field, from its pydantic constraint."""
+    return next((found for item in field.metadata if (found := getattr(item, "max_length", None)) is not None), None)
+
+
+def is_text(annotation: Any) -> bool:
+    """Whether a field holds free text: `str`, DSPy's `Reasoning`, and a union of str and None, which DSPy does not parse."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return str in get_args(annotation) and type(None) in get_args(annotation)
+    return annotation is str or annotation is getattr(dspy, "Reasoning", str)
+
+
+def text_pattern(characters: int) -> str:
+    """Free text of 1 to `characters` characters that holds no header and does not begin with space (parsing strips it)."""
+    # Two brackets in a row would begin a header. A complement of "holds a header" says it better and is too slow.
+    return f"/[^\\s\\[]([^\\[]|\\[[^\\[]){{0,{max(characters - 1, 0)}}}/"
+
+
+def value_rule(annotation: Any) -> str | None:
+    """The right side of the rule for one field that is not free text, or None where none can describe it."""
+    if annotation is bool:
+        return '"True" | "False"'
+    if annotation is int:
+        return INTEGER
+    if annotation is float:
+        return FLOAT
+    if get_origin(annotation) is Literal:
+        return choice_rule(annotation, [(str(value), value) for value in get_args(annotation)])
+    if isinstance(annotation, enum.EnumMeta):
+        members: list[Any] = list(annotation)
+        # Of a value that is no text, DSPy reads the name.
+        return choice_rule(annotation, [(m.value if isinstance(m.value, str) else m.name, m) for m in members])
+    if _custom_types(annotation):
+        return None
+    try:
+        schema = TypeAdapter(annotation).json_schema()
+    except (PydanticUserError, PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
+        return None
+    return json_rule(schema)
+
+
+def choice_rule(annotation: Any, written: Iterable[tuple[str, Any]]) -> str | None:
+    """One of some texts, or None where a text would not be parsed into the value that it stands for."""
+    texts = []
+    for text, value in written:
+        if text != text.strip() or len(text.splitlines()) > 1 or field_header_pattern.match(text):
+            return None
+        try:
+            parsed = parse_value(text, annotation)
+        except ValueError:
+            return None
+        if parsed != value:
+            return None
+        texts.append(json.dumps(text, ensure_ascii=False))
+    return " | ".join(texts) or None
+
+
+def _custom_types(annotation: Any) -> bool:
+    """Whether one of DSPy's own types is in it; their schemas are not what their parsers read."""
+    return bool(dspy.Type.extract_custom_type_from_annotation(annotation))
+
+
+def json_rule(schema: dict[str, Any]) -> str:
+    """The right side of a rule for JSON of `schema`, every length in it bounded."""
+    return f"%json {json.dumps({**bounded(schema), 'x-guidance': {'whitespace_flexible': False}})}"
+
+
+def json_schema_grammar(schema: dict[str, Any]) -> str:
+    """The grammar of a whole reply that is JSON of `schema`."""
+    return f"start: {json_rule(schema)}"
+
+
+def any_object_grammar() -> str:
+    """The grammar of a whole reply that is some JSON object, of any depth and length."""
+    return 'start: %json {"type": "object", "x-guidance": {"whitespace_flexible": false}}'
+
+
+SCALARS: list[dict[str, Any]] = [{"type": name} for name in ("string", "integer", "number", "boolean", "null")]
+ANYTHING: dict[str, Any] = {
+    "anyOf": [
+        *SCALARS,
+        {"type": "array", "items": {"anyOf": SCALARS}},
+        {"type": "object", "additionalProperties": {"anyOf": SCALARS}},
+    ]
+}
+"""What stands for a schema that allows everything: values, and lists and objects of them."""
+
+NAMED = ("properties", "$defs", "patternProperties")
+"""Keywords whose keys are names, not keywords: a property called "type" is left alone."""
+LITERAL = ("enum", "const", "default", "examples", "required")
+"""Keywords whose values are data, not schemas."""
+
+
+def bounded(schema: Any) -> Any:
+    """A copy of a JSON schema in which strings, numbers, arrays and free-form objects have a greatest length."""
+    if isinstance(schema, list):
+        return [bounded(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if not schema.keys() - {"title", "description", "default", "examples"}:
+        return bounded(ANYTHING)
+    limited = {}
+    for key, value in schema.items():
+        if key in NAMED and isinstance(value, dict):
+            limited[key] = {name: bounded(item) for name, item in value.items()}
+        else:
+            limited[key] = value if key in LITERAL else bounded(value)
+    kind = limited.get("type")
+    if {"enum", "const"} & limited.keys():
+        return limited
+    if kind == "string" and not {"pattern", "format"} & limited.keys():
+        limited.setdefault("maxLength", max(MAX_CHARACTERS, limited.get("minLength", 0)))
+    elif kind in ("integer", "number"):
+        _bound_number(limited)
+    elif kind == "array":
+        limited.setdefault("maxItems", max(MAX_ITEMS, limited.get("minItems", 0)))
+        if "items" not in limited and "prefixItems" not in limited:
+            limited["items"] = bounded(ANYTHING)
+    elif kind == "object" and "properties" not in limited:
+        limited.setdefault("maxProperties", max(MAX_ITEMS, limited.get("minProperties", 0)))
+        values = limited.pop("additionalProperties", True)
+        if values is not False and "patternProperties" not in limited:
+            # The only way to bound a key's length: a pattern that every short key fits.
+            key = f'^[^"\\\\\\x00-\\x1f\\x7f]{{1,{MAX_KEY}}}$'
+            limited["patternProperties"] = {key: bounded(ANYTHING) if values is True else values}
+        limited["additionalProperties"] = False
+    return limited
+
+
+def _bound_number(schema: dict[str, Any]) -> None:
+    largest = 10**MAX_DIGITS - 1
+    if not {"minimum", "exclusiveMinimum"} & schema.keys():
+        schema["minimum"] = min(-largest, schema.get("maximum", 0), schema.get("exclusiveMaximum", 0) - 1)
+    if not {"maximum", "exclusiveMaximum"} & schema.keys():
+        schema["maximum"] = max(largest, schema.get("minimum", 0), schema.get("exclusiveMinimum", 0) + 1)
+    if schema["type"] == "number":
+        schema.setdefault("multipleOf", 10**-MAX_DECIMALS)

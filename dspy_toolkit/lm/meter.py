@@ -1,0 +1,103 @@
+"""Counting what a language model is asked, and stopping at a limit.
+
+A *logical* call is one that a program makes, also when a cache answers; a *physical* call reaches the model. Budgets are
+stated in logical calls, so that a run that resumes from the cache searches no further than one that was never stopped.
+
+Not covered: with DSPy's `disable_history` only `logical` is counted, since DSPy then tells nobody what came back.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import dspy
+
+from dspy_toolkit.errors import BudgetExhausted
+from dspy_toolkit.lm.provider import count_prompt
+
+
+class Meter:
+    """Counters of one stretch of work. Safe from any thread."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        """Args: limit: logical calls allowed; None for no limit."""
+        self.limit = limit
+        self.logical = self.physical = 0
+        self.prompt_tokens = self.completion_tokens = 0
+        self.parse_retries = self.truncated = 0
+        self._lock = threading.Lock()
+
+    def charge(self) -> None:
+        """Count one logical call. Raises BudgetExhausted instead when the limit is reached."""
+        with self._lock:
+            if self.limit is not None and self.logical >= self.limit:
+                raise BudgetExhausted(f"The budget of {self.limit} LM calls is spent.")
+            self.logical += 1
+
+    def record(self, *, cached: bool, prompt_tokens: int, completion_tokens: int, truncated: bool) -> None:
+        """Count what came back. Prompt tokens of cached replies count too; completion tokens are the decoded ones."""
+        with self._lock:
+            self.physical += not cached
+            self.prompt_tokens += prompt_tokens
+            self.completion_tokens += completion_tokens
+            self.truncated += truncated
+
+    def retried(self) -> None:
+        """Count a second call for a reply that could not be parsed."""
+        with self._lock:
+            self.parse_retries += 1
+
+    @property
+    def left(self) -> int | None:
+        """Logical calls left, or None without a limit."""
+        return None if self.limit is None else self.limit - self.logical
+
+
+class MeteredLM(dspy.LM):
+    """A `dspy.LM` with a meter. Copies share the meter; `metered` makes a copy with a fresh one."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.meter = Meter()
+
+    def metered(self, limit: int | None = None) -> MeteredLM:
+        """A copy whose calls are counted apart, up to `limit` logical calls."""
+        lm = self.copy()
+        lm.meter = Meter(limit)
+        return lm
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        self.meter.charge()
+        return super().__call__(prompt, messages=messages, **self._seeded(kwargs))
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        self.meter.charge()
+        return await super().acall(prompt, messages=messages, **self._seeded(kwargs))
+
+    def _seeded(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """DSPy asks for another sample by `rollout_id`, which it keeps to itself: hand it on as the seed, so that a
+        run repeated from nothing draws the same samples."""
+        rollout = kwargs.get("rollout_id", self.kwargs.get("rollout_id"))
+        if rollout is None or not self.model.startswith("mlx/"):
+            return kwargs
+        return {"seed": int(rollout), **kwargs}
+
+    def update_history(self, entry: dict[str, Any]) -> None:
+        """Called by DSPy for each reply, cached or not: count it, then keep it as DSPy does."""
+        response, usage = entry["response"], entry["usage"]
+        tokens = usage.get("prompt_tokens")
+        if tokens is None:
+            # DSPy's cache forgets the usage; what a prompt costs is the same the second time.
+            tokens = count_prompt(self.model, entry["messages"] or [{"role": "user", "content": entry["prompt"]}])
+        self.meter.record(
+            cached=bool(_field(response, "cache_hit")),
+            prompt_tokens=int(tokens),
+            completion_tokens=int(usage.get("completion_tokens") or 0),
+            truncated="length" in [_field(choice, "finish_reason") for choice in _field(response, "choices") or []],
+        )
+        super().update_history(entry)
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, None)

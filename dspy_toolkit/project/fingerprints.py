@@ -1,0 +1,131 @@
+"""What of a project can change a result, as small values that a cache can be keyed by.
+
+A step takes only the parts that it depends on: changing a byte of the data leaves `ProgramPart` as it was, and changing
+the metric leaves `DataPart`. A fingerprint is made of contents alone, never of paths, so it is the same in every
+process and on every machine. Never cached itself: `resolve` reads everything each time.
+
+Not covered: code that the program reaches in installed packages, beyond the versions of those named here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from dspy_toolkit import signatures
+from dspy_toolkit.errors import DatasetError
+from dspy_toolkit.metrics import source_of
+from dspy_toolkit.project.definition import Project
+from dspy_toolkit.settings import Settings
+from dspy_toolkit.sources import missing_file, text_of
+from dspy_toolkit.store import Value, digest
+
+_PACKAGES = ("dspy-toolkit", "dspy", "mlx-lm", "gepa")
+
+
+class DataPart(Value):
+    """All that the prepared dataset depends on."""
+
+    project: str
+    location: str
+    fingerprint: str
+    """sha256 over the file's bytes and kind, the spec, the columns' types, the data settings, this library's version."""
+
+
+class ProgramPart(Value):
+    """All that a program's answers and its optimization depend on, besides the rows."""
+
+    project: str
+    location: str
+    model: str
+    """The task model, with its weights hash."""
+    reflection_model: str
+    """The model that writes instructions, with its weights hash."""
+    fingerprint: str
+    """sha256 over the code and state of the program, the metric's code, both models, temperature, max_tokens, the seed,
+    and the versions of this library, dspy, mlx-lm and gepa."""
+
+
+class ChampionPart(Value):
+    """The version that is live. Nothing promoted yet: both None, and a candidate is compared with the fresh program."""
+
+    version: int | None = None
+    sha256: str | None = None
+
+
+class ProjectRef(Value):
+    """A project as it was when a run began."""
+
+    name: str
+    location: str
+    data: DataPart
+    program: ProgramPart
+    champion: ChampionPart
+
+
+def resolve(
+    project: Project, settings: Settings, *, model: str, reflection_model: str, champion: ChampionPart
+) -> ProjectRef:
+    """Read everything of `project` that can change a result.
+
+    Args:
+        settings: those in force for this project (`Settings.for_project` already applied).
+        model: the task model's name, with its weights hash.
+        reflection_model: the same of the model that writes instructions.
+        champion: what is live now.
+
+    Raises:
+        DatasetError: the data file is missing or cannot be read.
+        ProjectError: the program cannot be made.
+    """
+    program = project.build()
+    where = {"project": project.name, "location": project.location}
+    spec = project.dataset
+    fields = signatures.fields_of(program)
+    data = digest(
+        _sha256(project.data_path),
+        project.data_path.suffix.lower(),
+        spec.model_dump(mode="json", exclude={"source"}),
+        {name: signatures.schema_of(fields[name]) for name in (*spec.inputs, *spec.outputs) if name in fields},
+        settings.data,
+        _version("dspy-toolkit"),
+    )
+    # DSPy's own modules are in its version; a user's count by their code.
+    modules = {type(module) for _, module in program.named_sub_modules()}
+    code = {text_of(module) for module in modules if not module.__module__.startswith("dspy.")}
+    made_of = digest(
+        [project.code, text_of(project.program), *sorted(code)],
+        source_of(project.metric),
+        signatures.signature_hash(program),
+        json.loads(json.dumps(program.dump_state(), default=str)),
+        [model, reflection_model],
+        settings.lm.model_dump(mode="json", include={"temperature", "max_tokens"}),
+        settings.optimize.seed,
+        {package: _version(package) for package in _PACKAGES},
+    )
+    return ProjectRef(
+        name=project.name,
+        location=project.location,
+        data=DataPart(**where, fingerprint=data),
+        program=ProgramPart(**where, model=model, reflection_model=reflection_model, fingerprint=made_of),
+        champion=champion,
+    )
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise DatasetError(missing_file(path))
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error}. Make it readable.") from error
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a machine without mlx, where another engine answers
+        return "absent"

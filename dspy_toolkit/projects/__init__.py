@@ -1,0 +1,1 @@
+"""The built-in projects. Each uses the library as an outside project would."""

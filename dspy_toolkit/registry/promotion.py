@@ -1,0 +1,135 @@
+"""What is live: the alias `champion` of a project's registered model, and nothing else.
+
+Covered: reading it, moving it to a version (`promote`), moving it back (`rollback`). Before the alias moves, the
+version that it leaves is written on the new one as the tag `previous`; so a promotion that breaks off leaves the old
+champion in place, and one that succeeded can always be undone. Each version carries its own tag, so rollbacks chain.
+One writer a home at a time.
+
+Not covered: whether a program deserves promotion (the gate), and homes that share an MLflow server: each has its own
+lock, and `compared_with` is what then keeps a stale comparison from winning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from dspy_toolkit.errors import RegistryError
+from dspy_toolkit.mlflow_client import exists, session
+from dspy_toolkit.registry.lock import registry_lock
+from dspy_toolkit.registry.versions import (
+    CHAMPION,
+    PREVIOUS,
+    Version,
+    find_version,
+    list_versions,
+    registered_model,
+)
+from dspy_toolkit.store import Value
+
+if TYPE_CHECKING:
+    from dspy_toolkit.project import ChampionPart
+    from dspy_toolkit.settings import Settings
+
+
+class Decision(Value):
+    """How a run ended."""
+
+    outcome: Literal["promoted", "refused", "unchanged"]
+    reason: str
+    """One sentence for people."""
+    version: int | None
+    """The version that the candidate was saved as; None when it was not saved."""
+    previous: int | None
+    """The champion before the decision; None when there was none."""
+
+
+def champion(settings: Settings, project: str) -> ChampionPart:
+    """The live version's number and its program's sha256; both None when nothing has been promoted. Makes nothing.
+
+    Raises:
+        RegistryError: the registry cannot be read.
+    """
+    from dspy_toolkit.project import ChampionPart
+
+    live = _live(settings, project)
+    return ChampionPart(version=live and live.version, sha256=live and live.program_sha256)
+
+
+def promote(settings: Settings, project: str, version: int, *, compared_with: ChampionPart | None = None) -> int | None:
+    """Make `version` the champion of `project`, and read it back. Promoting the champion changes nothing.
+
+    Args:
+        settings: the home and the registry.
+        project: the project's name.
+        version: a saved version.
+        compared_with: the champion that the version was shown to beat, as `champion` gave it. When another one is
+            live by now the promotion is refused, for that comparison says nothing about it. None: do not ask.
+
+    Returns:
+        The version that was replaced, or None.
+
+    Raises:
+        RegistryError: no such version, another champion by now, or the registry cannot be written: the old champion
+            stays.
+    """
+    with registry_lock(settings):
+        found = find_version(settings, f"{project}@{version}")
+        live = _live(settings, project)
+        replaced = live.version if live else None
+        if replaced == version:
+            return found.previous
+        if compared_with is not None and compared_with.version != replaced:
+            raise RegistryError(
+                f"{project}@{version} was compared with {_named(project, compared_with.version)}, "
+                f"but by now the champion is {_named(project, replaced)}. Run the optimization again."
+            )
+        with session(settings, f"{project}@{version} was not promoted") as mlflow:
+            # The tag first: were the alias to move before it, a failure in between would lose the way back.
+            mlflow.set_model_version_tag(project, str(version), PREVIOUS, str(replaced or ""))
+        _move(settings, project, version)
+    return replaced
+
+
+def rollback(settings: Settings, project: str) -> int:
+    """Make the version that the champion replaced the champion again, and return its number.
+
+    A second rollback goes one further back. The version rolled back from stays, and can be promoted again.
+
+    Raises:
+        RegistryError: nothing is promoted, the champion is the first one, or the version before it was deleted.
+    """
+    with registry_lock(settings):
+        live = find_version(settings, f"{project}@{CHAMPION}")
+        if live.previous is None:
+            raise RegistryError(
+                f"{project}@{live.version} is the first champion: there is nothing to roll back to. "
+                f"Run `dspy-toolkit programs list {project}`."
+            )
+        back = find_version(settings, f"{project}@{live.previous}")
+        _move(settings, project, back.version)
+    return back.version
+
+
+def _live(settings: Settings, project: str) -> Version | None:
+    if not exists(settings):
+        return None
+    with session(settings, f"Cannot read the champion of {project}") as mlflow:
+        if registered_model(mlflow, project) is None:
+            return None
+    return next((found for found in list_versions(settings, project) if CHAMPION in found.aliases), None)
+
+
+def _move(settings: Settings, project: str, version: int) -> None:
+    with session(settings, f"The champion of {project} did not move to version {version}") as mlflow:
+        mlflow.set_registered_model_alias(project, CHAMPION, str(version))
+        model = registered_model(mlflow, project)
+    seen = model and model.aliases.get(CHAMPION)
+    if str(seen) != str(version):
+        raise RegistryError(
+            f"{project}@{version} was promoted, but the registry says that the champion is {_named(project, seen)}: "
+            f"somebody else is promoting. Run `dspy-toolkit programs list {project}`."
+        )
+
+
+def _named(project: str, version: int | str | None) -> str:
+    return f"{project}@{version}" if version is not None else "no version"

@@ -1,0 +1,143 @@
+"""Content-addressed objects: what one step hands to the next.
+
+An object is bytes under the name of their sha256. Saving the same bytes twice is one object; an object never changes;
+`Ref` is all that travels. The root is a folder or any address that fsspec understands. A write goes to a temporary name
+first and is then moved, so an object that exists is whole.
+
+Not covered: deleting. An object that somebody removed by hand is a cache miss (`ObjectMissing`), never a fault.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import posixpath
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from dspy_toolkit.errors import ObjectMissing, StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Value(BaseModel):
+    """A small frozen value that travels between steps: plain JSON, no unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ref(Value):
+    """The name of an object in the store."""
+
+    sha256: str
+    """Hex digest of the object's bytes."""
+    kind: str
+    """What the bytes are: `parquet`, `json`, …; for people, and for the reader that opens them."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.sha256[:12]}"
+
+
+def digest(*parts: Any) -> str:
+    """sha256 of `parts`: bytes as they are, anything else as JSON with sorted keys. Stable across processes."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, BaseModel):
+            part = part.model_dump(mode="json")
+        data = part if isinstance(part, bytes) else canonical_json(part)
+        # The length goes first, so that ("ab", "c") and ("a", "bc") differ.
+        total.update(len(data).to_bytes(8, "big"))
+        total.update(data)
+    return total.hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes. Raises TypeError for anything else."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+class Store:
+    """Objects under one root."""
+
+    def __init__(self, root: str) -> None:
+        """Args: root: a folder, or an fsspec address such as `s3://bucket/objects`. Made at the first save."""
+        import fsspec
+
+        self.root = str(root)
+        self._fs, self._path = fsspec.core.url_to_fs(self.root)
+
+    def save(self, data: bytes, kind: str) -> Ref:
+        """Save `data` and return its name. Raises StoreError when the root cannot be written."""
+        ref = Ref(sha256=hashlib.sha256(data).hexdigest(), kind=kind)
+        target = self._locate(ref)
+        if self._fs.exists(target):
+            return ref
+        partial = f"{target}.{uuid.uuid4().hex}.partial"
+        try:
+            self._fs.makedirs(posixpath.dirname(target), exist_ok=True)
+            with self._fs.open(partial, "wb") as file:
+                file.write(data)
+            self._fs.mv(partial, target)
+        except OSError as error:
+            # A full disk must not leave half an object behind; the removal may fail for the same reason.
+            try:
+                if self._fs.exists(partial):
+                    self._fs.rm(partial)
+            except OSError as removal:
+                error.add_note(f"and {partial} could not be removed: {removal}")
+            raise StoreError(
+                f"Cannot write an object under {self.root}: {error}. "
+                "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
+            ) from error
+        return ref
+
+    def read(self, ref: Ref) -> bytes:
+        """The object's bytes. Raises ObjectMissing when it is not there, StoreError when its bytes were changed."""
+        target = self._locate(ref)
+        try:
+            with self._fs.open(target, "rb") as file:
+                data = file.read()
+        except FileNotFoundError:
+            raise ObjectMissing(f"The store {self.root} has no object {ref}. Run the same command again.") from None
+        if hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise StoreError(f"The object {target} was changed after it was written. Delete it and run again.")
+        return data
+
+    def exists(self, ref: Ref) -> bool:
+        """Whether the object is there."""
+        return bool(self._fs.exists(self._locate(ref)))
+
+    def delete(self, ref: Ref) -> None:
+        """Remove the object if it is there."""
+        target = self._locate(ref)
+        if self._fs.exists(target):
+            self._fs.rm(target)
+
+    def save_json(self, value: Any) -> Ref:
+        """Save a JSON value (or a pydantic model) in its canonical form."""
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json")
+        return self.save(canonical_json(value), "json")
+
+    def read_json(self, ref: Ref) -> Any:
+        """The JSON value that `ref` names."""
+        return json.loads(self.read(ref))
+
+    def save_frame(self, frame: pd.DataFrame) -> Ref:
+        """Save a table as Parquet (index dropped)."""
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        return self.save(buffer.getvalue(), "parquet")
+
+    def read_frame(self, ref: Ref) -> pd.DataFrame:
+        """The table that `ref` names."""
+        import pandas as pd
+
+        return pd.read_parquet(io.BytesIO(self.read(ref)))
+
+    def _locate(self, ref: Ref) -> str:
+        return posixpath.join(self._path, ref.sha256[:2], f"{ref.sha256}.{ref.kind}")

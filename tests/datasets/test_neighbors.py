@@ -1,0 +1,66 @@
+"""The near-duplicate search is exact: it agrees with comparing every pair."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dspy_toolkit.datasets.neighbors import Neighbors, comparable
+
+
+def jaccard(one: str, other: str) -> float:
+    def grams(text: str) -> set[str]:
+        return {text[i : i + 5] for i in range(len(text) - 4)} or {text.ljust(5, "\0")}
+
+    return len(grams(one) & grams(other)) / len(grams(one) | grams(other))
+
+
+def near_pairs(texts: list[str], threshold: float) -> set[tuple[int, int]]:
+    index, pairs = Neighbors(texts, threshold), set()
+    for text in range(len(texts)):
+        pairs |= {(other, text) for other in index.near(text, index.candidates(text)).tolist()}
+        index.add(text)
+    return pairs
+
+
+WORDS = st.lists(st.sampled_from(["ab", "abc", "hello there", "wörld", "東京都", "😀"]), max_size=12).map(" ".join)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(WORDS | st.text(st.characters(codec="utf-8"), max_size=12), max_size=12),
+    st.sampled_from([0.3, 0.5, 0.8, 1.0]),
+)
+def test_agrees_with_comparing_every_pair(texts: list[str], threshold: float) -> None:
+    texts = [text.replace("\0", "") for text in texts]
+    expected = {(i, j) for j in range(len(texts)) for i in range(j) if jaccard(texts[i], texts[j]) >= threshold - 1e-9}
+    assert near_pairs(texts, threshold) == expected
+
+
+def test_agrees_close_to_the_threshold() -> None:
+    # Copies of one text with a few letters changed: many pairs a little above and a little below 0.8.
+    source = random.Random(0)
+    base = "".join(source.choices("abcdefgh ", k=120))
+    texts = []
+    for _ in range(60):
+        letters = list(base)
+        for _ in range(source.randrange(5)):
+            letters[source.randrange(120)] = "z"
+        texts.append("".join(letters))
+    expected = {(i, j) for j in range(60) for i in range(j) if jaccard(texts[i], texts[j]) >= 0.8}
+    assert 100 < len(expected) < 1700  # else the test shows nothing
+    assert near_pairs(texts, 0.8) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Hello  World", "hello world "), ("STRASSE", "straße"), ("a\nb\tc", "a b c")]
+)
+def test_case_and_white_space_do_not_count(one: str, other: str) -> None:
+    assert comparable([one]) == comparable([other])
+
+
+def test_two_inputs_are_not_one() -> None:
+    assert comparable(["ab", "c"]) != comparable(["a", "bc"])
