@@ -70,11 +70,14 @@ class Report(Value):
     """Parquet, in the split's order: _row, _group, value, feedback, status, and prediction, expected, inputs as JSON."""
 
 
-class _Row(BaseModel):
+class RowScore(BaseModel):
+    """What one row scored."""
+
     value: float = 0.0
     feedback: str = ""
     status: Status = "ok"
     prediction: str = "null"
+    """The answer as JSON."""
 
 
 def evaluate(
@@ -119,11 +122,51 @@ def evaluate(
     metered = lm.metered(limit)
     began = time.monotonic()
     keys, groups = ([str(name) for name in frame[column]] for column in ("_row", "_group"))
+    rows = score_rows(
+        program, cases, metric, keys=keys, split=split, lm=metered, adapter=adapter, threads=threads, progress=progress
+    )
+    values = [row.value for row in rows]
+    low, high = mean_interval(values, groups)
+    meter = metered.meter
+    return Report(
+        split=split,
+        mean=sum(values) / len(values),
+        low=low,
+        high=high,
+        n=len(rows),
+        parse_retries=meter.parse_retries,
+        parse_failures=sum(row.status == "parse_failure" for row in rows),
+        metric_errors=sum(row.status == "metric_error" for row in rows),
+        lm_calls=meter.logical,
+        physical_calls=meter.physical,
+        prompt_tokens=meter.prompt_tokens,
+        completion_tokens=meter.completion_tokens,
+        seconds=time.monotonic() - began,
+        rows=store.save_frame(_table(keys, groups, rows, cases)),
+    )
 
-    def run(index: int) -> _Row:
-        return _run(program, cases[index], metric, metered, adapter, keys[index])
 
-    results: dict[int, _Row] = {}
+def score_rows(
+    program: dspy.Module,
+    cases: list[dspy.Example],
+    metric: Metric,
+    *,
+    keys: list[str],
+    split: str,
+    lm: MeteredLM,
+    adapter: Adapter,
+    threads: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[RowScore]:
+    """Run and score `cases` without keeping a report; the calls are charged to `lm`'s own meter.
+
+    Args and errors are those of `evaluate`; `keys` are the rows' names in messages.
+    """
+
+    def run(index: int) -> RowScore:
+        return _run(program, cases[index], metric, lm, adapter, keys[index])
+
+    results: dict[int, RowScore] = {}
     failed: dict[int, str] = {}
     with _pool(min(threads, len(cases))) as pool:
         futures = {pool.submit(run, index): index for index in range(len(cases))}
@@ -139,26 +182,7 @@ def evaluate(
                     )
             if progress is not None:
                 progress(done, len(cases))
-    rows = [results[index] for index in range(len(cases))]
-    values = [row.value for row in rows]
-    low, high = mean_interval(values, groups)
-    meter = metered.meter
-    return Report(
-        split=split,
-        mean=sum(values) / len(values),
-        low=low,
-        high=high,
-        n=len(rows),
-        parse_retries=meter.parse_retries,
-        parse_failures=sum(row.status == "parse_failure" for row in rows),
-        metric_errors=len(failed),
-        lm_calls=meter.logical,
-        physical_calls=meter.physical,
-        prompt_tokens=meter.prompt_tokens,
-        completion_tokens=meter.completion_tokens,
-        seconds=time.monotonic() - began,
-        rows=store.save_frame(_table(keys, groups, rows, cases)),
-    )
+    return [results[index] for index in range(len(cases))]
 
 
 @contextmanager
@@ -175,7 +199,9 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(wait=wait, cancel_futures=True)
 
 
-def _run(program: dspy.Module, case: dspy.Example, metric: Metric, lm: MeteredLM, adapter: Adapter, key: str) -> _Row:
+def _run(
+    program: dspy.Module, case: dspy.Example, metric: Metric, lm: MeteredLM, adapter: Adapter, key: str
+) -> RowScore:
     """One row, in a worker thread."""
     import dspy
     from dspy.utils.exceptions import AdapterParseError
@@ -191,12 +217,12 @@ def _run(program: dspy.Module, case: dspy.Example, metric: Metric, lm: MeteredLM
                 raise fault from fault.__cause__
             if isinstance(error, AdapterParseError):
                 reply = str(error.lm_response)[:SEEN]
-                return _Row(status="parse_failure", feedback=f"The reply cannot be read: {reply!r}")
+                return RowScore(status="parse_failure", feedback=f"The reply cannot be read: {reply!r}")
             if isinstance(error, MetricError):
-                return _Row(status="metric_error", feedback=str(error), prediction=_text(prediction))
+                return RowScore(status="metric_error", feedback=str(error), prediction=_text(prediction))
             error.add_note(f"while running the program on row {key}")
             raise
-    return _Row(value=scored.value, feedback=scored.feedback, prediction=_text(prediction))
+    return RowScore(value=scored.value, feedback=scored.feedback, prediction=_text(prediction))
 
 
 def _fault(error: BaseException) -> ToolkitError | None:
@@ -211,7 +237,7 @@ def _fault(error: BaseException) -> ToolkitError | None:
     return None
 
 
-def _table(keys: list[str], groups: list[str], rows: list[_Row], cases: list[dspy.Example]) -> pd.DataFrame:
+def _table(keys: list[str], groups: list[str], rows: list[RowScore], cases: list[dspy.Example]) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.DataFrame([row.model_dump() for row in rows])

@@ -216,7 +216,7 @@ def explain(error: ValidationError, where: str, model: type[BaseModel]) -> str:
             owner = _owner(model, path[:-1])
             lines.append(f"{where}{name} is not a setting.{nearest(path[-1], owner.model_fields)}")
         else:
-            secret = "key" in path[-1] or "secret" in path[-1] or "token" in path[-1] and path[-1] != "max_tokens"
+            secret = "key" in path[-1] or "secret" in path[-1] or ("token" in path[-1] and path[-1] != "max_tokens")
             seen = "" if secret else f" (it is {problem['input']!r})"
             lines.append(f"{where}{name}: {problem['msg']}{seen}.")
     return "\n".join(lines) + f"\nCorrect {FILE_NAME} or the environment; `dspy-toolkit doctor` shows what is in force."

@@ -27,13 +27,7 @@ from concurrent.futures import InvalidStateError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import (
-    DeadlineExceeded,
-    EngineBusy,
-    EngineFailed,
-    RequestRefused,
-    ToolkitError,
-)
+from dspy_toolkit.errors import DeadlineExceeded, EngineBusy, EngineFailed, RequestRefused, ToolkitError
 from dspy_toolkit.lm.exchange import GenerationRequest, Message, Reply, Snapshot, Ticket
 
 if TYPE_CHECKING:
@@ -167,7 +161,7 @@ class FakeEngine:
                 self._active = 1
             try:
                 result: Reply | Exception = self._generate(job)
-            except Exception as error:  # noqa: BLE001  (a request's isolation boundary, as in the real engine)
+            except Exception as error:
                 result = error
             with self._condition:
                 self._active = 0
@@ -256,7 +250,8 @@ class _Job:
 
 def format_reply(fields: Mapping[str, Any]) -> str:
     """The text of a reply in `ChatAdapter`'s format: `{"project": "lora"}` under its header. Values that are no text are
-    written as the grammar writes them: True, 12, and JSON for lists, dictionaries and None."""
+    written as the grammar writes them: True, 12, and JSON for lists, dictionaries and None.
+    """
     parts = []
     for name, value in fields.items():
         if isinstance(value, list | dict | None):

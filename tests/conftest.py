@@ -1,11 +1,76 @@
+"""Shared by all tests: a home of their own, and one real model for the whole session."""
+
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dspy_toolkit.settings import Settings
+
+if TYPE_CHECKING:
+    from dspy_toolkit.lm import Connection
+    from dspy_toolkit.lm.engine import Engine
+
+QUESTIONS = """
+name = "questions"
+summary = "Classify a question"
+signature = 'text: str -> label: Literal["number", "person"]'
+instructions = "Classify the question."
+[dataset]
+source = "questions.csv"
+inputs = ["text"]
+outputs = ["label"]
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before the first import of DSPy, which makes its cache's folder then: nothing outside this folder is touched."""
+    folder = tempfile.mkdtemp(prefix="dspy-toolkit-tests-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    os.environ.update(
+        DSPY_TOOLKIT_HOME=os.path.join(folder, "home"),
+        DSPY_TOOLKIT_LM__LEASE="share",
+        DSPY_CACHEDIR=os.path.join(folder, "dspy"),
+        HF_HUB_OFFLINE="1",
+        LITELLM_LOCAL_MODEL_COST_MAP="True",
+    )
+
+
+@pytest.fixture(scope="session")
+def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that holds the converted embedded model."""
+    from dspy_toolkit.lm.weights import find_weights
+
+    folder = tmp_path_factory.mktemp("model home")
+    find_weights("mlx/smollm2-135m", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def connection(model_home: Path) -> Iterator[Connection]:
+    """The real embedded model, loaded once, with greedy decoding."""
+    from dspy_toolkit.lm import close_engines, connect
+    from dspy_toolkit.settings import load_settings
+
+    yield connect(load_settings(home=model_home))
+    close_engines()
+
+
+@pytest.fixture(scope="session")
+def engine(connection: Connection) -> Engine:
+    """The engine behind `connection`."""
+    from dspy_toolkit.lm.engine import Engine
+    from dspy_toolkit.lm.provider import find_engine
+
+    engine = find_engine(connection.model)
+    assert isinstance(engine, Engine)
+    return engine
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +90,50 @@ def home(tmp_path: Path, empty_mlflow: Path) -> Settings:
     settings.path().mkdir()
     shutil.copy(empty_mlflow, settings.path("mlflow.db"))
     return settings
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """A project's TOML file, with no rows."""
+    path = tmp_path / "questions.toml"
+    path.write_text(QUESTIONS)
+    return path
+
+
+@pytest.fixture
+def save_questions(home: Settings, questions: Path) -> Callable[..., int]:
+    """Save a version of the `questions` project that has the given instructions and one demo."""
+
+    from dspy_toolkit import tracking
+    from dspy_toolkit.programs import lasting_location
+    from dspy_toolkit.project import load_project
+    from dspy_toolkit.registry import Manifest, save_version
+    from dspy_toolkit.signatures import fields_of, signature_hash
+
+    def save(instructions: str = "Say what the answer is.", **fields: Any) -> int:
+        demo = {"augmented": True, "text": "Who wrote Emma?", "label": "person"}
+        program = load_project(str(questions)).build()
+        state = program.dump_state()
+        state["demos"], state["signature"]["instructions"] = [demo], instructions
+        manifest = Manifest(
+            **{
+                "project": "questions",
+                "location": lasting_location(str(questions)),
+                "signature_fields": {name: str(kind) for name, kind in fields_of(program).items()},
+                "signature_sha256": signature_hash(program),
+                "optimizer": "bootstrap",
+                "optimizer_settings": {"max_bootstrapped_demos": 1},
+                "model": "mlx/tiny@01234567",
+                "metric": "exact_match",
+                "trained_rows": ("a", "b"),
+                "reports": {
+                    "sealed": {"mean": 0.5, "low": 0.25, "high": 0.75, "n": 40},
+                    "comparison": {"delta": 0.125, "low": 0.01, "high": 0.24},
+                },
+            }
+            | fields
+        )
+        run_id = tracking.open_run(home, "questions", "optimize questions")
+        return save_version(home, "questions", state, manifest, run_id)
+
+    return save

@@ -65,6 +65,10 @@ class GrammarAdapter(ChatAdapter):
         return None if signature_grammar(signature) else super().user_message_output_requirements(signature)
 
 
+# DSPy's streaming knows an adapter's format by the name of its class.
+CountingChatAdapter.__name__ = GrammarAdapter.__name__ = ChatAdapter.__name__
+
+
 def _with_grammar(lm_kwargs: dict[str, Any], signature: type[dspy.Signature]) -> dict[str, Any]:
     grammar = signature_grammar(signature)
     return {**lm_kwargs, "guided_grammar": grammar} if grammar else lm_kwargs

@@ -23,8 +23,10 @@ PREFILL_CHUNK = 512
 """Tokens of a shared prefix computed at once; between two chunks the engine can be told to stop."""
 PREFILL_TOKENS = 2048
 """Prompt tokens of all rows together between two decoding steps; bounds how long a step takes."""
-PREFIX_BUDGET = 512 * 2**20
+PREFIX_BUDGET = 256 * 2**20
 """Bytes of KV cache kept for shared prefixes."""
+KV_BUDGET = 384 * 2**20
+"""Bytes of KV cache of the running rows; mlx_lm holds up to three times as much while rows join and leave."""
 CACHE_LIMIT = 256 * 2**20
 """Bytes of freed buffers that MLX may keep for reuse."""
 
@@ -55,7 +57,29 @@ class Batch:
             self._model, tokenizer = load_model(weights_, hardware.device)
         self._stop_tokens = [[token] for token in sorted(tokenizer.eos_token_ids)]
         self._generator: Any = None
+        self._token_bytes = self._measure()
         self.reset()
+
+    def _measure(self) -> float:
+        """Bytes of KV cache that one token takes."""
+        import mlx.core as mx
+        from mlx_lm.models.cache import make_prompt_cache
+
+        cache = make_prompt_cache(self._model)
+        with mx.stream(self._stream):
+            self._model(mx.array([[0]]), cache=cache)
+            mx.eval([layer.state for layer in cache])
+        held = [getattr(layer, name, None) for layer in cache for name in ("keys", "values")]
+        # (batch, heads, tokens, width); caches of another shape do not grow with the tokens.
+        return sum(array.nbytes / array.shape[2] for array in held if getattr(array, "ndim", 0) == 4)
+
+    def has_room(self, row: Row, beside: Sequence[Row]) -> bool:
+        """Whether `row` may join the running rows and those `beside` them. A row alone always may."""
+        rows = [*self.rows.values(), *beside]
+        if not rows:
+            return True
+        tokens = sum(len(each.prompt) + each.room for each in (*rows, row))
+        return len(rows) < self._batch_size and tokens * self._token_bytes <= KV_BUDGET
 
     def reset(self) -> None:
         """Drop all rows and prefixes and start with an empty batch."""

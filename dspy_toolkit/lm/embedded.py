@@ -108,7 +108,7 @@ def _on_own_thread(gguf: Path, folder: Path) -> None:
 
         try:
             _convert(gguf, folder)
-        except Exception as error:  # noqa: BLE001  (handed to the caller's thread)
+        except Exception as error:
             failed.append(error)
         finally:
             mx.clear_streams()

@@ -198,7 +198,7 @@ class Engine:
         taken: list[Row] = []
         with self._condition:
             now = time.monotonic()
-            while self._waiting and len(batch.rows) + len(taken) < self._settings.batch_size:
+            while self._waiting and batch.has_room(self._waiting[0], taken):
                 row = self._waiting.popleft()
                 row.started = now
                 self._running.add(row)

@@ -6,7 +6,7 @@ every length is bounded so that a small model cannot ramble for ever. Llguidance
 
 Not covered, so that the signature gets no grammar at all: fields of DSPy's own types (images, tools, …), a Literal whose
 values do not survive parsing (spaces at an end, line breaks), a JSON schema with what llguidance does not know (uniqueItems,
-look-around, some formats). Not covered inside a grammar: validators written in Python, dates that the calendar lacks, the
+look-around, some formats). Not covered inside a grammar: validators written in Python, the
 depth of a model that contains itself, the length of a string with a pattern or format of its own.
 """
 
@@ -41,6 +41,14 @@ MAX_DECIMALS = 9
 
 INTEGER = f"/-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})/"
 FLOAT = f"/-?(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})(\\.[0-9]{{1,{MAX_DECIMALS}}})?/"
+
+DATE = (
+    "([12][0-9]{3}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))"
+    "|[12][0-9](0[48]|[2468][048]|[13579][26])-02-29)"
+)
+TIME = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,6})?(Z|[+-](0[0-9]|1[0-3]):[0-5][0-9])?"
+FORMATS = {"date": f"^{DATE}$", "time": f"^{TIME}$", "date-time": f"^{DATE}T{TIME}$"}
+"""In place of llguidance's own, which let through leap seconds and the year 0: Python reads neither."""
 
 
 def signature_grammar(signature: type[dspy.Signature]) -> str | None:
@@ -194,7 +202,9 @@ def bounded(schema: Any) -> Any:
     kind = limited.get("type")
     if {"enum", "const"} & limited.keys():
         return limited
-    if kind == "string" and not {"pattern", "format"} & limited.keys():
+    if kind == "string" and limited.get("format") in FORMATS and "pattern" not in limited:
+        limited["pattern"] = FORMATS[limited.pop("format")]
+    elif kind == "string" and not {"pattern", "format"} & limited.keys():
         limited.setdefault("maxLength", max(MAX_CHARACTERS, limited.get("minLength", 0)))
     elif kind in ("integer", "number"):
         _bound_number(limited)

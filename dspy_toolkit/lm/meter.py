@@ -9,6 +9,7 @@ Not covered: with DSPy's `disable_history` only `logical` is counted, since DSPy
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -20,9 +21,9 @@ from dspy_toolkit.lm.provider import count_prompt
 class Meter:
     """Counters of one stretch of work. Safe from any thread."""
 
-    def __init__(self, limit: int | None = None) -> None:
-        """Args: limit: logical calls allowed; None for no limit."""
-        self.limit = limit
+    def __init__(self, limit: int | None = None, on_call: Callable[[int], None] | None = None) -> None:
+        """Args: limit: logical calls allowed, None for no limit; on_call: told the count after each, in any thread."""
+        self.limit, self._on_call = limit, on_call
         self.logical = self.physical = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.parse_retries = self.truncated = 0
@@ -34,6 +35,9 @@ class Meter:
             if self.limit is not None and self.logical >= self.limit:
                 raise BudgetExhausted(f"The budget of {self.limit} LM calls is spent.")
             self.logical += 1
+            count = self.logical
+        if self._on_call is not None:
+            self._on_call(count)
 
     def record(self, *, cached: bool, prompt_tokens: int, completion_tokens: int, truncated: bool) -> None:
         """Count what came back. Prompt tokens of cached replies count too; completion tokens are the decoded ones."""
@@ -61,10 +65,10 @@ class MeteredLM(dspy.LM):
         super().__init__(*args, **kwargs)
         self.meter = Meter()
 
-    def metered(self, limit: int | None = None) -> MeteredLM:
-        """A copy whose calls are counted apart, up to `limit` logical calls."""
+    def metered(self, limit: int | None = None, on_call: Callable[[int], None] | None = None) -> MeteredLM:
+        """A copy whose calls are counted apart, up to `limit` logical calls; `on_call` is told the count after each."""
         lm = self.copy()
-        lm.meter = Meter(limit)
+        lm.meter = Meter(limit, on_call)
         return lm
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
@@ -77,7 +81,8 @@ class MeteredLM(dspy.LM):
 
     def _seeded(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """DSPy asks for another sample by `rollout_id`, which it keeps to itself: hand it on as the seed, so that a
-        run repeated from nothing draws the same samples."""
+        run repeated from nothing draws the same samples.
+        """
         rollout = kwargs.get("rollout_id", self.kwargs.get("rollout_id"))
         if rollout is None or not self.model.startswith("mlx/"):
             return kwargs

@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from dspy_toolkit.project.definition import Project
 from dspy_toolkit.project.finding import load_project, project_names, register
-from dspy_toolkit.project.fingerprints import ChampionPart, DataPart, ProgramPart, ProjectRef, resolve
+from dspy_toolkit.project.fingerprints import (
+    ChampionPart,
+    DataPart,
+    ProgramPart,
+    ProjectRef,
+    fingerprint_program,
+    resolve,
+)
 
 __all__ = [
     "ChampionPart",
@@ -18,6 +25,7 @@ __all__ = [
     "ProgramPart",
     "Project",
     "ProjectRef",
+    "fingerprint_program",
     "load_project",
     "project_names",
     "register",

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import ProjectError, nearest
@@ -19,6 +19,9 @@ from dspy_toolkit.sources import explain
 
 if TYPE_CHECKING:
     import dspy
+
+Reference: TypeAlias = "Callable[[list[dspy.Example]], Callable[[dspy.Example], dspy.Prediction]]"
+"""Fits a rule that needs no language model to the training examples; the rule answers an example's inputs."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
@@ -45,6 +48,8 @@ class Project:
     """`light`, `medium` or `heavy`; the settings' when None."""
     renames: Mapping[str, str] = field(default_factory=dict)
     """Old field name → new, for versions that were saved before a field was renamed."""
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """Simple rules to print beside the program's score: name → what fits one to the training rows."""
     folder: Path = Path()
     """What `dataset.source` is relative to; the folder of the project's file when it is not given."""
     location: str = ""

@@ -92,10 +92,23 @@ def resolve(
         settings.data,
         _version("dspy-toolkit"),
     )
+    made_of = fingerprint_program(project, settings, model=model, reflection_model=reflection_model)
+    return ProjectRef(
+        name=project.name,
+        location=project.location,
+        data=DataPart(**where, fingerprint=data),
+        program=ProgramPart(**where, model=model, reflection_model=reflection_model, fingerprint=made_of),
+        champion=champion,
+    )
+
+
+def fingerprint_program(project: Project, settings: Settings, *, model: str, reflection_model: str) -> str:
+    """sha256 over all that `ProgramPart.fingerprint` names. Raises ProjectError when the program cannot be made."""
+    program = project.build()
     # DSPy's own modules are in its version; a user's count by their code.
     modules = {type(module) for _, module in program.named_sub_modules()}
     code = {text_of(module) for module in modules if not module.__module__.startswith("dspy.")}
-    made_of = digest(
+    return digest(
         [project.code, text_of(project.program), *sorted(code)],
         source_of(project.metric),
         signatures.signature_hash(program),
@@ -104,13 +117,6 @@ def resolve(
         settings.lm.model_dump(mode="json", include={"temperature", "max_tokens"}),
         settings.optimize.seed,
         {package: _version(package) for package in _PACKAGES},
-    )
-    return ProjectRef(
-        name=project.name,
-        location=project.location,
-        data=DataPart(**where, fingerprint=data),
-        program=ProgramPart(**where, model=model, reflection_model=reflection_model, fingerprint=made_of),
-        champion=champion,
     )
 
 

@@ -29,6 +29,8 @@ class Manifest(Value):
 
     schema_version: int = SCHEMA_VERSION
     project: str
+    location: str = ""
+    """Where the project was found (`programs.lasting_location`); empty: by its name."""
     signature_fields: dict[str, str]
     """Field name → the annotation as text, over all of the program's predictors."""
     signature_sha256: str

@@ -1,0 +1,49 @@
+# Every target sets up what it needs. `make demo` and `make test` work in a fresh clone with Python 3.11+ and pip.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test test-system soak check lock docs
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] < (3, 14), "Python 3.11 to 3.13 is needed, this is %d.%d: make PYTHON=python3.12 …" % sys.version_info[:2]'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# Prepare, probe, choose, compile, prove, promote: the router on the embedded model.
+demo: setup
+	$(BIN)/python -m flows.optimize_program --project router
+
+# The ordinary suite, with the real embedded model.
+test: setup
+	$(BIN)/python -m pytest -m "not system and not soak"
+
+# What needs more than pip: a Prefect server and worker of its own.
+test-system: setup
+	$(BIN)/python -m pytest -m system
+
+# Long: load, kills, many nights.
+soak: setup
+	$(BIN)/python -m pytest -m soak
+
+# Lint, format, types and documentation; no tests.
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+	$(BIN)/python docs/build.py --check
+
+docs: setup
+	$(BIN)/python docs/build.py
+
+# Resolve anew, for macOS arm64 and Linux, with hashes and no index address.
+lock:
+	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
+		--override requirements.overrides.txt --group dev --upgrade pyproject.toml -o requirements.lock

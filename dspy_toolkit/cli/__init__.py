@@ -1,0 +1,71 @@
+"""The command `dspy-toolkit`: one file a noun.
+
+boundary  how a command ends: errors, Ctrl-C, closed pipes
+doctor    what this machine, home and configuration come to
+predict   run a program
+programs  list, show and roll back saved programs
+render    tables
+
+The commands import what is heavy when they run, so that help is instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cyclopts import App
+
+from dspy_toolkit.cli import programs
+from dspy_toolkit.cli.boundary import boundary
+from dspy_toolkit.cli.doctor import doctor
+from dspy_toolkit.cli.predict import predict
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
+    from rich.text import Text
+
+__all__ = ["app", "boundary", "main"]
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"dspy-toolkit {version('dspy-toolkit')}"
+
+
+def _usage_error(error: CycloptsError) -> Text:
+    from rich.text import Text
+
+    chain = " ".join(["dspy-toolkit", *(error.command_chain or ())])
+    return Text(f"Error: {error}\nRun `{chain} --help`.")
+
+
+app = App(
+    name="dspy-toolkit",
+    help="Optimize DSPy programs on your own machine, prove them on sealed data, keep and run the versions.\n\n"
+    "Settings come from dspy-toolkit.toml and from DSPY_TOOLKIT_… variables; `dspy-toolkit doctor` shows them.",
+    version=_version,
+    help_format="plaintext",
+    group_parameters="Options",
+    error_formatter=_usage_error,
+)
+app.command(doctor)
+app.command(predict)
+programs_app = App(name="programs", help="List, show and roll back saved programs.")
+programs_app.command(programs.list_programs, name="list")
+programs_app.command(programs.show_program, name="show")
+programs_app.command(programs.roll_back, name="rollback")
+app.command(programs_app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; ends the process.
+
+    Args:
+        arguments: in place of the process's own.
+    """
+    with boundary():
+        from dspy_toolkit.cli.render import console
+
+        app(list(arguments) if arguments is not None else None, console=console(), error_console=console(stderr=True))

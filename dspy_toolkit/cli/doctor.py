@@ -1,0 +1,110 @@
+"""`dspy-toolkit doctor`: every decision that the toolkit would take here, and what is wrong.
+
+Not covered: mending anything. Nothing is written, no model is loaded without `--generate`, nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from dspy_toolkit.errors import SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dspy_toolkit.cli.findings import Finding
+
+_Flag = Annotated[bool, Parameter(negative="", show_default=False)]
+
+
+def doctor(*, json: _Flag = False, generate: _Flag = False) -> int:
+    """Show what this machine, home and configuration come to, and what is wrong with them.
+
+    The exit code is 1 when something is wrong.
+
+    Args:
+        json: Print JSON, for scripts.
+        generate: Also load the model, let it say something short, and report its speed.
+    """
+    findings = list(examine(generate=generate))
+    wrong = [finding for finding in findings if finding.state == "wrong"]
+    if json:
+        report = {"ok": not wrong, "findings": [finding.model_dump() for finding in findings]}
+        print(json_module.dumps(report, indent=2, ensure_ascii=False))
+    else:
+        from dspy_toolkit.cli.render import console
+
+        said = f"{len(wrong)} thing{'s' * (len(wrong) > 1)} to mend (✗)." if wrong else "Nothing is wrong."
+        console().print(*_report(findings), said, sep="\n")
+    return 1 if wrong else 0
+
+
+def examine(*, generate: bool = False) -> Iterator[Finding]:
+    """Everything that is found. What cannot be looked at, because something before it is wrong, is left out."""
+    from dspy_toolkit.cli import findings, model_findings
+    from dspy_toolkit.settings import load_settings
+
+    yield from findings.packages()
+    try:
+        from dspy_toolkit.lm.hardware import inspect_hardware
+
+        hardware = inspect_hardware()
+    except ImportError as error:
+        yield findings.wrong("machine", "mlx", f"cannot be imported: {error}", "Run `make setup`.")
+        hardware = None
+    else:
+        yield from findings.machine(hardware)
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        yield findings.wrong("settings", "all", "cannot be used", str(error))
+        return
+    if hardware is not None:
+        yield from model_findings.models(settings, hardware)
+    yield from findings.home(settings)
+    yield from findings.tracking(settings)
+    if hardware is not None:
+        yield from findings.lease(settings, hardware.device)
+    yield from findings.projects()
+    yield from findings.configuration(settings)
+    if generate:
+        yield from _guarded(lambda: model_findings.generation(settings))
+
+
+def _guarded(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    from dspy_toolkit.cli.boundary import explain
+    from dspy_toolkit.cli.findings import wrong
+
+    try:
+        yield from look()
+    except Exception as error:  # isolation boundary: DSPy and LiteLLM wrap what the engine raised
+        if (message := explain(error)) is None:
+            raise
+        yield wrong("generation", "reply", "none", message)
+
+
+def _report(found: list[Finding]) -> Iterator[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    from dspy_toolkit.cli.findings import ARROW
+
+    marks = {"ok": Text("✓", "green"), "note": Text("!", "yellow"), "wrong": Text("✗", "bold red")}
+    for subject in dict.fromkeys(finding.subject for finding in found):
+        yield Text(subject.capitalize(), "bold underline")
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column()
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for finding in (finding for finding in found if finding.subject == subject):
+            value, arrow, source = finding.value.partition(ARROW)
+            about = Text.assemble(value, (arrow + source, "cyan"))
+            if finding.advice:
+                about.append(f"\n{finding.advice}", style=marks[finding.state].style)
+            table.add_row(marks[finding.state], finding.name, about)
+        yield table
+        yield ""

@@ -1,0 +1,103 @@
+"""What `doctor` says about the models: where their weights are, whether they fit, and how fast they talk.
+
+Weights are neither fetched nor converted here, and loaded only by `generation`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dspy_toolkit.cli.findings import Finding, wrong
+from dspy_toolkit.cli.render import size
+from dspy_toolkit.errors import ModelNotFound, ToolkitError
+
+if TYPE_CHECKING:
+    from dspy_toolkit.lm.hardware import Hardware
+    from dspy_toolkit.settings import Settings
+
+
+def models(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
+    """The models of the settings: where their weights are, their hash, whether they fit."""
+    names = {"model": settings.lm.model, "reflection model": settings.lm.reflection_model}
+    for role, name in names.items():
+        if name is None:
+            yield Finding(subject="model", name=role, value="the same model")
+        elif not name.startswith("mlx/"):
+            key = (
+                "lm.api_key is set" if settings.lm.api_key else "no lm.api_key; its provider's own variable may be set"
+            )
+            yield Finding(subject="model", name=role, value=f"{name}, by LiteLLM ({key})")
+        else:
+            try:
+                yield from _weights(role, name, settings, hardware)
+            except ToolkitError as error:
+                yield wrong("model", role, name, str(error))
+
+
+def generation(settings: Settings) -> Iterator[Finding]:
+    """Load the model and let it say something short. Raises ToolkitError, somewhere in the chain, when it cannot."""
+    from dspy_toolkit.lm import connect
+
+    connection = connect(settings)
+    began = time.monotonic()
+    connection.lm("Hello", max_tokens=1, cache=False)
+    loaded = time.monotonic()
+    lm = connection.lm.metered()
+    said = lm("Name three colors.", max_tokens=32, cache=False)[0]
+    seconds, tokens = time.monotonic() - loaded, lm.meter.completion_tokens
+    reply = said if isinstance(said, str) else str(said.get("text", said))
+    yield Finding(subject="generation", name="loading", value=f"{loaded - began:.1f} s with the first token")
+    yield Finding(subject="generation", name="reply", value=repr(" ".join(reply.split())))
+    yield Finding(
+        subject="generation", name="speed", value=f"{tokens / seconds:.1f} tokens/s ({tokens} in {seconds:.2f} s)"
+    )
+
+
+def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> Iterator[Finding]:
+    from dspy_toolkit.lm.embedded import EMBEDDED
+    from dspy_toolkit.lm.weights import WORKING_BYTES, Weights, check_fits, hash_weights, needed_bytes
+
+    bare = re.sub(r"@[0-9a-f]{8,64}$", "", name.removeprefix("mlx/"))
+    folder = _folder(bare, settings)
+    if folder is None:
+        later = "converted from its package" if bare == EMBEDDED else "fetched from the hub"
+        yield Finding(subject="model", name=role, value=f"{name}: {later} at the first use", state="note")
+        return
+    sha256 = hash_weights(folder, settings.path("models", "hashes.json"))
+    weights = Weights(
+        name=f"mlx/{folder.name if bare != EMBEDDED else bare}@{sha256[:8]}", folder=folder, sha256=sha256
+    )
+    need = needed_bytes(folder, hardware.device) + WORKING_BYTES
+    about = f"{weights.name} in {folder}; needs {size(need)}, {size(hardware.available_bytes)} are available"
+    try:
+        check_fits(weights, hardware, settings.lm.memory_limit_gb)
+    except ToolkitError as error:
+        yield wrong("model", role, about, str(error))
+        return
+    yield Finding(subject="model", name=role, value=about)
+
+
+def _folder(bare: str, settings: Settings) -> Path | None:
+    """Where the weights of a model are now; None when they are not on this machine yet."""
+    from dspy_toolkit.lm.embedded import EMBEDDED, EMBEDDED_PACKAGE
+
+    if bare == EMBEDDED:
+        folder = settings.path("models", EMBEDDED)
+        if (folder / "origin.json").is_file():
+            return folder
+        if importlib.util.find_spec(EMBEDDED_PACKAGE) is None:
+            raise ModelNotFound(f"The package {EMBEDDED_PACKAGE} is not installed. Run `make setup`.")
+        return None
+    if Path(bare).expanduser().is_dir():
+        return Path(bare).expanduser().resolve()
+    if bare.count("/") != 1:
+        raise ModelNotFound(f"No model {bare!r}: it is not {EMBEDDED}, a folder here or a hub id. Correct lm.model.")
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(bare, "config.json")
+    return Path(config).parent if isinstance(config, str) else None

@@ -1,0 +1,79 @@
+"""How things look on a terminal: lists, properties, numbers. Shared by the commands and the flows' last table.
+
+Nothing here prints by itself; `console()` is what prints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        # Rich would exit with code 1; the boundary knows better.
+        raise BrokenPipeError
+
+
+def console(*, stderr: bool = False, width: int | None = None) -> Console:
+    """What prints to stdout (or stderr); 80 columns wide where that is no terminal."""
+    return _Console(stderr=stderr, width=width, highlight=False)
+
+
+def listing(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> Table:
+    """A table with a heading for each column. None is shown as nothing."""
+    table = Table(box=None, title=title or None, title_justify="left", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    return table
+
+
+def properties(pairs: Iterable[tuple[str, Any]], title: str = "") -> Table:
+    """Names beside values, for one thing."""
+    table = Table(box=None, show_header=False, title=title or None, title_justify="left", pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(Text(name), _cell(value))
+    return table
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1]: `31.7 %`."""
+    return f"{100 * share:.1f} %"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares: `+2.5 points`."""
+    return f"{100 * difference:+.1f} points"
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: `98.0 MB` is 98 * 2**20 bytes."""
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GB"
+
+
+def without_password(text: str) -> str:
+    """`text` with every password of an address in it masked."""
+    return re.sub(r"//([^/@:\s]*):[^/@\s]*@", r"//\1:***@", text)
+
+
+def _cell(value: Any) -> Text:
+    if isinstance(value, Text):
+        return value
+    if isinstance(value, datetime):
+        return Text(value.astimezone().strftime("%Y-%m-%d %H:%M"))
+    # Text, not a plain string: square brackets of a value are no markup.
+    return Text("" if value is None else str(value))

@@ -1,0 +1,105 @@
+"""The table at the end of an optimization, and the commands that come next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dspy_toolkit.evaluation import Report
+    from dspy_toolkit.registry import Decision
+    from dspy_toolkit.workbench import Run, Workbench
+
+
+def print_summary(bench: Workbench, run: Run, decision: Decision, console: Console | None = None) -> None:
+    """Print what a run came to on stdout.
+
+    Args:
+        console: another place to print to.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    console = console or Console()
+    comparison, compiled = run.challenge.comparison, run.compiled
+    table = Table(title=f"{run.ref.name}: {compiled.optimizer}, {run.ref.program.model}", title_justify="left")
+    for column, justify in (("", "left"), ("validation", "right"), ("sealed", "right"), ("LM calls", "right")):
+        table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
+    table.add_column("prompt tokens", justify="right")
+    table.add_column("seconds", justify="right")
+    live = run.ref.champion.version
+    sealed = (comparison.candidate, comparison.champion) if comparison else (None, None)
+    table.add_row("baseline (fresh program)", _percent(compiled.val_baseline if compiled.trials else None), *[""] * 4)
+    champion = "champion (fresh program)" if live is None else f"champion (version {live})"
+    _add(table, champion, run.challenge.champion_val, sealed[1])
+    _add(table, "candidate", run.challenge.candidate_val, sealed[0], compiled.val_mean if compiled.trials else None)
+    for name, mean in run.challenge.references.items():
+        table.add_row(f"{name} (no model)", "", _percent(mean), "", "", "")
+    table.add_section()
+    cost = (
+        f"{compiled.lm_calls:,} of {run.choice.lm_calls:,}",
+        f"{compiled.prompt_tokens:,}",
+        f"{compiled.seconds:,.0f}",
+    )
+    table.add_row("compiling", "", "", *cost)
+    console.print(table)
+    if comparison is not None:
+        console.print(
+            f"delta {100 * comparison.delta:+.1f} points on {comparison.candidate.n} sealed rows, "
+            f"{100 * comparison.level:.1f} % interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}; "
+            f"opening {comparison.looks} of these rows, {comparison.alpha_left:.0%} of the error rate left",
+            highlight=False,
+        )
+    colour = {"promoted": "green", "refused": "yellow", "unchanged": "cyan"}[decision.outcome]
+    console.print(f"[bold {colour}]{decision.outcome}[/]: {_escaped(decision.reason)}", highlight=False)
+    if not compiled.changed and compiled.trials:
+        console.print(_escaped(compiled.summary), highlight=False)
+    if decision.version is not None:
+        console.print(f"version {decision.version} is {run.ref.name}@champion", highlight=False)
+    console.print("\nNext:", highlight=False)
+    for command in _next(bench, run, decision):
+        # Printed as it is: a command that is broken over two lines cannot be copied.
+        console.print(f"  {_escaped(command)}", highlight=False, soft_wrap=True)
+
+
+def _next(bench: Workbench, run: Run, decision: Decision) -> list[str]:
+    name, live = run.ref.name, decision.version or run.ref.champion.version
+    first = bench.project.dataset.inputs[0]
+    commands = []
+    if live is not None:
+        commands += [
+            f'dspy-toolkit predict {name}@champion --input {first}="…"',
+            f"dspy-toolkit programs show {name}@champion",
+        ]
+    if decision.outcome != "promoted" and run.choice.budget != "heavy":
+        more = "medium" if run.choice.budget == "light" else "heavy"
+        commands.append(f"python -m flows.optimize_program --project {run.ref.location} --budget {more}")
+    commands.append(f"mlflow ui --backend-store-uri {bench.settings.tracking_uri}")
+    return commands
+
+
+def _add(table: Any, name: str, val: Report | None, sealed: Report | None, val_mean: float | None = None) -> None:
+    measured = [report for report in (val, sealed) if report is not None]
+    table.add_row(
+        name,
+        _percent(val.mean if val else val_mean),
+        _interval(sealed),
+        f"{sum(report.lm_calls for report in measured):,}" if measured else "",
+        f"{sum(report.prompt_tokens for report in measured):,}" if measured else "",
+        f"{sum(report.seconds for report in measured):,.0f}" if measured else "",
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _interval(report: Report | None) -> str:
+    return "" if report is None else f"{report.mean:.1%} ({100 * report.low:.0f}–{100 * report.high:.0f})"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,141 @@
+"""Optimizing without an orchestrator: one call, from Python, on any `dspy.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dspy_toolkit.challenge import Challenge
+from dspy_toolkit.datasets import DatasetSpec
+from dspy_toolkit.errors import DatasetError, ProjectError
+from dspy_toolkit.metrics import Metric, resolve_metric
+from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.project import ChampionPart, Project
+from dspy_toolkit.settings import Settings, load_settings
+from dspy_toolkit.workbench import Workbench
+
+if TYPE_CHECKING:
+    import dspy
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an optimization gave."""
+
+    program: dspy.Module
+    """The better program when it passed the gate, else the one that came in."""
+    improved: bool
+    """Whether it passed: its gain on the sealed rows is above zero beyond doubt."""
+    reason: str
+    """One sentence."""
+    profile: Profile
+    choice: Choice
+    compiled: Compiled
+    challenge: Challenge
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def optimize(
+    program: dspy.Module,
+    rows: Iterable[Mapping[str, Any] | dspy.Example] | pd.DataFrame | str | Path,
+    metric: str | Metric = "exact_match",
+    optimizer: str = "auto",
+    budget: str = "light",
+    *,
+    inputs: Iterable[str] | None = None,
+    outputs: Iterable[str] | None = None,
+    settings: Settings | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Result:
+    """Find a better prompt for `program`, and prove it on rows that nothing before has seen.
+
+    The rows are split into train, val and sealed. Nothing is promoted or recorded: keep `result.program` as DSPy keeps
+    programs (`result.program.save("better.json")`).
+
+    Args:
+        program: any module; it is not changed.
+        rows: dictionaries or examples, a table, or a .csv, .jsonl or .parquet file.
+        metric: `exact_match`, `module:function`, or a function of (example, prediction) that gives a score in [0, 1].
+        optimizer: `auto`, `bootstrap`, `mipro` or `gepa`.
+        budget: `light` (300 LM calls), `medium` (1,200) or `heavy` (5,000); the sealed test apart.
+        inputs, outputs: columns; by default the program's fields of these names that the rows have.
+        settings: by default `dspy-toolkit.toml` and the environment.
+        progress: told (done, all, what is going on).
+
+    Raises:
+        DatasetError, ProjectError, MetricError, OptimizerError, ModelError: with what to do about it.
+    """
+    settings = settings or load_settings()
+    records, source = _records(rows)
+    spec = _spec(program, records, source, inputs, outputs)
+    project = Project(
+        name="direct",
+        summary="A program optimized from Python",
+        program=program.deepcopy,
+        metric=resolve_metric(metric, Path.cwd()),
+        dataset=spec,
+    )
+    bench = Workbench(project, settings, records)
+    dataset = bench.prepare()
+    profile = bench.probe(dataset.train, dataset.val)
+    choice = bench.select(profile, optimizer, budget)
+    compiled = bench.compile(bench.fingerprint(), choice, dataset.train, dataset.val, progress)
+    challenged = bench.challenge(ChampionPart(), compiled, choice, dataset, progress)
+    improved = challenged.outcome == "promoted"
+    return Result(
+        program=bench.program(compiled) if improved else program.deepcopy(),
+        improved=improved,
+        reason=challenged.reason if compiled.changed else compiled.summary,
+        profile=profile,
+        choice=choice,
+        compiled=compiled,
+        challenge=challenged,
+    )
+
+
+def _records(rows: Any) -> tuple[list[dict[str, Any]], str]:
+    """The rows as dictionaries, and what to call them in messages."""
+    if isinstance(rows, str | Path):
+        from dspy_toolkit.datasets import read_rows
+
+        return read_rows(Path(rows)).to_dict("records"), str(rows)
+    if hasattr(rows, "to_dict") and hasattr(rows, "columns"):
+        return rows.to_dict("records"), "rows"
+    try:
+        return [dict(row.items()) for row in rows], "rows"
+    except (AttributeError, TypeError) as error:
+        raise DatasetError(
+            f"rows cannot be read: {error}. Give dictionaries, dspy.Examples, a DataFrame, or a file's path."
+        ) from error
+
+
+def _spec(
+    program: dspy.Module,
+    records: list[dict[str, Any]],
+    source: str,
+    inputs: Iterable[str] | None,
+    outputs: Iterable[str] | None,
+) -> DatasetSpec:
+    """Which columns are inputs and outputs: as given, else those of the program's fields that the rows have."""
+    if not records:
+        raise DatasetError(f"{source} has no rows. Give at least a few dozen.")
+    columns = set(records[0])
+    taken: dict[str, None] = {}
+    given: dict[str, None] = {}
+    for predictor in program.predictors():
+        taken |= {name: None for name in predictor.signature.input_fields if name in columns}
+        given |= {name: None for name in predictor.signature.output_fields if name in columns}
+    # A field that one predictor gives and the next one takes is an answer, not an input.
+    into = tuple(inputs) if inputs is not None else tuple(name for name in taken if name not in given)
+    out = tuple(outputs) if outputs is not None else tuple(given)
+    if not into:
+        raise ProjectError(
+            f"None of the rows' columns ({', '.join(sorted(columns))}) is an input of the program. "
+            "Rename the columns, or pass inputs=[…]."
+        )
+    return DatasetSpec(source=source, inputs=into, outputs=out)

@@ -1,0 +1,40 @@
+"""Choosing an optimizer, and compiling a program with it.
+
+budget      what a compilation may spend
+profile     a look at the program before anything is spent
+selection   which optimizer, with a written reason
+compiling   the one door to the optimizers
+bootstrap mipro gepa   each: a plan within a budget, and a search
+search      what they share: metered models, the candidates' record, the best so far
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dspy_toolkit.optimizers.budget import BUDGETS, Budget, find_budget
+from dspy_toolkit.optimizers.plan import Choice
+
+if TYPE_CHECKING:
+    from dspy_toolkit.optimizers.compiling import Compiled, compile_program
+    from dspy_toolkit.optimizers.profile import Profile, probe
+    from dspy_toolkit.optimizers.selection import select
+
+__all__ = ["BUDGETS", "Budget", "Choice", "Compiled", "Profile", "compile_program", "find_budget", "probe", "select"]
+
+_WHERE = {
+    "Compiled": "compiling",
+    "compile_program": "compiling",
+    "Profile": "profile",
+    "probe": "profile",
+    "select": "selection",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # These import DSPy, which takes more than a second; budgets and choices do not need it.
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

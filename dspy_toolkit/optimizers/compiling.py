@@ -1,0 +1,151 @@
+"""Compiling a program as chosen: the one door to the three optimizers.
+
+Given the training and validation rows only. What comes back is a program's state as JSON, and whether anything changed:
+a candidate that is not better than the program as it came, on the same validation rows, is not a change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dspy_toolkit.datasets import DatasetSpec, examples
+from dspy_toolkit.lm.connection import Connection
+from dspy_toolkit.metrics import Metric
+from dspy_toolkit.optimizers import bootstrap, gepa, mipro
+from dspy_toolkit.optimizers.plan import Choice, Optimizer
+from dspy_toolkit.optimizers.sampling import sample_rows
+from dspy_toolkit.optimizers.search import Progress, Search, Stopwatch, Trial, prompt_of
+from dspy_toolkit.signatures import fields_of
+from dspy_toolkit.store import Ref, Store, Value
+
+if TYPE_CHECKING:
+    import dspy
+    import pandas as pd
+
+SEARCHES = {"bootstrap": bootstrap.search, "mipro": mipro.search, "gepa": gepa.search}
+
+
+class Compiled(Value):
+    """What a compilation found."""
+
+    optimizer: Optimizer
+    program: Ref
+    """The program's state (DSPy's JSON)."""
+    changed: bool
+    """Whether its prompt differs from that of the program as it came."""
+    val_mean: float
+    """Of this program, on the validation rows that candidates were compared on."""
+    val_baseline: float
+    """Of the program as it came, on the same rows."""
+    lm_calls: int
+    physical_calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+    exhausted: bool
+    """Whether the budget ran out before the search was through."""
+    trials: tuple[Trial, ...]
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        if not self.changed:
+            best = max((t.val_mean for t in self.trials[1:]), default=None)
+            tried = "no candidate was scored" if best is None else f"the best candidate reached {best:.1%}"
+            return f"Nothing changed: {tried}, the program as it is {self.val_baseline:.1%} on validation."
+        return f"{self.optimizer} went from {self.val_baseline:.1%} to {self.val_mean:.1%} on validation."
+
+
+def compile_program(
+    program: dspy.Module,
+    choice: Choice,
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    spec: DatasetSpec,
+    metric: Metric,
+    connection: Connection,
+    store: Store,
+    *,
+    checkpoint: Path,
+    seed: int = 0,
+    threads: int = 16,
+    progress: Progress | None = None,
+) -> Compiled:
+    """Search for a better prompt within `choice.lm_calls` logical calls.
+
+    Args:
+        program: as it came; it is not changed.
+        train, val: two splits. The third is not asked for.
+        checkpoint: a folder of this compilation's own; its name must change with anything that the result depends on.
+
+    Raises:
+        MetricError: the metric fails on more than a tenth of the rows.
+        ToolkitError: the model failed. Calling again goes on from what the caches and the checkpoint hold.
+    """
+    watch = Stopwatch()
+    if choice.optimizer == "none":
+        ref = store.save_json(state_of(program))
+        return Compiled(
+            optimizer="none",
+            program=ref,
+            changed=False,
+            val_mean=0,
+            val_baseline=0,
+            lm_calls=0,
+            physical_calls=0,
+            prompt_tokens=0,
+            completion_tokens=0,
+            seconds=float(watch),
+            exhausted=False,
+            trials=(),
+        )
+    fields = fields_of(program)
+    compared = sample_rows(val, choice.val_rows, seed)
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    search = Search(
+        program=program,
+        train=examples(train, spec, fields),
+        val=examples(compared, spec, fields),
+        val_keys=[str(key) for key in compared["_row"]],
+        metric=metric,
+        connection=connection,
+        checkpoint=checkpoint,
+        seed=seed,
+        threads=threads,
+        lm_calls=choice.lm_calls,
+        progress=progress,
+    )
+    SEARCHES[choice.optimizer](search, choice.settings)
+    best = search.best or program
+    meter = search.meter
+    return Compiled(
+        optimizer=choice.optimizer,
+        program=store.save_json(state_of(best)),
+        changed=prompt_of(best) != prompt_of(program),
+        val_mean=max(search.best_mean, 0.0),
+        val_baseline=search.baseline,
+        lm_calls=meter.logical,
+        physical_calls=meter.physical,
+        prompt_tokens=meter.prompt_tokens,
+        completion_tokens=meter.completion_tokens,
+        seconds=float(watch),
+        exhausted=search.exhausted or meter.left == 0,
+        trials=tuple(search.trials),
+    )
+
+
+def state_of(program: dspy.Module) -> dict[str, Any]:
+    """A program's state as plain JSON, without the language model it last ran on."""
+    import json
+
+    def plain(value: Any) -> Any:
+        if hasattr(value, "model_dump"):
+            return value.model_dump(mode="json")
+        return dict(value.items()) if hasattr(value, "items") else str(value)
+
+    state = json.loads(json.dumps(program.dump_state(), default=plain))
+    for part in state.values():
+        if isinstance(part, dict) and "lm" in part:
+            part["lm"] = None
+    return state

@@ -1,0 +1,42 @@
+"""What an optimizer says before it runs: its settings and their cost, or why it cannot run."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from dspy_toolkit.store import Value
+
+Optimizer = Literal["none", "bootstrap", "mipro", "gepa"]
+
+
+class Plan(Value):
+    """Settings that fit a budget."""
+
+    settings: dict[str, Any]
+    """JSON values; `val_rows` among them: how many validation rows candidates are compared on."""
+    predicted_lm_calls: int
+
+
+class Impossible(Value):
+    """Why an optimizer cannot run on this program with this budget."""
+
+    reason: str
+
+
+class Choice(Value):
+    """Which optimizer runs, how, and why."""
+
+    optimizer: Optimizer
+    settings: dict[str, Any]
+    budget: str
+    lm_calls: int
+    """The budget, in logical calls."""
+    predicted_lm_calls: int
+    reason: str
+    alternatives: dict[str, str]
+    """The other optimizers, each with the reason why it was not taken."""
+
+    @property
+    def val_rows(self) -> int:
+        """Validation rows that candidates are compared on; 0 when nothing is compiled."""
+        return int(self.settings.get("val_rows", 0))

@@ -1,0 +1,153 @@
+"""A look at a program before anything is spent on it: about thirty runs on validation rows, and one try at reflection.
+
+The profile is what the choice of an optimizer rests on: what the program scores as it is, how often its replies cannot be
+parsed, whether the metric explains itself, what a call costs here, and whether the reflection model can write a usable
+instruction, which is tried rather than assumed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from dspy_toolkit.datasets import DatasetSpec, examples
+from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.evaluation import evaluate
+from dspy_toolkit.lm.connection import Connection
+from dspy_toolkit.metrics import Metric
+from dspy_toolkit.optimizers.sampling import sample_rows
+from dspy_toolkit.signatures import fields_of
+from dspy_toolkit.store import Store, Value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import dspy
+    import pandas as pd
+
+PROBE_ROWS = 30
+PASS = 0.5
+"""The score from which a run counts as passed (a demonstration may be made of it)."""
+LONGEST_INSTRUCTION = 2_000
+"""Characters; a longer one is rambling, not an instruction."""
+
+
+class Profile(Value):
+    """What thirty runs showed."""
+
+    train: int
+    """Rows to learn from."""
+    val: int
+    """Rows to choose by."""
+    probed: int
+    """Runs made."""
+    baseline: float = Field(ge=0, le=1)
+    """Mean score of the program as it is."""
+    pass_rate: float = Field(ge=0, le=1)
+    """Share of runs that scored at least one half."""
+    parse_failures: int
+    metric_errors: int
+    graded: bool
+    """Whether scores other than 0 and 1 were seen."""
+    feedback: bool
+    """Whether the metric says what was wrong."""
+    predictors: int
+    calls_per_run: float
+    """Logical LM calls of one run."""
+    prompt_tokens: float
+    """Of one run."""
+    completion_tokens: float
+    """Of one run that no cache answered."""
+    seconds_per_call: float
+    """Wall time over physical calls, many at once; 0 when all came from the cache."""
+    reflector_ok: bool
+    """Whether the reflection model wrote a usable instruction when asked."""
+    reflector_note: str
+
+
+def probe(
+    program: dspy.Module,
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    spec: DatasetSpec,
+    metric: Metric,
+    connection: Connection,
+    store: Store,
+    *,
+    seed: int = 0,
+    threads: int = 16,
+    progress: Callable[[int, int], None] | None = None,
+) -> Profile:
+    """Run `program` on up to PROBE_ROWS validation rows, and let the reflection model try once.
+
+    Raises:
+        MetricError: the metric fails on more than a tenth of the rows.
+        ToolkitError: the model failed.
+    """
+    rows = sample_rows(val, PROBE_ROWS, seed)
+    report = evaluate(
+        program,
+        rows,
+        spec,
+        metric,
+        split="val",
+        lm=connection.lm,
+        adapter=connection.adapter,
+        store=store,
+        threads=threads,
+        progress=progress,
+    )
+    table = store.read_frame(report.rows)
+    usable, note = try_reflection(program, rows, spec, connection)
+    return Profile(
+        train=len(train),
+        val=len(val),
+        probed=report.n,
+        baseline=report.mean,
+        pass_rate=float((table["value"] >= PASS).mean()),
+        parse_failures=report.parse_failures,
+        metric_errors=report.metric_errors,
+        graded=bool(((table["value"] > 0) & (table["value"] < 1)).any()),
+        feedback=bool((table["feedback"].str.len() > 0).any()),
+        predictors=len(program.predictors()),
+        calls_per_run=report.lm_calls / report.n,
+        prompt_tokens=report.prompt_tokens / report.n,
+        completion_tokens=report.completion_tokens / report.n,
+        seconds_per_call=report.seconds / report.physical_calls if report.physical_calls else 0.0,
+        reflector_ok=usable,
+        reflector_note=note,
+    )
+
+
+def try_reflection(
+    program: dspy.Module, rows: pd.DataFrame, spec: DatasetSpec, connection: Connection
+) -> tuple[bool, str]:
+    """Ask the reflection model for a better instruction; (whether it is usable, why or why not).
+
+    Usable means: of sensible length, not the old one again, and about the task: it names an output or one of its values.
+    """
+    import dspy
+    from dspy.utils.exceptions import AdapterParseError, LMError
+
+    predictor = program.predictors()[0]
+    old = predictor.signature.instructions
+    case = examples(rows.head(1), spec, fields_of(program))[0]
+    ask = dspy.Predict("instruction: str, example: str -> better_instruction: str")
+    try:
+        with dspy.context(lm=connection.reflection_lm.metered(), adapter=connection.reflection_adapter):
+            answer = ask(instruction=old, example=f"{dict(case.inputs())} -> {dict(case.labels())}").better_instruction
+    except AdapterParseError:
+        return False, "its reply could not be read"
+    except (LMError, ToolkitError) as error:
+        return False, f"it could not answer: {str(error).splitlines()[0]}"
+    text = " ".join(str(answer).split())
+    words = {str(value).lower() for value in (*spec.outputs, *dict(case.labels()).values())}
+    shown = repr(text[:120])
+    if not 20 <= len(text) <= LONGEST_INSTRUCTION:
+        return False, f"its instruction has {len(text)} characters: {shown}"
+    if text.lower() == " ".join(old.split()).lower():
+        return False, "it gave the old instruction back"
+    if not any(word in text.lower() for word in words):
+        return False, f"its instruction names neither an output nor an answer: {shown}"
+    return True, f"it wrote {shown}"

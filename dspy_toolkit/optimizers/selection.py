@@ -1,0 +1,103 @@
+"""Which optimizer, with a written reason: a pure function of the profile and the budget.
+
+The order of preference follows what was published (GEPA before MIPROv2 before BootstrapFewShot where a model can
+reflect: arXiv 2507.19457) and what a profile rules out: without a usable reflector the two that write instructions have
+nothing to write with.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from dspy_toolkit.errors import OptimizerError, nearest
+from dspy_toolkit.optimizers import bootstrap, gepa, mipro
+from dspy_toolkit.optimizers.budget import Budget
+from dspy_toolkit.optimizers.plan import Choice, Impossible, Optimizer, Plan
+from dspy_toolkit.optimizers.profile import Profile
+from dspy_toolkit.settings import OptimizerName
+
+PERFECT = 0.995
+"""A baseline from which there is nothing to gain."""
+PLANNERS = {"bootstrap": bootstrap.plan, "mipro": mipro.plan, "gepa": gepa.plan}
+
+
+def select(profile: Profile, optimizer: str, budget: Budget) -> Choice:
+    """Choose.
+
+    Args:
+        optimizer: `auto`, or the one to take.
+        budget: what it may spend.
+
+    Raises:
+        OptimizerError: no such optimizer, or it cannot run with this budget (or none can).
+    """
+    if optimizer not in get_args(OptimizerName):
+        raise OptimizerError(f"There is no optimizer {optimizer!r}.{nearest(optimizer, get_args(OptimizerName))}")
+    plans = {name: planner(profile, budget) for name, planner in PLANNERS.items()}
+    if optimizer != "auto":
+        plan = plans[optimizer]
+        if isinstance(plan, Impossible):
+            raise OptimizerError(
+                f"{optimizer} cannot run here: {plan.reason}. Take a larger --budget or --optimizer auto."
+            )
+        others = {name: "not asked for" for name in plans if name != optimizer}
+        return _choice(optimizer, plan, budget, f"{optimizer} was asked for.", others)
+    if profile.baseline >= PERFECT:
+        why = f"The program scores {profile.baseline:.0%} as it is: there is nothing to gain."
+        return Choice(
+            optimizer="none",
+            settings={},
+            budget=budget.name,
+            lm_calls=budget.lm_calls,
+            predicted_lm_calls=0,
+            reason=why,
+            alternatives=dict.fromkeys(plans, "nothing to gain"),
+        )
+    return _best(profile, plans, budget)
+
+
+def _best(profile: Profile, plans: dict[str, Plan | Impossible], budget: Budget) -> Choice:
+    against: dict[str, str] = {}
+    for name in ("gepa", "mipro", "bootstrap"):
+        plan = plans[name]
+        if isinstance(plan, Impossible):
+            against[name] = plan.reason
+        elif objection := _objection(name, profile):
+            against[name] = objection
+        else:
+            rest = {other: f"{name} comes first" for other in plans if other != name and other not in against}
+            return _choice(name, plan, budget, _praise(name, profile), {**against, **rest})
+    why = "; ".join(f"{name}: {reason}" for name, reason in against.items())
+    raise OptimizerError(f"No optimizer can run here ({why}). Add rows, or take a larger --budget.")
+
+
+def _objection(name: str, profile: Profile) -> str | None:
+    if name in ("gepa", "mipro") and not profile.reflector_ok:
+        return f"the reflection model cannot write a usable instruction: {profile.reflector_note}"
+    if name == "gepa" and not profile.feedback:
+        return "the metric gives no feedback to reflect on"
+    return None
+
+
+def _praise(name: str, profile: Profile) -> str:
+    at = f"The program scores {profile.baseline:.0%} on {profile.probed} validation rows"
+    if name == "gepa":
+        return f"{at}; the metric explains itself and the reflection model can rewrite the instruction."
+    if name == "mipro":
+        return f"{at}; the reflection model can write instructions, but the metric gives no feedback to reflect on."
+    if profile.pass_rate > 0:
+        return f"{at}, and {profile.pass_rate:.0%} of its answers can serve as demonstrations."
+    return f"{at}; none of its answers can serve as a demonstration, but labelled rows can."
+
+
+def _choice(name: str, plan: Plan, budget: Budget, reason: str, alternatives: dict[str, str]) -> Choice:
+    optimizers: dict[str, Optimizer] = {"bootstrap": "bootstrap", "mipro": "mipro", "gepa": "gepa"}
+    return Choice(
+        optimizer=optimizers[name],
+        settings=plan.settings,
+        budget=budget.name,
+        lm_calls=budget.lm_calls,
+        predicted_lm_calls=plan.predicted_lm_calls,
+        reason=reason,
+        alternatives=alternatives,
+    )

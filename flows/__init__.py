@@ -1,0 +1,40 @@
+"""One file a flow. Run one with `python -m flows.optimize_program`, through a deployment, or from Python.
+
+Importing this package, before Prefect is imported, points Prefect at a profile of this home (`HOME/prefect`, a local API),
+so that no row of data goes to a workspace of somebody else's by accident. Whoever sets PREFECT_API_URL, PREFECT_PROFILE or
+PREFECT_HOME decides instead. This is the one place where an import has an effect: Prefect reads its environment once.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+
+def prepare_environment() -> None:
+    """Set what the user has not set."""
+    from dspy_toolkit.settings import Settings
+
+    wanted = {
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # On a busy machine with a new database the temporary server takes longer than Prefect's 20 s.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "dspy_toolkit",
+        # Leases on disk: those of a server that was killed are known to the next one, and expire.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
+    if not any(name in os.environ for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")):
+        home = os.environ.get("DSPY_TOOLKIT_HOME") or Settings.model_fields["home"].default
+        wanted["PREFECT_HOME"] = os.path.join(os.path.abspath(os.path.expanduser(home)), "prefect")
+        # Prefect makes the last folder only. Where this one cannot be made, the flow says so when it starts.
+        with suppress(OSError):
+            os.makedirs(wanted["PREFECT_HOME"], exist_ok=True)
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:
+        # At a terminal the progress bars and the table speak; the log goes to Prefect's own page.
+        wanted["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+
+
+prepare_environment()

@@ -1,0 +1,43 @@
+"""Optimize a project's program, and promote the result only if it has proved to be better.
+
+python -m flows.optimize_program --project router
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from dspy_toolkit.registry import Decision
+from dspy_toolkit.settings import BudgetName, OptimizerName
+from tasks.optimization import compile_program, probe_program, select_optimizer
+from tasks.preparation import prepare_dataset, resolve_project
+from tasks.release import record_run, release_program
+from tasks.scoring import compare_with_champion
+
+
+@flow(flow_run_name="optimize {project}", persist_result=True, result_serializer="json")
+def optimize_program(
+    project: str = "router", optimizer: OptimizerName | None = None, budget: BudgetName | None = None
+) -> Decision:
+    """Compile `project` and promote the result only if it beats the champion on the sealed test.
+
+    Args:
+        project: a name, path/to/file.py:attr, or path/to/file.toml.
+        optimizer: auto, bootstrap, mipro or gepa; the project's or the settings' by default.
+        budget: light (300 LM calls), medium (1,200) or heavy (5,000); the sealed test apart.
+    """
+    ref = resolve_project(project)
+    dataset = prepare_dataset(ref.data)
+    profile = probe_program(ref.program, dataset.train, dataset.val)
+    choice = select_optimizer(ref.program, profile, optimizer, budget)
+    candidate = compile_program(ref.program, choice, dataset.train, dataset.val)
+    comparison = compare_with_champion(ref.program, ref.champion, choice, candidate, dataset)
+    release = release_program(ref, dataset, profile, choice, candidate, comparison)
+    record_run(ref, dataset, profile, choice, candidate, comparison, release)
+    return release.decision
+
+
+if __name__ == "__main__":
+    from flows.terminal import run_at_terminal
+
+    run_at_terminal(optimize_program)

@@ -1,0 +1,92 @@
+"""A flow started by hand: its arguments as options, its progress as bars, its errors as one line, Ctrl-C obeyed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+PATIENCE_SECONDS = 8.0
+"""After Ctrl-C: how long Prefect may take to say goodbye to a server that the same Ctrl-C has stopped."""
+
+
+def run_at_terminal(flow: Any) -> None:
+    """Run `flow` with the arguments of the command line, and end the process as `dspy_toolkit.cli.boundary` says."""
+    from cyclopts import App
+
+    from dspy_toolkit.cli.boundary import boundary, show_log
+    from dspy_toolkit.cli.progress import terminal
+    from dspy_toolkit.settings import load_settings
+
+    module = sys.modules["__main__"].__spec__
+    name = f"python -m {module.name}" if module else flow.name
+    app = App(name=name, help=flow.fn.__doc__, version_flags=[], result_action="return_value")
+    app.default(flow.fn)
+    command, bound, _ = app.parse_args(sys.argv[1:])
+    if command is not flow.fn:  # --help was asked for, and is given here
+        command(*bound.args, **bound.kwargs)
+        return
+    with boundary():
+        settings = load_settings()
+        show_log(settings)
+        check_home(settings)
+        with interruptible(), terminal() if settings.observe.progress else nullcontext():
+            flow(*bound.args, **bound.kwargs)
+
+
+def check_home(settings: Any) -> None:
+    """Raise StoreError unless the home can be written: Prefect would wait for minutes for a server that cannot start."""
+    from dspy_toolkit.errors import StoreError
+
+    home = settings.path()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as probe:
+            probe.write(b"\0" * 2**16)
+    except OSError as error:
+        raise StoreError(
+            f"The home {home} cannot be written: {error.strerror}. Make it writable, free some space, or set "
+            "DSPY_TOOLKIT_HOME to another folder."
+        ) from error
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End with code 130 on Ctrl-C or SIGTERM, whatever the interrupt turns into on its way up, and soon."""
+    interrupted = threading.Event()
+
+    def stop(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)  # the first is enough
+        interrupted.set()
+        print("\nInterrupted. What was computed is kept: run the same command again to go on.", file=sys.stderr)
+        threading.Thread(target=_end_soon, daemon=True).start()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except BaseException as error:
+        if interrupted.is_set() and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        if not interrupted.is_set():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _end_soon() -> None:
+    """Prefect's temporary server was stopped by the same signal, and its client tries to reach it for minutes."""
+    import time
+
+    import psutil
+
+    time.sleep(PATIENCE_SECONDS)
+    for child in psutil.Process().children(recursive=True):
+        child.terminate()
+    os._exit(130)

@@ -1,0 +1,73 @@
+"""Probing a program, choosing an optimizer, compiling."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+
+from dspy_toolkit.cli.progress import Reporter, step
+from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.project import ProgramPart
+from dspy_toolkit.settings import load_settings
+from dspy_toolkit.store import Ref
+from dspy_toolkit.workbench import Workbench
+from tasks.policy import accelerator, cached_task
+
+UPDATE_SECONDS = 3.0
+
+
+@cached_task(task_run_name="probe {program.project}")
+def probe_program(program: ProgramPart, train: Ref, val: Ref) -> Profile:
+    """Some thirty runs, to know the program before anything is spent on it."""
+    bench = Workbench.open(program.location, load_settings())
+    with accelerator(), step("probe") as reporter:
+        return bench.probe(train, val, reporter.rows)
+
+
+@cached_task(task_run_name="select an optimizer for {program.project}")
+def select_optimizer(program: ProgramPart, profile: Profile, optimizer: str | None, budget: str | None) -> Choice:
+    """Choose, with a written reason."""
+    with step("select"):
+        choice = Workbench.open(program.location, load_settings()).select(profile, optimizer, budget)
+    others = "\n".join(f"- {name}: {reason}" for name, reason in choice.alternatives.items())
+    create_markdown_artifact(
+        f"## {choice.optimizer}\n\n{choice.reason}\n\nAbout {choice.predicted_lm_calls} of {choice.lm_calls} LM calls "
+        f"({choice.budget}). Settings: `{choice.settings}`\n\nNot taken:\n{others}\n",
+        key=f"{program.project}-choice".lower(),
+        description="The optimizer, and why",
+    )
+    return choice
+
+
+@cached_task(task_run_name="compile {program.project} with {choice.optimizer}")
+def compile_program(program: ProgramPart, choice: Choice, train: Ref, val: Ref) -> Compiled:
+    """Search for a better prompt. It is given two of the three splits."""
+    bench = Workbench.open(program.location, load_settings())
+    with accelerator(), step("compile") as reporter, _live(program.project, reporter):
+        return bench.compile(program.fingerprint, choice, train, val, reporter.calls)
+
+
+@contextmanager
+def _live(project: str, reporter: Reporter) -> Iterator[None]:
+    """A progress artifact that follows the reporter while the block runs."""
+    artifact = create_progress_artifact(0.0, key=f"{project}-progress".lower(), description="Compiling")
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(UPDATE_SECONDS):
+            update_progress_artifact(artifact, reporter.percent, description=reporter.doing)
+
+    # In the task's context, where Prefect finds its client and the run that the artifact belongs to.
+    follower = threading.Thread(target=contextvars.copy_context().run, args=(follow,), daemon=True)
+    follower.start()
+    try:
+        yield
+        reporter.finish()
+    finally:
+        over.set()
+        follower.join()
+    update_progress_artifact(artifact, 100.0, description="Compiled")

@@ -1,0 +1,41 @@
+"""Reading the project, and its rows."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from dspy_toolkit.cli.progress import step
+from dspy_toolkit.datasets import Dataset, DatasetReport
+from dspy_toolkit.project import DataPart, ProjectRef
+from dspy_toolkit.settings import load_settings
+from dspy_toolkit.workbench import Workbench
+from tasks.policy import cached_task
+
+
+@task(task_run_name="resolve {location}", cache_policy=NO_CACHE)
+def resolve_project(location: str) -> ProjectRef:
+    """Read everything that can change a result: never cached."""
+    with step("resolve"):
+        return Workbench.open(location, load_settings()).resolve()
+
+
+@cached_task(task_run_name="prepare {data.project}")
+def prepare_dataset(data: DataPart) -> Dataset:
+    """Check the rows and split them into train, val and sealed."""
+    with step("prepare"):
+        bench = Workbench.open(data.location, load_settings())
+        dataset = bench.prepare()
+        report = DatasetReport.model_validate(bench.store.read_json(dataset.report))
+    rows = [
+        {"split": split, "rows": count, "groups": report.groups[split], **report.classes.get(split, {})}
+        for split, count in report.splits.items()
+    ]
+    create_table_artifact(
+        rows,
+        key=f"{data.project}-data".lower(),
+        description=f"{report.rows} rows; {report.duplicates} duplicates, {report.near_duplicates} near-duplicates, "
+        f"{len(report.set_aside)} set aside, {len(report.bad_rows)} bad rows dropped",
+    )
+    return dataset

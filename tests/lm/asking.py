@@ -1,0 +1,29 @@
+"""What the tests of the engines have in common."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from dspy_toolkit.lm.exchange import (
+    GenerationRequest,
+    Snapshot,
+    TextEngine,
+    make_request,
+)
+
+STORY = "Tell me a long story about a lighthouse."
+
+
+def ask(text: str = STORY, **fields: Any) -> GenerationRequest:
+    return make_request(messages=[{"role": "user", "content": text}], **fields)
+
+
+def settled(engine: TextEngine, seconds: float = 30) -> Snapshot:
+    """The counters once nothing runs or waits any more."""
+    end = time.monotonic() + seconds
+    while (now := engine.snapshot()).active or now.queued:
+        assert time.monotonic() < end, now
+        time.sleep(0.02)
+    assert now.requests == now.finished + now.failed + now.cancelled
+    return now

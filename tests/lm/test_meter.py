@@ -1,0 +1,112 @@
+"""What is counted, and the limit."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import dspy
+import pytest
+
+from dspy_toolkit.errors import BudgetExhausted
+from dspy_toolkit.lm import Connection, root_error
+from dspy_toolkit.lm.meter import Meter
+from dspy_toolkit.testing import fake_connection, fake_engine
+
+
+def test_logical_physical_and_tokens(tmp_path: Path) -> None:
+    connection = fake_connection(lambda request: "one two three", tmp_path)
+    first, second = connection.lm.metered(), connection.lm.metered()
+    for lm in (first, second):
+        for prompt in ("a", "b c"):
+            assert lm(prompt) == ["one two three"]
+    assert (first.meter.logical, first.meter.physical, first.meter.completion_tokens) == (2, 2, 6)
+    assert (second.meter.logical, second.meter.physical, second.meter.completion_tokens) == (2, 0, 0)
+    # A cached reply's prompt costs what it cost the first time.
+    assert first.meter.prompt_tokens == second.meter.prompt_tokens == 4 + 5
+    assert connection.lm.meter.logical == 0
+    assert len(fake_engine(connection).requests) == 2
+
+
+def test_prompt_tokens_are_the_models_own_cached_or_not(connection: Connection) -> None:
+    program = dspy.Predict("question -> answer: bool")
+    meters = []
+    for _ in range(2):
+        lm = connection.lm.metered()
+        with connection.context(lm):
+            program(question="Is the meter right?")
+        meters.append(lm.meter)
+    uncached, cached = meters
+    assert (uncached.physical, cached.physical) == (1, 0)
+    assert uncached.prompt_tokens == cached.prompt_tokens > 50
+    assert uncached.completion_tokens > 0
+
+
+def test_copies_share_the_meter(tmp_path: Path) -> None:
+    lm = fake_connection(lambda request: "x", tmp_path).lm.metered(5)
+    lm.copy(temperature=1.0)("a")
+    lm("b")
+    assert lm.meter.logical == 2
+    assert lm.meter.left == 3
+    assert lm.metered().meter.left is None
+
+
+def test_the_limit_stops_cached_calls_too(tmp_path: Path) -> None:
+    connection = fake_connection(lambda request: "[[ ## y ## ]]\n1\n\n[[ ## completed ## ]]", tmp_path)
+    program = dspy.Predict("x -> y: int")
+    lm = connection.lm.metered(2)
+    with connection.context(lm):
+        for _ in range(2):
+            assert program(x="same").y == 1
+        with pytest.raises(Exception, match="budget of 2 LM calls is spent") as caught:
+            program(x="same")
+        assert isinstance(root_error(caught.value), BudgetExhausted)
+        with pytest.raises(BudgetExhausted):
+            asyncio.run(lm.acall("same"))
+    assert (lm.meter.logical, lm.meter.physical, lm.meter.parse_retries) == (2, 1, 0)
+
+
+def test_the_limit_holds_over_many_threads(tmp_path: Path) -> None:
+    lm = fake_connection(lambda request: "x", tmp_path).lm.metered(20)
+
+    def call(number: int) -> bool:
+        try:
+            return bool(lm(f"prompt {number}"))
+        except BudgetExhausted:
+            return False
+
+    with ThreadPoolExecutor(16) as pool:
+        assert sum(pool.map(call, range(60))) == 20
+    assert (lm.meter.logical, lm.meter.physical) == (20, 20)
+
+
+@pytest.mark.filterwarnings("ignore:LM response was truncated")
+def test_truncated_replies_are_counted(tmp_path: Path) -> None:
+    lm = fake_connection(lambda request: "one two three four", tmp_path).lm.metered()
+    assert lm("a", max_tokens=2) == ["one two"]
+    assert lm("b", max_tokens=10) == ["one two three four"]
+    assert lm.meter.truncated == 1
+
+
+def test_another_rollout_is_another_seed(tmp_path: Path) -> None:
+    connection = fake_connection(lambda request: f"seed {request.seed}", tmp_path)
+    lm = connection.lm.copy(temperature=1.0)
+    assert [lm("a", rollout_id=n) for n in (1, 2, 1)] == [["seed 1"], ["seed 2"], ["seed 1"]]
+    assert lm.copy(rollout_id=9)("a") == ["seed 9"]
+    assert lm("a", rollout_id=3, seed=77) == ["seed 77"]
+    assert lm.meter.physical == 4
+
+
+def test_several_choices_are_one_call(tmp_path: Path) -> None:
+    lm = fake_connection(lambda request: "x y", tmp_path).lm.metered()
+    assert lm("a", n=3, temperature=1.0) == ["x y"] * 3
+    assert (lm.meter.logical, lm.meter.physical, lm.meter.completion_tokens) == (1, 1, 6)
+
+
+def test_meter_without_a_model() -> None:
+    meter = Meter(limit=0)
+    with pytest.raises(BudgetExhausted):
+        meter.charge()
+    meter.record(cached=True, prompt_tokens=3, completion_tokens=0, truncated=True)
+    assert (meter.logical, meter.physical, meter.prompt_tokens, meter.truncated, meter.left) == (0, 0, 3, 1, 0)

@@ -1,0 +1,91 @@
+"""Whole processes: what is imported, how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RUN = """
+import sys
+from dspy_toolkit.lm import connect
+from dspy_toolkit.settings import load_settings
+connection = connect(load_settings(home=sys.argv[1], lm={"max_tokens": 6000}))
+"""
+
+FINISH = """
+print(connection.lm("Say hi", max_tokens=4), flush=True)
+"""
+
+WAIT = """
+from concurrent.futures import ThreadPoolExecutor
+import time
+pool = ThreadPoolExecutor(20)
+lm = connection.lm
+futures = [pool.submit(lm, f"Tell story {n}, and never stop.", cache=False) for n in range(40)]
+from dspy_toolkit.lm.provider import find_engine
+while find_engine(lm.model).snapshot().active < 16:
+    time.sleep(0.05)
+print("waiting", flush=True)
+WHERE
+"""
+
+
+def python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_importing_is_cheap() -> None:
+    code = """
+import sys
+import dspy_toolkit.lm
+from dspy_toolkit.lm import blas, exchange, hardware, weights, lease, prefixes, root_error
+heavy = {"mlx", "mlx_lm", "litellm", "transformers", "dspy", "mlflow", "prefect", "pandas", "llguidance"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+from dspy_toolkit.lm import connect
+lazy = heavy - {"dspy", "litellm", "pandas"}  # DSPy itself leaves a stand-in for LiteLLM
+assert not lazy & set(sys.modules), lazy & set(sys.modules)
+import threading
+assert threading.active_count() == 1
+try:
+    dspy_toolkit.lm.nonsense
+except AttributeError as error:
+    assert "nonsense" in str(error)
+"""
+    process = python(code)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_a_process_ends_cleanly_without_closing(model_home: Path) -> None:
+    process = python(RUN + FINISH, str(model_home))
+    output, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    assert output.startswith("['")
+    assert "terminate called" not in errors
+    assert "PyTorch" not in errors
+
+
+@pytest.mark.parametrize(
+    "where", ["futures[0].result()", "find_engine(lm.model).submit; time.sleep(600)"], ids=["future", "sleep"]
+)
+def test_ctrl_c_ends_a_process_that_waits_for_replies(model_home: Path, where: str) -> None:
+    process = python(RUN + WAIT.replace("WHERE", where), str(model_home))
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if line != "waiting\n":
+        pytest.fail(f"{line!r} {process.communicate(timeout=10)}")
+    os.kill(process.pid, signal.SIGINT)
+    started = time.monotonic()
+    _, errors = process.communicate(timeout=60)
+    assert time.monotonic() - started < 15
+    assert process.returncode in (1, 130, -signal.SIGINT), errors
+    assert "KeyboardInterrupt" in errors
+    assert "terminate called" not in errors
