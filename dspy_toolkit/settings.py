@@ -32,6 +32,8 @@ BudgetName = Literal["light", "medium", "heavy"]
 
 
 class Section(BaseModel):
+    """A table of the settings."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

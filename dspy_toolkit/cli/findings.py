@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from dspy_toolkit.cli.render import percent, size, without_password
+from dspy_toolkit.cli.render import size, without_password
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.store import Value
 
@@ -107,7 +107,7 @@ def home(settings: Settings, spare: int = SPARE_BYTES) -> Iterator[Finding]:
         made = "writable" if there == folder else "made by the first run"
         yield Finding(subject="home", name="folder", value=f"{folder} ({made})")
     usage = shutil.disk_usage(there)
-    free = f"{size(usage.free)} free of {size(usage.total)} ({percent(usage.free / usage.total)})"
+    free = f"{size(usage.free)} free of {size(usage.total)}"
     if usage.free < spare:
         yield wrong("home", "disk", free, f"Free some space: {size(spare)} are wanted.")
     else:

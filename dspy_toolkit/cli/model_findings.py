@@ -6,6 +6,7 @@ Weights are neither fetched nor converted here, and loaded only by `generation`.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -44,12 +45,18 @@ def generation(settings: Settings) -> Iterator[Finding]:
     from dspy_toolkit.lm import connect
 
     connection = connect(settings)
-    began = time.monotonic()
-    connection.lm("Hello", max_tokens=1, cache=False)
-    loaded = time.monotonic()
-    lm = connection.lm.metered()
-    said = lm("Name three colors.", max_tokens=32, cache=False)[0]
-    seconds, tokens = time.monotonic() - loaded, lm.meter.completion_tokens
+    warnings = logging.getLogger("dspy.clients.lm")
+    level = warnings.level
+    warnings.setLevel(logging.ERROR)  # the replies are meant to be cut short
+    try:
+        began = time.monotonic()
+        connection.lm("Hello", max_tokens=1, cache=False)
+        loaded = time.monotonic()
+        lm = connection.lm.metered()
+        said = lm("Name three colors.", max_tokens=32, cache=False)[0]
+        seconds, tokens = time.monotonic() - loaded, lm.meter.completion_tokens
+    finally:
+        warnings.setLevel(level)
     reply = said if isinstance(said, str) else str(said.get("text", said))
     yield Finding(subject="generation", name="loading", value=f"{loaded - began:.1f} s with the first token")
     yield Finding(subject="generation", name="reply", value=repr(" ".join(reply.split())))

@@ -38,7 +38,7 @@ def predict(
     program: str,
     /,
     *,
-    input: Annotated[tuple[str, ...], Parameter(name=["--input", "-i"], negative="", show_default=False)] = (),
+    inputs: Annotated[tuple[str, ...], Parameter(name=["--input", "-i"], negative="", show_default=False)] = (),
     json: Annotated[str | None, Parameter(show_default=False)] = None,
     file: Annotated[Path | None, Parameter(name=["--file", "-f"], show_default=False)] = None,
     project: Annotated[str, Parameter(show_default=False)] = "",
@@ -49,7 +49,7 @@ def predict(
 
     Args:
         program: A project (its champion, else its own program), project@champion, project@3 or a folder.
-        input: One input as NAME=VALUE; give it once for each.
+        inputs: One input as NAME=VALUE; give it once for each.
         json: All inputs as one JSON object. JSON on stdin does as well.
         file: A .jsonl, .csv or .parquet file of inputs; prints one line of JSON for each row.
         project: Where the program's project is, if it is neither installed nor where it was.
@@ -63,7 +63,7 @@ def predict(
     settings = load_settings()
     show_log(settings)
     loaded = load_program(settings, program, project)
-    rows = read_file(file, loaded) if file else [read_inputs(loaded, input, fields, json)]
+    rows = read_file(file, loaded) if file else [read_inputs(loaded, inputs, fields, json)]
     if loaded.manifest is None:
         print(
             f"Nothing of {loaded.project.name} is promoted yet: this is its own program, not optimized.",

@@ -27,6 +27,8 @@ PREFIX_BUDGET = 256 * 2**20
 """Bytes of KV cache kept for shared prefixes."""
 KV_BUDGET = 384 * 2**20
 """Bytes of KV cache of the running rows; mlx_lm holds up to three times as much while rows join and leave."""
+LOOK_AHEAD = 256
+"""Tokens that a row is expected to grow by; few replies use all that they are allowed."""
 CACHE_LIMIT = 256 * 2**20
 """Bytes of freed buffers that MLX may keep for reuse."""
 
@@ -78,7 +80,7 @@ class Batch:
         rows = [*self.rows.values(), *beside]
         if not rows:
             return True
-        tokens = sum(len(each.prompt) + each.room for each in (*rows, row))
+        tokens = sum(len(each.prompt) + min(each.room, LOOK_AHEAD) for each in (*rows, row))
         return len(rows) < self._batch_size and tokens * self._token_bytes <= KV_BUDGET
 
     def reset(self) -> None:

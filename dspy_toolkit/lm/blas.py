@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def _preload() -> Blas:
     refused = []
     for name, path in candidates():
         try:
+            # By default MKL's idle threads spin for 200 ms, and take the cores from whatever else is computing.
+            os.environ.setdefault("KMP_BLOCKTIME", "1")
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:
             refused.append(f"{path}: {error}")

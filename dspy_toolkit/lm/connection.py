@@ -71,6 +71,8 @@ def model_names(settings: Settings) -> tuple[str, str]:
     """(task model, reflection model) as `connect` would name them: with weights' hashes, loading nothing."""
 
     def name(model: str) -> str:
+        if model in _engines:  # it answers already, under its full name
+            return model
         return find_weights(model, settings.path()).name if model.startswith(PREFIX) else model
 
     return name(settings.lm.model), name(settings.lm.reflection_model or settings.lm.model)
@@ -150,6 +152,10 @@ def _serve(model: str, settings: Settings) -> str:
     """Serve the engine of `model`, the one that there is or a new one; the name that it answers for."""
     from dspy_toolkit.lm.engine import Engine
 
+    with _lock:
+        served = _engines.get(model)
+        if served is not None and not served.closed:
+            return served.model
     weights = find_weights(model, settings.path())
     with _lock:
         engine = _engines.get(weights.name)

@@ -17,7 +17,6 @@ from dspy_toolkit.errors import (
     ToolkitError,
 )
 from dspy_toolkit.lm.exchange import GenerationRequest, Reply, make_request
-from dspy_toolkit.lm.grammar import any_object_grammar, json_schema_grammar
 
 if TYPE_CHECKING:
     from litellm.types.utils import GenericStreamingChunk, ModelResponse
@@ -70,6 +69,8 @@ def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> li
 def _grammar(grammar: str | None, response_format: Any) -> str | None:
     if response_format is None or grammar is not None:
         return grammar
+    from dspy_toolkit.lm.grammar import any_object_grammar, json_schema_grammar  # imports DSPy
+
     if isinstance(response_format, type):
         return json_schema_grammar(response_format.model_json_schema())  # a pydantic model, as DSPy's JSONAdapter sends
     kind = response_format.get("type") if isinstance(response_format, dict) else None

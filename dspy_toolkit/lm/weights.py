@@ -56,7 +56,7 @@ def find_weights(model: str, home: Path) -> Weights:
     name, wanted = _split_name(model.removeprefix(PREFIX))
     if name == EMBEDDED:
         folder = convert_embedded(home / "models")
-    elif Path(name).expanduser().is_dir():
+    elif name and Path(name).expanduser().is_dir():
         folder = Path(name).expanduser().resolve()
         name = folder.name
     else:

@@ -6,6 +6,9 @@ selection   which optimizer, with a written reason
 compiling   the one door to the optimizers
 bootstrap mipro gepa   each: a plan within a budget, and a search
 search      what they share: metered models, the candidates' record, the best so far
+watch       ends an optimizer of DSPy's when the model fails or the budget is spent; quiet keeps it off the terminal
+reflection  the model that writes instructions
+states      what of a program is kept, and what reaches the model
 """
 
 from __future__ import annotations

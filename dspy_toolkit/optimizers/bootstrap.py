@@ -7,9 +7,8 @@ large as the prompt has room for demonstrations: those that the program answers 
 
 from __future__ import annotations
 
-from dspy_toolkit.metrics import as_float
 from dspy_toolkit.optimizers.budget import Budget, rows_for
-from dspy_toolkit.optimizers.plan import Impossible, Plan
+from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost, unfit
 from dspy_toolkit.optimizers.profile import PASS, Profile
 from dspy_toolkit.optimizers.sampling import balanced
 from dspy_toolkit.optimizers.search import Search
@@ -25,18 +24,19 @@ MOST_CANDIDATES = 24
 
 def plan(profile: Profile, budget: Budget) -> Plan | Impossible:
     """As many candidates as the budget carries."""
-    if profile.train == 0:
-        return Impossible(reason="there are no training rows to take demonstrations from")
-    rows = rows_for(SHARE, budget, profile.calls_per_run, profile.val)
-    calls, candidates = rows * profile.calls_per_run, 0
+    if reason := unfit(profile):
+        return Impossible(reason=reason)
+    cost = run_cost(profile)
+    rows = rows_for(SHARE, budget, cost, profile.val)
+    calls, candidates = rows * cost, 0
     while candidates < MOST_CANDIDATES:
-        more = (rows + _size(candidates, profile.train)) * profile.calls_per_run
+        more = (rows + _size(candidates, profile.train)) * cost
         if calls + more > budget.lm_calls:
             break
         calls, candidates = calls + more, candidates + 1
     if not candidates:
         return Impossible(
-            reason=f"one candidate costs about {calls + rows * profile.calls_per_run:.0f} LM calls, "
+            reason=f"one candidate costs about {calls + (rows + _size(0, profile.train)) * cost:.0f} LM calls, "
             f"and the {budget.name} budget has {budget.lm_calls}"
         )
     settings = {"candidates": candidates, "max_bootstrapped_demos": BOOTSTRAPPED, "val_rows": rows}
@@ -56,21 +56,29 @@ def search(search: Search, settings: dict[str, int]) -> None:
         if search.exhausted:
             return
         size = _size(number, len(search.train))
-        slice_ = balanced(search.train, size, seed=search.seed * 1_000 + number)
+        rows = balanced(search.train, size, seed=search.seed * 1_000 + number)
         search.say(f"candidate {number + 1}: demonstrations from {size} rows")
         optimizer = BootstrapFewShot(
-            metric=as_float(search.metric),
+            metric=search.float_metric,
             # Without a threshold any graded score above 0 would do for a demonstration.
             metric_threshold=PASS,
             max_bootstrapped_demos=min(settings["max_bootstrapped_demos"], size),
             max_labeled_demos=size,
-            # One run that fails is one demonstration less; the budget's end shows in the next score.
-            max_errors=len(slice_) + 1,
+            # One run that fails is one demonstration less.
+            max_errors=len(rows) + 1,
         )
-        # The best so far teaches. Marked as compiled, or DSPy would put other labelled rows before each question: a
-        # prompt that no two questions share.
-        teacher = (search.best or search.program).deepcopy()
-        teacher._compiled = True
-        with search.running():
-            candidate = optimizer.compile(search.program.deepcopy(), teacher=teacher, trainset=slice_)
+        compiled = search.attempt(
+            optimizer.compile,
+            search.student(),
+            teacher=search.teacher(),
+            trainset=rows,
+            metric=search.float_metric,
+            candidates="candidate",
+        )
+        if compiled is None:
+            return
+        # The demonstrations alone: DSPy makes a student that has forgotten everything else, its own models too.
+        candidate = search.student()
+        for ours, theirs in zip(candidate.predictors(), compiled.predictors(), strict=True):
+            ours.demos = theirs.demos
         search.score(candidate, f"candidate {number + 1} ({size} demonstrations)")

@@ -6,8 +6,7 @@ a candidate that is not better than the program as it came, on the same validati
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.lm.connection import Connection
@@ -15,7 +14,8 @@ from dspy_toolkit.metrics import Metric
 from dspy_toolkit.optimizers import bootstrap, gepa, mipro
 from dspy_toolkit.optimizers.plan import Choice, Optimizer
 from dspy_toolkit.optimizers.sampling import sample_rows
-from dspy_toolkit.optimizers.search import Progress, Search, Stopwatch, Trial, prompt_of
+from dspy_toolkit.optimizers.search import Progress, Search, Stopwatch, Trial
+from dspy_toolkit.optimizers.states import prompt_of, state_of
 from dspy_toolkit.signatures import fields_of
 from dspy_toolkit.store import Ref, Store, Value
 
@@ -50,6 +50,10 @@ class Compiled(Value):
     @property
     def summary(self) -> str:
         """One sentence."""
+        if self.optimizer == "none":
+            return "Nothing changed: there was nothing to gain."
+        if not self.trials:
+            return f"Nothing changed: {self.lm_calls} LM calls were spent before the program as it is was scored."
         if not self.changed:
             best = max((t.val_mean for t in self.trials[1:]), default=None)
             tried = "no candidate was scored" if best is None else f"the best candidate reached {best:.1%}"
@@ -67,7 +71,6 @@ def compile_program(
     connection: Connection,
     store: Store,
     *,
-    checkpoint: Path,
     seed: int = 0,
     threads: int = 16,
     progress: Progress | None = None,
@@ -77,11 +80,10 @@ def compile_program(
     Args:
         program: as it came; it is not changed.
         train, val: two splits. The third is not asked for.
-        checkpoint: a folder of this compilation's own; its name must change with anything that the result depends on.
 
     Raises:
         MetricError: the metric fails on more than a tenth of the rows.
-        ToolkitError: the model failed. Calling again goes on from what the caches and the checkpoint hold.
+        ToolkitError: the model failed. Calling again repeats what was done from the cache of replies, and goes on.
     """
     watch = Stopwatch()
     if choice.optimizer == "none":
@@ -102,7 +104,6 @@ def compile_program(
         )
     fields = fields_of(program)
     compared = sample_rows(val, choice.val_rows, seed)
-    checkpoint.mkdir(parents=True, exist_ok=True)
     search = Search(
         program=program,
         train=examples(train, spec, fields),
@@ -110,13 +111,14 @@ def compile_program(
         val_keys=[str(key) for key in compared["_row"]],
         metric=metric,
         connection=connection,
-        checkpoint=checkpoint,
         seed=seed,
         threads=threads,
         lm_calls=choice.lm_calls,
         progress=progress,
     )
     SEARCHES[choice.optimizer](search, choice.settings)
+    if not search.trials and not search.exhausted:
+        search.score(program.deepcopy(), "unchanged")
     best = search.best or program
     meter = search.meter
     return Compiled(
@@ -133,19 +135,3 @@ def compile_program(
         exhausted=search.exhausted or meter.left == 0,
         trials=tuple(search.trials),
     )
-
-
-def state_of(program: dspy.Module) -> dict[str, Any]:
-    """A program's state as plain JSON, without the language model it last ran on."""
-    import json
-
-    def plain(value: Any) -> Any:
-        if hasattr(value, "model_dump"):
-            return value.model_dump(mode="json")
-        return dict(value.items()) if hasattr(value, "items") else str(value)
-
-    state = json.loads(json.dumps(program.dump_state(), default=plain))
-    for part in state.values():
-        if isinstance(part, dict) and "lm" in part:
-            part["lm"] = None
-    return state

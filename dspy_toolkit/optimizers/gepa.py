@@ -1,15 +1,14 @@
 """GEPA: a reflection model reads what went wrong and rewrites the instructions; a Pareto front of candidates evolves.
 
-Its state is kept in the compilation's own checkpoint folder, whose name holds everything that the result depends on:
-GEPA resumes from any folder it is given, whatever program or data the folder came from. Merging is off: it makes small
-models worse (IFBench 38.6 → 28.2 on Qwen3-8B).
+GEPA's own checkpoint is not used. It resumes from any folder that it is given, whatever program or data the folder came
+from, and with another sequence of random choices than a run that was never stopped; the cache of replies gives the same
+run again. Merging is off: it makes small models worse (IFBench 38.6 → 28.2 on Qwen3-8B).
 """
 
 from __future__ import annotations
 
-from dspy_toolkit.metrics import as_feedback
 from dspy_toolkit.optimizers.budget import Budget, rows_for
-from dspy_toolkit.optimizers.plan import Impossible, Plan
+from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost, unfit
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.sampling import balanced
 from dspy_toolkit.optimizers.search import Search
@@ -26,14 +25,15 @@ OVERSHOOT = 2 * MINIBATCH
 
 def plan(profile: Profile, budget: Budget) -> Plan | Impossible:
     """Metric calls that, with the reflections they cause, fit the budget."""
-    if profile.train == 0:
-        return Impossible(reason="there are no training rows to reflect on")
-    rows = rows_for(SHARE, budget, profile.calls_per_run, profile.val)
-    evaluation = rows * profile.calls_per_run
+    if reason := unfit(profile):
+        return Impossible(reason=reason)
+    cost = run_cost(profile)
+    rows = rows_for(SHARE, budget, cost, profile.val)
+    evaluation = rows * cost
     # An iteration looks at a minibatch twice and reflects once; an accepted one is evaluated too, which overshoots by one
     # evaluation at most.
-    iteration = 2 * MINIBATCH * profile.calls_per_run + profile.predictors
-    spendable = budget.lm_calls - evaluation - OVERSHOOT * profile.calls_per_run
+    iteration = 2 * MINIBATCH * cost + profile.predictors
+    spendable = budget.lm_calls - evaluation - OVERSHOOT * cost
     metric_calls = int(spendable * (2 * MINIBATCH) / iteration)
     if metric_calls < LEAST_EVALUATIONS * rows:
         return Impossible(
@@ -50,22 +50,19 @@ def search(search: Search, settings: dict[str, int]) -> None:
 
     search.say("reflecting on training rows")
     optimizer = dspy.GEPA(
-        metric=as_feedback(search.metric),
+        metric=search.feedback_metric,
         max_metric_calls=settings["max_metric_calls"],
         reflection_lm=search.reflection_lm,
         reflection_minibatch_size=min(MINIBATCH, len(search.train)),
         num_threads=search.threads,
         use_merge=False,
-        log_dir=str(search.checkpoint / "gepa"),
-        track_stats=True,
         seed=search.seed,
     )
-    with search.running():
-        candidate = optimizer.compile(
-            search.program.deepcopy(),
-            trainset=balanced(search.train, len(search.train), seed=search.seed),
-            valset=search.val,
-        )
-    found = candidate.detailed_results
-    for number, (program, mean) in enumerate(zip(found.candidates, found.val_aggregate_scores, strict=True)):
-        search.note(program, f"candidate {number}" if number else "unchanged", mean)
+    search.attempt(
+        optimizer.compile,
+        search.student(),
+        trainset=balanced(search.train, len(search.train), seed=search.seed),
+        valset=search.val,
+        metric=search.feedback_metric,
+        candidates="candidate",
+    )

@@ -2,14 +2,13 @@
 
 Settings are computed from the budget instead of DSPy's `auto`, whose light form costs about 550 program runs on 60
 validation rows. Every trial is evaluated on all the validation rows given (`minibatch=False`), so that the best trial's
-score is comparable. A spent budget makes the remaining trials fail at once with score 0, so the best of the others stands.
+score is comparable.
 """
 
 from __future__ import annotations
 
-from dspy_toolkit.metrics import as_float
 from dspy_toolkit.optimizers.budget import Budget, rows_for
-from dspy_toolkit.optimizers.plan import Impossible, Plan
+from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost, unfit
 from dspy_toolkit.optimizers.profile import PASS, Profile
 from dspy_toolkit.optimizers.sampling import balanced
 from dspy_toolkit.optimizers.search import Search
@@ -28,16 +27,18 @@ MOST_TRIALS = 60
 
 def plan(profile: Profile, budget: Budget) -> Plan | Impossible:
     """As many trials as the budget carries after proposing and bootstrapping."""
+    if reason := unfit(profile):
+        return Impossible(reason=reason)
     if profile.train < 2:
         return Impossible(reason=f"it needs at least 2 training rows, and there are {profile.train}")
-    rows = rows_for(SHARE, budget, profile.calls_per_run, profile.val)
-    slice_ = min(SLICE, profile.train)
+    cost = run_cost(profile)
+    rows = rows_for(SHARE, budget, cost, profile.val)
     # The unshuffled set and DEMO_SETS - 3 shuffled ones are bootstrapped, each from the slice at worst.
-    bootstrapping = (DEMO_SETS - 2) * slice_ * profile.calls_per_run
+    slice_ = min(SLICE, profile.train)
+    bootstrapping = (DEMO_SETS - 2) * slice_ * cost
     # The proposer: a few calls on the data, then one for each instruction of each predictor.
-    proposing = DATA_CALLS + DEMO_SETS * profile.predictors
-    evaluation = rows * profile.calls_per_run
-    fixed = bootstrapping + proposing
+    fixed = bootstrapping + DATA_CALLS + DEMO_SETS * profile.predictors
+    evaluation = rows * cost
     # The unchanged program is evaluated first; it is not one of the trials.
     trials = min(MOST_TRIALS, int((budget.lm_calls - fixed) // evaluation) - 1)
     if trials < LEAST_TRIALS:
@@ -51,42 +52,37 @@ def plan(profile: Profile, budget: Budget) -> Plan | Impossible:
 
 def search(search: Search, settings: dict[str, int]) -> None:
     """Let MIPROv2 search; its first evaluation is that of the unchanged program."""
+    # DSPy imports it after proposing and bootstrapping: too late to find that it is not there.
+    import optuna  # noqa: F401
     from dspy.teleprompt import MIPROv2
 
-    slice_ = balanced(search.train, settings["slice"], seed=search.seed)
+    rows = balanced(search.train, settings["slice"], seed=search.seed)
     search.say("proposing instructions and demonstrations")
     optimizer = MIPROv2(
-        metric=as_float(search.metric),
+        metric=search.float_metric,
         metric_threshold=PASS,
         prompt_model=search.reflection_lm,
         task_model=search.lm,
         auto=None,
         num_candidates=settings["demo_sets"],
         num_threads=search.threads,
-        max_bootstrapped_demos=min(4, len(slice_)),
-        max_labeled_demos=min(8, len(slice_)),
-        # Runs that fail score 0; a spent budget must not end the search without a result.
+        max_bootstrapped_demos=min(4, len(rows)),
+        max_labeled_demos=min(8, len(rows)),
+        # A run that fails scores 0; ten of them must not end the search.
         max_errors=10**6,
         seed=search.seed,
     )
-    teacher = search.program.deepcopy()
-    # Marked as compiled, or DSPy would put other labelled rows before each question: prompts that share nothing.
-    teacher._compiled = True
-    with search.running():
-        candidate = optimizer.compile(
-            search.program.deepcopy(),
-            teacher=teacher,
-            trainset=slice_,
-            valset=search.val,
-            num_trials=settings["trials"],
-            minibatch=False,
-            # The program's source and its description are long prompts, which small models cannot use.
-            program_aware_proposer=False,
-            seed=search.seed,
-        )
-    # All of these were evaluated on the same rows. A run that the budget's end cut short counted 0: such a mean is too low,
-    # never too high.
-    for number, log in sorted(candidate.trial_logs.items()):
-        if "full_eval_program" in log:
-            label = f"trial {number - 1}" if number > 1 else "unchanged"
-            search.note(log["full_eval_program"], label, log["full_eval_score"] / 100)
+    search.attempt(
+        optimizer.compile,
+        search.student(),
+        teacher=search.teacher(),
+        trainset=rows,
+        valset=search.val,
+        num_trials=settings["trials"],
+        minibatch=False,
+        # The program's source and its description are long prompts, which small models cannot use.
+        program_aware_proposer=False,
+        seed=search.seed,
+        metric=search.float_metric,
+        candidates="trial",
+    )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dspy_toolkit.store import Value
+
+if TYPE_CHECKING:
+    from dspy_toolkit.optimizers.profile import Profile
 
 Optimizer = Literal["none", "bootstrap", "mipro", "gepa"]
 
@@ -40,3 +43,17 @@ class Choice(Value):
     def val_rows(self) -> int:
         """Validation rows that candidates are compared on; 0 when nothing is compiled."""
         return int(self.settings.get("val_rows", 0))
+
+
+def unfit(profile: Profile) -> str | None:
+    """Why no optimizer can do anything here; None when one may."""
+    if profile.train == 0:
+        return "there are no training rows to learn from"
+    if profile.val == 0:
+        return "there are no validation rows to choose by"
+    return None if profile.calls_per_run > 0 else "the program asks no language model"
+
+
+def run_cost(profile: Profile) -> float:
+    """LM calls of one run to plan with: at least one, though some runs may do without."""
+    return max(profile.calls_per_run, 1.0)

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dspy_toolkit.datasets import DatasetSpec, examples
-from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.evaluation import evaluate
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.metrics import Metric
+from dspy_toolkit.optimizers.reflection import try_reflection
 from dspy_toolkit.optimizers.sampling import sample_rows
-from dspy_toolkit.signatures import fields_of
 from dspy_toolkit.store import Store, Value
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 PROBE_ROWS = 30
 PASS = 0.5
 """The score from which a run counts as passed (a demonstration may be made of it)."""
-LONGEST_INSTRUCTION = 2_000
-"""Characters; a longer one is rambling, not an instruction."""
 
 
 class Profile(Value):
@@ -118,36 +115,3 @@ def probe(
         reflector_ok=usable,
         reflector_note=note,
     )
-
-
-def try_reflection(
-    program: dspy.Module, rows: pd.DataFrame, spec: DatasetSpec, connection: Connection
-) -> tuple[bool, str]:
-    """Ask the reflection model for a better instruction; (whether it is usable, why or why not).
-
-    Usable means: of sensible length, not the old one again, and about the task: it names an output or one of its values.
-    """
-    import dspy
-    from dspy.utils.exceptions import AdapterParseError, LMError
-
-    predictor = program.predictors()[0]
-    old = predictor.signature.instructions
-    case = examples(rows.head(1), spec, fields_of(program))[0]
-    ask = dspy.Predict("instruction: str, example: str -> better_instruction: str")
-    try:
-        with dspy.context(lm=connection.reflection_lm.metered(), adapter=connection.reflection_adapter):
-            answer = ask(instruction=old, example=f"{dict(case.inputs())} -> {dict(case.labels())}").better_instruction
-    except AdapterParseError:
-        return False, "its reply could not be read"
-    except (LMError, ToolkitError) as error:
-        return False, f"it could not answer: {str(error).splitlines()[0]}"
-    text = " ".join(str(answer).split())
-    words = {str(value).lower() for value in (*spec.outputs, *dict(case.labels()).values())}
-    shown = repr(text[:120])
-    if not 20 <= len(text) <= LONGEST_INSTRUCTION:
-        return False, f"its instruction has {len(text)} characters: {shown}"
-    if text.lower() == " ".join(old.split()).lower():
-        return False, "it gave the old instruction back"
-    if not any(word in text.lower() for word in words):
-        return False, f"its instruction names neither an output nor an answer: {shown}"
-    return True, f"it wrote {shown}"

@@ -2,28 +2,36 @@
 
 The optimizers of DSPy talk a lot and catch broadly. `Search` keeps the books beside them: each candidate's score on the
 same validation rows, the calls spent when it was scored, and the best program, the unchanged one included. When the budget
-runs out the best so far stands.
+runs out, the best so far stands.
+
+A search that was killed is made again from its beginning, with the cache of replies in place of the model: it makes the
+same choices, spends the same logical calls, and comes to the same end as one that was never stopped.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import dspy
+from dspy.utils.exceptions import AdapterParseError
 
-from dspy_toolkit.errors import BudgetExhausted
+from dspy_toolkit.errors import BudgetExhausted, RequestRefused
 from dspy_toolkit.evaluation import score_rows
+from dspy_toolkit.lm.adapter import GrammarAdapter
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.meter import Meter, MeteredLM
-from dspy_toolkit.metrics import Metric
-from dspy_toolkit.store import Value, canonical_json
+from dspy_toolkit.metrics import Metric, as_feedback, as_float
+from dspy_toolkit.optimizers.quiet import aloud, quiet
+from dspy_toolkit.optimizers.reflection import writer
+from dspy_toolkit.optimizers.states import prompt_of
+from dspy_toolkit.optimizers.watch import CheckedMetric, Stopped, Watch
+from dspy_toolkit.store import Value
+
+__all__ = ["Progress", "Search", "Stopwatch", "Trial", "prompt_of"]
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +60,6 @@ class Search:
     val_keys: list[str]
     metric: Metric
     connection: Connection
-    checkpoint: Path
-    """A folder of this compilation's own."""
     seed: int
     threads: int
     lm_calls: int
@@ -69,13 +75,31 @@ class Search:
         self._doing = "starting"
         self.lm: MeteredLM = self.connection.lm.metered(self.lm_calls, self._tell)
         # One meter for both models: the budget is theirs together.
-        self.reflection_lm: MeteredLM = self.connection.reflection_lm.metered()
+        self.reflection_lm: MeteredLM = writer(self.connection)
         self.reflection_lm.meter = self.lm.meter
+        self.float_metric = CheckedMetric(as_float(self.metric))
+        """For BootstrapFewShot and MIPROv2."""
+        self.feedback_metric = CheckedMetric(as_feedback(self.metric))
+        """For GEPA."""
 
     @property
     def meter(self) -> Meter:
         """The counters of this compilation."""
         return self.lm.meter
+
+    def student(self) -> dspy.Module:
+        """A copy of the program for an optimizer to change."""
+        student = self.program.deepcopy()
+        # DSPy refuses to start from a program that it has compiled before.
+        student._compiled = False
+        return student
+
+    def teacher(self) -> dspy.Module:
+        """A copy of the best program so far, to make demonstrations with."""
+        teacher = (self.best or self.program).deepcopy()
+        # Else DSPy would put other labelled rows before each question: prompts that share nothing.
+        teacher._compiled = True
+        return teacher
 
     def say(self, doing: str) -> None:
         """What is going on, for the progress display."""
@@ -84,13 +108,16 @@ class Search:
 
     def _tell(self, spent: int) -> None:
         if self.progress is not None:
-            self.progress(spent, self.lm_calls, self._doing)
+            with aloud():
+                self.progress(spent, self.lm_calls, self._doing)
 
     def score(self, candidate: dspy.Module, label: str) -> float | None:
-        """The candidate's mean on the validation rows; None when the budget ran out before it was known.
+        """The candidate's mean on the validation rows; None when it has none: the budget ran out first, or its prompt
+        does not fit the model.
 
         Raises:
             MetricError: the metric fails on more than a tenth of the rows.
+            RequestRefused: the prompts of the unchanged program do not fit the model.
         """
         self.say(label)
         try:
@@ -107,6 +134,11 @@ class Search:
         except BudgetExhausted:
             self.exhausted = True
             return None
+        except RequestRefused as error:
+            if not self.trials:
+                raise
+            log.warning("%s is left out: %s", label, error)
+            return None
         mean = sum(row.value for row in rows) / len(rows)
         self.note(candidate, label, mean)
         return mean
@@ -121,65 +153,55 @@ class Search:
             self.best, self.best_mean = candidate, mean
         self.say(f"{label}: {mean:.0%}")
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
-        """DSPy's settings for an optimizer of its own, with its prints and bars kept off the terminal."""
-        heard = _Listener()
-        with (
-            dspy.context(lm=self.lm, adapter=self.connection.adapter, num_threads=self.threads),
-            contextlib.redirect_stdout(heard),
-            contextlib.redirect_stderr(heard),
-            quiet_loggers(),
-        ):
-            yield
+    def attempt(
+        self, compile_: Callable[..., dspy.Module], *args: Any, metric: CheckedMetric, candidates: str, **kwargs: Any
+    ) -> dspy.Module | None:
+        """Run an optimizer of DSPy's, off the terminal. What it evaluates on `val` is noted when it has been.
 
+        Args:
+            compile_: the optimizer's `compile`, called with `args` and `kwargs`.
+            metric: the one that it scores with.
+            candidates: what to call them: `trial` gives "trial 1", …
 
-class _Listener(io.TextIOBase):
-    """Where an optimizer's prints go: to the log, a line each."""
+        Returns:
+            What it returned; None when the budget's end, or a reflection that cannot be read, ended it.
 
-    def write(self, text: str) -> int:
-        for line in text.splitlines():
-            if line.strip():
-                log.debug("%s", line.strip())
-        return len(text)
+        Raises:
+            ToolkitError, LMError: the model failed.
+            MetricError: the metric fails on more than a tenth of its runs.
+        """
 
+        def seen(program: dspy.Module, mean: float) -> None:
+            self.note(program, f"{candidates} {len(self.trials)}" if self.trials else "unchanged", mean)
 
-class _NoEcho(logging.Filter):
-    """Turns what DSPy logs into debug lines of ours: a spent budget otherwise fills the terminal with tracebacks."""
+        watch = Watch(self.val, metric, seen)
+        callbacks = [*dspy.settings.get("callbacks", []), watch]
+        with quiet(), dspy.context(lm=self.lm, adapter=self._adapter, num_threads=self.threads, callbacks=callbacks):
+            try:
+                return compile_(*args, **kwargs)
+            except Stopped:
+                self._close()
+                watch.wait()
+                self.exhausted = watch.fault is None
+            except AdapterParseError as error:
+                # The proposer's: the optimizers take those of the program for wrong answers.
+                log.warning("The reflection model's reply cannot be read: %r", str(error.lm_response)[:200])
+            except BaseException:
+                self._close()
+                raise
+        if watch.fault is not None:
+            raise watch.fault
+        return None
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        log.debug("%s: %s", record.name, record.getMessage())
-        return False
+    @property
+    def _adapter(self) -> dspy.Adapter:
+        """For both models: the one that sends grammars is an ordinary one to a model that takes none."""
+        adapters = (self.connection.adapter, self.connection.reflection_adapter)
+        return next((adapter for adapter in adapters if isinstance(adapter, GrammarAdapter)), adapters[0])
 
-
-NOISY = ("dspy", "gepa", "optuna")
-
-
-@contextlib.contextmanager
-def quiet_loggers() -> Iterator[None]:
-    """Keep the handlers of the optimizers' loggers from writing while the block runs."""
-    silence = _NoEcho()
-    handlers = [handler for name in NOISY for handler in logging.getLogger(name).handlers]
-    for handler in handlers:
-        handler.addFilter(silence)
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            handler.removeFilter(silence)
-
-
-def prompt_of(program: dspy.Module) -> bytes:
-    """What of a program reaches the model: instructions, fields and demonstrations, as canonical JSON."""
-    return canonical_json(_without_lm(program.dump_state()))
-
-
-def _without_lm(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {
-            key: _without_lm(item) for key, item in value.items() if key not in ("lm", "metadata", "traces", "train")
-        }
-    return [_without_lm(item) for item in value] if isinstance(value, list | tuple) else value
+    def _close(self) -> None:
+        """Let no further call begin: DSPy leaves threads behind that work through what was queued."""
+        self.meter.limit = self.meter.logical
 
 
 class Stopwatch:

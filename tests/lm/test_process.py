@@ -23,6 +23,8 @@ print(connection.lm("Say hi", max_tokens=4), flush=True)
 """
 
 WAIT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
 from concurrent.futures import ThreadPoolExecutor
 import time
 pool = ThreadPoolExecutor(20)
@@ -84,7 +86,10 @@ def test_ctrl_c_ends_a_process_that_waits_for_replies(model_home: Path, where: s
         pytest.fail(f"{line!r} {process.communicate(timeout=10)}")
     os.kill(process.pid, signal.SIGINT)
     started = time.monotonic()
-    _, errors = process.communicate(timeout=60)
+    try:
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert time.monotonic() - started < 15
     assert process.returncode in (1, 130, -signal.SIGINT), errors
     assert "KeyboardInterrupt" in errors

@@ -1,0 +1,86 @@
+"""Make docs/reference/ from the code, and check the pages written by hand.
+
+    python docs/build.py            write docs/reference/
+    python docs/build.py --check    change nothing; exit code 1 when a page is stale, a link is dead or an example is broken
+
+The same code gives the same bytes. Pages of docs/reference/ that nothing makes any more are removed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from _checks import problems
+from _cli import cli_page
+from _modules import errors_page, module_pages
+from _settings import settings_page
+
+ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = Path("docs/reference")
+MADE = "<!-- Made by docs/build.py: change the code, not this page. -->\n\n"
+
+
+def pages(root: Path) -> dict[str, str]:
+    """File name in docs/reference/ → its text."""
+    library = root / "dspy_toolkit"
+    made = {
+        "settings.md": settings_page(library / "settings.py"),
+        "cli.md": cli_page(),
+        "errors.md": errors_page(library / "errors.py"),
+        **module_pages(library),
+    }
+    return {name: f"{MADE}{text.strip()}\n" for name, text in {**made, "README.md": _index(made)}.items()}
+
+
+def _index(made: dict[str, str]) -> str:
+    lines = [
+        "# Reference",
+        "",
+        "What every setting, command, error and public name is. The guides are one folder up.",
+        "",
+    ]
+    for name, text in sorted(made.items()):
+        title = next(line for line in text.splitlines() if line.startswith("# ")).removeprefix("# ")
+        lines.append(f"- [{title}]({name})")
+    return "\n".join(lines)
+
+
+def stale(root: Path, made: dict[str, str]) -> list[Path]:
+    """Pages that are missing, differ from what the code gives, or are not made any more."""
+    folder = root / REFERENCE
+    there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    return [REFERENCE / name for name in sorted({*there, *made}) if there.get(name) != made.get(name)]
+
+
+def write(root: Path, made: dict[str, str]) -> list[Path]:
+    """Bring docs/reference/ up to date; what changed."""
+    changed = stale(root, made)
+    for path in changed:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        if path.name in made:
+            (root / path).write_text(made[path.name], encoding="utf-8")
+        else:
+            (root / path).unlink()
+    return changed
+
+
+def main(arguments: list[str]) -> int:
+    """Run; the exit code."""
+    if unknown := [argument for argument in arguments if argument != "--check"]:
+        print(f"Unknown argument {unknown[0]!r}.\n\n{__doc__}", file=sys.stderr)
+        return 2
+    made = pages(ROOT)
+    if not arguments:
+        changed = write(ROOT, made)
+        print("\n".join(f"wrote {path}" for path in changed) or "docs/reference/ is up to date.")
+    found = [f"{path} is stale." for path in stale(ROOT, made)]
+    if found:
+        found.append("Run `python docs/build.py` and commit what it writes.")
+    found += problems(ROOT)
+    print("".join(f"{line}\n" for line in found), file=sys.stderr, end="")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

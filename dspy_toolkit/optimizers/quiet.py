@@ -1,0 +1,106 @@
+"""Keeping DSPy's optimizers off the terminal: they print, draw bars and log tracebacks, and take no for no answer.
+
+What code prints under `quiet`, in its own thread and context, becomes debug lines of this module's logger, and so does
+what the optimizers log anywhere. Other threads print as before, and so does what runs under `aloud`. When the last
+`quiet` of the process ends, stdout, stderr and the loggers are as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+NOISY = ("dspy", "gepa", "optuna")
+
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
+_lock = threading.Lock()
+_installed: dict[str, _Switch] = {}
+_depth = 0
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Turn what the block prints, and what optimizers log meanwhile, into debug lines."""
+    filtered = [handler for name in NOISY for handler in logging.getLogger(name).handlers]
+    no_echo = _NoEcho()
+    for handler in filtered:
+        handler.addFilter(no_echo)
+    _install()
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+        _remove()
+        for handler in filtered:
+            handler.removeFilter(no_echo)
+
+
+@contextlib.contextmanager
+def aloud() -> Iterator[None]:
+    """Let the block print, inside `quiet`: a progress display, say."""
+    token = _silent.set(False)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
+
+
+class _Switch:
+    """Stands in for stdout or stderr while something is quiet. Not `contextlib.redirect_stdout`, which is every thread's."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if not (_silent.get() or _is_bar_thread()):
+            return self._stream.write(text)
+        for line in text.splitlines():
+            if line.strip():
+                log.debug("%s", line.strip())
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _is_bar_thread() -> bool:
+    """Whether this is the thread in which tqdm redraws bars that stand still."""
+    return type(threading.current_thread()).__name__ == "TMonitor"
+
+
+def _install() -> None:
+    global _depth
+    with _lock:
+        _depth += 1
+        if _depth == 1:
+            for name in ("stdout", "stderr"):
+                _installed[name] = _Switch(getattr(sys, name))
+                setattr(sys, name, _installed[name])
+
+
+def _remove() -> None:
+    global _depth
+    with _lock:
+        _depth -= 1
+        if _depth == 0:
+            for name, switch in _installed.items():
+                # Where somebody else has put a stream of theirs since, it is theirs to take away.
+                if getattr(sys, name) is switch:
+                    setattr(sys, name, switch._stream)
+            _installed.clear()
+
+
+class _NoEcho(logging.Filter):
+    """Turns what DSPy logs into debug lines of ours."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        log.debug("%s: %s", record.name, record.getMessage())
+        return False

@@ -1,0 +1,58 @@
+"""A program's state: as JSON to keep, as the part of it that reaches the model, and back into a program."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from dspy_toolkit.store import canonical_json
+
+if TYPE_CHECKING:
+    import dspy
+
+_MARKS = ("augmented", "dspy_uuid", "dspy_split")
+"""Entries of a demonstration that DSPy keeps for itself."""
+
+
+def prompt_of(program: dspy.Module) -> bytes:
+    """What of a program reaches the model: instructions, fields and demonstrations, as canonical JSON."""
+    parts = {}
+    for name, predictor in program.named_predictors():
+        state = _plain(predictor.dump_state())
+        demos = [{key: value for key, value in demo.items() if key not in _MARKS} for demo in state["demos"]]
+        parts[name] = {"signature": state["signature"], "fields": state.get("fields", {}), "demos": demos}
+    return canonical_json(parts)
+
+
+def state_of(program: dspy.Module) -> dict[str, Any]:
+    """A program's state (`dump_state`) as plain JSON, without the language model it last ran on."""
+    state = _plain(program.dump_state())
+    # One predictor that is the whole program has its state by itself, not under a name.
+    for part in (state, *state.values()):
+        if isinstance(part, dict) and "lm" in part and "signature" in part:
+            part["lm"] = None
+    return state
+
+
+def fill(program: dspy.Module, state: dict[str, Any]) -> dspy.Module:
+    """Load `state` into `program` and return it. A language model that the program itself brings stays."""
+    own = {name: predictor.lm for name, predictor in program.named_predictors()}
+    program.load_state(state)
+    for name, predictor in program.named_predictors():
+        predictor.lm = own[name]
+    return program
+
+
+def _plain(state: Any) -> Any:
+    return json.loads(json.dumps(state, default=_as_json))
+
+
+def _as_json(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, Enum):
+        return value.value
+    if hasattr(value, "items"):
+        return dict(value.items())
+    return sorted(value, key=str) if isinstance(value, set | frozenset) else str(value)

@@ -1,0 +1,116 @@
+"""An eye on DSPy's optimizers while they run.
+
+They catch broadly: a model that failed, a budget that is spent and a metric that is broken all become a score of 0, and
+the search goes on with it. `Watch`, a DSPy callback, sees each of these where it happens and ends the optimizer with
+`Stopped`, which no `except Exception` holds. It also sees every evaluation on the validation rows, so that what was
+found before the end is not lost with it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import ContextWindowExceededError
+
+from dspy_toolkit.errors import BudgetExhausted, MetricError, RequestRefused, ToolkitError
+from dspy_toolkit.evaluation import METRIC_ERRORS
+
+PATIENCE_SECONDS = 600
+"""How long calls that are under way at the end may take to come back."""
+
+
+class Stopped(BaseException):
+    """Ends an optimizer of DSPy's; `Search.attempt` knows why, and lets nobody else see it."""
+
+
+class Watch(BaseCallback):
+    """One run of an optimizer."""
+
+    def __init__(self, val: list[dspy.Example], metric: CheckedMetric, seen: Callable[[dspy.Module, float], None]) -> None:
+        """Args: val: the validation rows; metric: what the optimizer scores with; seen: told each program and its mean."""
+        self.fault: Exception | None = None
+        """What went wrong, if something did."""
+        self._val, self._metric, self._seen = [id(case) for case in val], metric, seen
+        self._programs: dict[str, dspy.Module] = {}
+        self._calls = 0
+        self._idle = threading.Condition()
+
+    def wait(self) -> None:
+        """Return when no call is under way any more."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._calls, PATIENCE_SECONDS)
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        with self._idle:
+            self._calls += 1
+
+    def on_lm_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+        with self._idle:
+            self._calls -= 1
+            self._idle.notify_all()
+        # A prompt that is too long is the candidate's fault, and 0 is its score.
+        if isinstance(exception, Exception) and not (
+            behind(exception, RequestRefused) or behind(exception, ContextWindowExceededError)
+        ):
+            self._stop(behind(exception, ToolkitError) or exception)
+
+    def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+        if behind(exception, BudgetExhausted):
+            raise Stopped from exception
+
+    def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        cases = inputs.get("devset") or instance.devset
+        if [id(case) for case in cases] == self._val:
+            self._programs[call_id] = inputs["program"]
+
+    def on_evaluate_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
+        program = self._programs.pop(call_id, None)
+        if (broken := self._metric.broken()) is not None:
+            self._stop(broken)
+        if program is not None and outputs is not None:
+            values = [float(score) for _, _, score in outputs.results]
+            self._seen(program.deepcopy(), sum(values) / len(values))
+
+    def _stop(self, fault: Exception) -> None:
+        self.fault = self.fault or fault
+        raise Stopped from fault
+
+
+class CheckedMetric:
+    """A metric as an optimizer takes it, whose failures are counted."""
+
+    def __init__(self, metric: Callable[..., Any]) -> None:
+        self._metric, self.__name__ = metric, getattr(metric, "__name__", "metric")
+        self._lock = threading.Lock()
+        self._runs = self._failures = 0
+        self._first: MetricError | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            self._runs += 1
+        try:
+            return self._metric(*args, **kwargs)
+        except MetricError as error:
+            with self._lock:
+                self._failures += 1
+                self._first = self._first or error
+            raise
+
+    def broken(self) -> MetricError | None:
+        """The first failure, once more than a tenth of the runs have failed."""
+        return self._first if self._failures > METRIC_ERRORS * self._runs else None
+
+
+def behind[E: BaseException](error: BaseException | None, kind: type[E]) -> E | None:
+    """The first error of `kind` in the chain of causes that ends in `error`; None when there is none."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, kind):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,90 @@
+"""A Prefect server for the session, and a project whose fake model is better with demonstrations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dspy_toolkit.lm.exchange import GenerationRequest
+from dspy_toolkit.settings import Settings, load_settings
+from dspy_toolkit.testing import FakeEngine
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    import flows  # noqa: F401  (points Prefect at the tests' home before it is imported)
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=180):
+        yield
+
+
+def answer(request: GenerationRequest) -> dict[str, str]:
+    """A model that counts: with demonstrations in the prompt it sees the digit, without it always says `person`."""
+    if "better_instruction" in request.messages[0].content:
+        return {"better_instruction": "no"}
+    question = request.messages[-1].content
+    taught = len(request.messages) > 2
+    return {"label": "number" if taught and any(sign.isdigit() for sign in question) else "person"}
+
+
+@dataclass
+class Playground:
+    """A TOML project over a CSV, a home, and the fake behind the home's model."""
+
+    location: str
+    rows: Path
+    engine: FakeEngine
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings()
+
+
+NAMES = ["Ada", "Blaise", "Carl", "Dora", "Emmy", "Fermat", "Gauss", "Hilbert", "Ivan", "Jacobi", "Kepler", "Lagrange"]
+VERBS = ["met", "taught", "admired", "wrote to", "argued with", "thanked", "surprised", "outlived"]
+
+
+@pytest.fixture
+def playground(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Playground]:
+    import shutil
+
+    from dspy_toolkit.lm import close_engines
+    from dspy_toolkit.lm.connection import serve_engine
+
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(empty_mlflow, home / "mlflow.db")
+    engine = FakeEngine(answer)
+    for name, value in {"HOME": str(home), "LM__MODEL": engine.model, "OBSERVE__PROGRESS": "false"}.items():
+        monkeypatch.setenv(f"DSPY_TOOLKIT_{name}", value)
+    monkeypatch.setenv("PREFECT_RESULTS_LOCAL_STORAGE_PATH", os.path.join(home, "results"))
+    serve_engine(engine)
+    rows = tmp_path / "questions.csv"
+    lines = ["text,label"]
+    for index, name in enumerate(NAMES):
+        for turn, verb in enumerate(VERBS):
+            other = NAMES[(index + turn + 1) % len(NAMES)]
+            lines.append(f"Who {verb} {name} before {other} did?,person")
+            lines.append(f"How often has {other} {verb} {name} since {1600 + 10 * index + turn}?,number")
+    rows.write_text("\n".join(lines) + "\n")
+    project = tmp_path / "questions.toml"
+    project.write_text(
+        """
+name = "questions"
+summary = "Classify a question by the type of its answer"
+signature = 'text: str -> label: Literal["number", "person"]'
+instructions = "Classify the question by the type of its answer."
+
+[dataset]
+source = "questions.csv"
+inputs = ["text"]
+outputs = ["label"]
+"""
+    )
+    yield Playground(str(project), rows, engine)
+    close_engines()

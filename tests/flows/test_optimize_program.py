@@ -1,0 +1,165 @@
+"""The whole flow, in Prefect, on a fake model that answers better with demonstrations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dspy_toolkit.errors import EngineBusy, EngineFailed, MetricError, ProjectError
+from dspy_toolkit.registry import champion, load_version
+from dspy_toolkit.store import Store
+from dspy_toolkit.workbench import Workbench
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def optimize(playground: Any, **arguments: Any) -> Any:
+    from flows.optimize_program import optimize_program
+
+    return optimize_program(playground.location, optimizer="bootstrap", budget="light", **arguments)
+
+
+def runs(playground: Any) -> list[Any]:
+    """The MLflow runs of the home, oldest first."""
+    from dspy_toolkit.mlflow_client import connect, experiment_id
+
+    client = connect(playground.settings)
+    found = client.search_runs([experiment_id(client, playground.settings)])
+    return sorted(found, key=lambda run: run.info.start_time)
+
+
+def files(playground: Any, run: Any, folder: str = "") -> set[str]:
+    from dspy_toolkit.mlflow_client import connect
+
+    listed = connect(playground.settings).list_artifacts(run.info.run_id, folder or None)
+    return {entry.path for entry in listed}
+
+
+def test_a_better_program_is_promoted_and_recorded_and_a_second_run_comes_from_the_cache(playground: Any) -> None:
+    decision = optimize(playground)
+    assert decision.outcome == "promoted", decision.reason
+    assert decision.version == 1
+    settings = playground.settings
+    assert champion(settings, "questions").version == 1
+    state, manifest = load_version(settings, "questions@champion")
+    assert state["demos"]
+    assert manifest.optimizer == "bootstrap"
+    (run,) = runs(playground)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["sealed_delta_low"] > 0
+    assert {"comparison.png", "choice.json", "profile.json", "program", "rows_sealed.json"} <= files(playground, run)
+    assert {"program/program.json", "program/manifest.json"} == files(playground, run, "program")
+
+    asked = len(playground.engine.requests)
+    again = optimize(playground)
+    assert again.outcome == "unchanged"
+    assert len(playground.engine.requests) == asked, "every step that needs the model came from the cache"
+    second = runs(playground)[-1]
+    assert second.info.run_id != run.info.run_id
+    assert second.data.params["optimizer"] == "bootstrap"
+    assert {"program/program.json", "program/manifest.json"} == files(playground, second, "program")
+    assert second.data.metrics["compile_lm_calls"] == run.data.metrics["compile_lm_calls"]
+
+
+def test_one_changed_byte_of_the_data_is_a_miss(playground: Any) -> None:
+    optimize(playground)
+    asked = len(playground.engine.requests)
+    text = playground.rows.read_text()
+    playground.rows.write_text(text.replace("Who met Ada before", "Who met Ada after", 1))
+    optimize(playground)
+    assert len(playground.engine.requests) > asked
+
+
+@pytest.mark.parametrize(("variable", "value"), [("LM__MAX_TOKENS", "99"), ("OPTIMIZE__SEED", "7")])
+def test_a_setting_that_matters_is_a_miss(
+    playground: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    before = Workbench.open(playground.location, playground.settings).resolve()
+    monkeypatch.setenv(f"DSPY_TOOLKIT_{variable}", value)
+    after = Workbench.open(playground.location, playground.settings).resolve()
+    assert after.program.fingerprint != before.program.fingerprint
+    assert after.data == before.data
+
+
+def test_an_object_that_was_deleted_is_made_again(playground: Any) -> None:
+    from tasks.preparation import prepare_dataset, resolve_project
+
+    from prefect import flow
+
+    @flow
+    def prepare() -> Any:
+        return prepare_dataset(resolve_project(playground.location).data)
+
+    dataset = prepare()
+    store = Store(playground.settings.objects)
+    store.delete(dataset.sealed)
+    assert prepare() == dataset
+    assert store.exists(dataset.sealed)
+
+
+def test_a_transient_error_is_tried_again_and_another_is_not(playground: Any) -> None:
+    from tasks.optimization import probe_program
+
+    failures: list[Exception] = [EngineBusy("The engine's queue is full: 1024 requests wait.")]
+    usual = playground.engine._function
+
+    def flaky(request: Any) -> Any:
+        return failures.pop() if failures else usual(request)
+
+    playground.engine._function = flaky
+    delays = probe_program.task.retry_delay_seconds
+    probe_program.task.retry_delay_seconds = [0, 0, 0]
+    try:
+        assert optimize(playground).outcome == "promoted"
+    finally:
+        probe_program.task.retry_delay_seconds = delays
+
+
+def test_a_metric_that_fails_ends_the_flow_with_its_error_and_leaves_no_champion(playground: Any) -> None:
+    from pathlib import Path
+
+    project = Path(playground.location)
+    (project.parent / "mymetric.py").write_text("def broken(example, prediction):\n    return 2.0\n")
+    project.write_text(project.read_text().replace("[dataset]", 'metric = "mymetric:broken"\n[dataset]'))
+    with pytest.raises(MetricError, match=r"2\.0"):
+        optimize(playground)
+    assert champion(playground.settings, "questions").version is None
+
+
+def test_a_project_that_is_not_there_names_the_nearest(playground: Any) -> None:
+    playground.location = "rooter"
+    with pytest.raises(ProjectError, match="router"):
+        optimize(playground)
+
+
+def test_a_failed_engine_leaves_the_old_champion(playground: Any) -> None:
+    assert optimize(playground).version == 1
+    from pathlib import Path
+
+    def dead(request: Any) -> Any:
+        raise AssertionError("not reached: the script answers with an error")
+
+    del dead
+    playground.engine._function = lambda request: RuntimeError("the model is gone")
+    project = Path(playground.location)
+    project.write_text(project.read_text().replace("Classify the question by", "Say, for the question,"))
+    from tasks.optimization import probe_program
+
+    delays = probe_program.task.retry_delay_seconds
+    probe_program.task.retry_delay_seconds = [0, 0, 0]
+    try:
+        with pytest.raises(EngineFailed):
+            optimize(playground)
+    finally:
+        probe_program.task.retry_delay_seconds = delays
+    assert champion(playground.settings, "questions").version == 1
+
+
+def test_the_queueing_limit_of_this_host_is_made(playground: Any) -> None:
+    from prefect.client.orchestration import get_client
+    from tasks.policy import accelerator, limit_name
+
+    with accelerator(), get_client(sync_client=True) as client:
+        limit = client.read_global_concurrency_limit_by_name(limit_name())
+    assert limit.limit == 1

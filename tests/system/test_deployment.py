@@ -1,0 +1,142 @@
+"""The nightly deployment on a Prefect server and a worker of its own, with the real embedded model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PREFECT = [str(Path(sys.executable).parent / "prefect"), "--no-prompt"]
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def environment(tmp_path: Path, model_home: Path) -> dict[str, str]:
+    port = free_port()
+    home = tmp_path / "home"
+    shutil.copytree(model_home / "models", home / "models")
+    return os.environ | {
+        "DSPY_TOOLKIT_HOME": str(home),
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PORT": str(port),
+    }
+
+
+@pytest.fixture
+def server(environment: dict[str, str], tmp_path: Path) -> Iterator[None]:
+    with (tmp_path / "server.log").open("w") as log:
+        command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", environment["PORT"]]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
+        try:
+            wait_for(f"{environment['PREFECT_API_URL']}/health", process)
+            yield
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture
+def worker(environment: dict[str, str], server: None, tmp_path: Path) -> Iterator[Path]:
+    run(["work-pool", "create", "mlx", "--type", "process"], environment)
+    run(["deploy", "--all"], environment)
+    log_path = tmp_path / "worker.log"
+    with log_path.open("w") as log:
+        command = [*PREFECT, "worker", "start", "--pool", "mlx"]
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=ROOT)
+        try:
+            yield log_path
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(240):
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                assert answer.status == 200
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.5)
+    raise AssertionError(f"nothing answers at {address}")
+
+
+def run(arguments: list[str], environment: dict[str, str], timeout: float = 300) -> str:
+    done = subprocess.run(
+        [*PREFECT, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def write_project(folder: Path) -> Path:
+    rows = ["text,label"]
+    for index in range(36):
+        rows.append(f"I loved film number {index} and would see it again,good")
+        rows.append(f"Film number {index} was dull from start to end,bad")
+    (folder / "films.csv").write_text("\n".join(rows) + "\n")
+    project = folder / "films.toml"
+    project.write_text(
+        """
+name = "films"
+summary = "Tell whether a review is good or bad"
+signature = 'text: str -> label: Literal["good", "bad"]'
+instructions = "Is the review good or bad?"
+
+[dataset]
+source = "films.csv"
+inputs = ["text"]
+outputs = ["label"]
+"""
+    )
+    return project
+
+
+def test_the_nightly_deployment_runs_on_a_worker(environment: dict[str, str], worker: Path, tmp_path: Path) -> None:
+    project = write_project(tmp_path)
+    parameters = json.dumps({"project": str(project), "optimizer": "bootstrap", "budget": "light"})
+    run(
+        [
+            "deployment",
+            "run",
+            "optimize-program/nightly-router",
+            "--params",
+            parameters,
+            "--watch",
+            "--watch-timeout",
+            "900",
+        ],
+        environment,
+        timeout=1000,
+    )
+    from dspy_toolkit.mlflow_client import connect, experiment_id
+    from dspy_toolkit.settings import load_settings
+
+    settings = load_settings(home=environment["DSPY_TOOLKIT_HOME"])
+    client = connect(settings)
+    (recorded,) = client.search_runs([experiment_id(client, settings)])
+    assert recorded.data.tags["project"] == "films"
+    assert recorded.data.tags["outcome"] in ("promoted", "refused", "unchanged")
+    assert recorded.data.metrics["val_baseline"] >= 0
