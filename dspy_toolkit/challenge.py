@@ -22,7 +22,7 @@ from dspy_toolkit.ledger import Ledger
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.metrics import score
 from dspy_toolkit.optimizers.sampling import sample_rows
-from dspy_toolkit.optimizers.search import prompt_of
+from dspy_toolkit.optimizers.states import prompt_of
 from dspy_toolkit.project import Project
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.signatures import fields_of
@@ -140,10 +140,11 @@ def _open_sealed(
     run: Callable[[dspy.Module, pd.DataFrame, str, str], Report],
 ) -> tuple[Comparison, dict[str, float], Callable[[str], None]]:
     sealed = store.read_frame(dataset.sealed)
-    known = sealed["_row"].isin(list(tuned_on))
-    if known.any():
-        log.warning("%d sealed rows were used to tune one of the programs; they are left out.", int(known.sum()))
-        sealed = sealed[~known]
+    fresh = [index for index, row in enumerate(sealed["_row"]) if row not in tuned_on]
+    if len(fresh) < len(sealed):
+        left_out = len(sealed) - len(fresh)
+        log.warning("%d sealed rows were used to tune one of the programs; they are left out.", left_out)
+        sealed = sealed.iloc[fresh]
     if sealed.empty:
         raise DatasetError("No sealed row is left that neither program was tuned on. Add fresh labelled rows.")
     ledger = Ledger(settings.path(LEDGER))

@@ -132,7 +132,7 @@ def judge(comparison: Comparison | None, *, changed: bool, val_better: bool) -> 
     if not changed:
         return Verdict("unchanged", "The candidate's prompt equals the champion's; the sealed test was not opened.")
     if not val_better:
-        return Verdict("refused", "The candidate is not better on validation; the sealed test was not opened.")
+        return Verdict("refused", "The candidate is worse on validation; the sealed test was not opened.")
     if comparison is None:
         raise ValueError("a changed candidate that is better on validation is judged by a comparison")
     outcome, reason = _weigh(comparison)

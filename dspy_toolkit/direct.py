@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from dspy_toolkit.challenge import Challenge
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import DatasetError, ProjectError
 from dspy_toolkit.metrics import Metric, resolve_metric
-from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.optimizers import Choice, Compiled, Profile, find_budget
+from dspy_toolkit.optimizers.selection import check_optimizer
+from dspy_toolkit.optimizers.states import signature_of
 from dspy_toolkit.project import ChampionPart, Project
 from dspy_toolkit.settings import Settings, load_settings
 from dspy_toolkit.workbench import Workbench
@@ -70,6 +74,9 @@ def optimize(
     Raises:
         DatasetError, ProjectError, MetricError, OptimizerError, ModelError: with what to do about it.
     """
+    # Before anything is spent.
+    check_optimizer(optimizer)
+    find_budget(budget)
     settings = settings or load_settings()
     records, source = _records(rows)
     spec = _spec(program, records, source, inputs, outputs)
@@ -90,12 +97,18 @@ def optimize(
     return Result(
         program=bench.program(compiled) if improved else program.deepcopy(),
         improved=improved,
-        reason=challenged.reason if compiled.changed else compiled.summary,
+        reason=_reason(choice, compiled, challenged),
         profile=profile,
         choice=choice,
         compiled=compiled,
         challenge=challenged,
     )
+
+
+def _reason(choice: Choice, compiled: Compiled, challenged: Challenge) -> str:
+    if choice.optimizer == "none":
+        return choice.reason
+    return challenged.reason if compiled.changed else compiled.summary
 
 
 def _records(rows: Any) -> tuple[list[dict[str, Any]], str]:
@@ -124,18 +137,27 @@ def _spec(
     """Which columns are inputs and outputs: as given, else those of the program's fields that the rows have."""
     if not records:
         raise DatasetError(f"{source} has no rows. Give at least a few dozen.")
-    columns = set(records[0])
+    columns = {str(name): None for record in records for name in record}
     taken: dict[str, None] = {}
     given: dict[str, None] = {}
-    for predictor in program.predictors():
-        taken |= {name: None for name in predictor.signature.input_fields if name in columns}
-        given |= {name: None for name in predictor.signature.output_fields if name in columns}
+    for signature in map(signature_of, program.predictors()):
+        taken |= {name: None for name in signature.input_fields if name in columns}
+        given |= {name: None for name in signature.output_fields if name in columns}
     # A field that one predictor gives and the next one takes is an answer, not an input.
-    into = tuple(inputs) if inputs is not None else tuple(name for name in taken if name not in given)
-    out = tuple(outputs) if outputs is not None else tuple(given)
+    into = _names(inputs) if inputs is not None else tuple(name for name in taken if name not in given)
+    out = _names(outputs) if outputs is not None else tuple(given)
     if not into:
         raise ProjectError(
-            f"None of the rows' columns ({', '.join(sorted(columns))}) is an input of the program. "
+            f"None of the rows' columns ({', '.join(columns)}) is an input of the program. "
             "Rename the columns, or pass inputs=[…]."
         )
-    return DatasetSpec(source=source, inputs=into, outputs=out)
+    try:
+        return DatasetSpec(source=source, inputs=into, outputs=out)
+    except ValidationError as error:
+        why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise ProjectError(f"{why}. Correct inputs={list(into)} and outputs={list(out)}.") from None
+
+
+def _names(given: Iterable[str]) -> tuple[str, ...]:
+    # A text is an iterable too, of letters.
+    return (given,) if isinstance(given, str) else tuple(given)

@@ -47,7 +47,9 @@ class LMSettings(Section):
     api_key: SecretStr | None = None
     """For a LiteLLM model; the provider's own environment variable works too."""
     api_base: str | None = None
+    """For a LiteLLM model: the address of its server."""
     temperature: float = Field(0.0, ge=0, le=2)
+    """Of the task model; 0 is greedy."""
     max_tokens: int = Field(256, ge=1)
     """The longest reply, in tokens."""
     batch_size: int = Field(16, ge=1, le=256)
@@ -77,10 +79,13 @@ class OptimizeSettings(Section):
     """What an optimization may spend and risk."""
 
     optimizer: OptimizerName = "auto"
+    """Where neither the command nor the project names one."""
     budget: BudgetName = "light"
+    """Logical LM calls of one compilation: light 300, medium 1,200, heavy 5,000; the sealed test apart."""
     threads: int = Field(16, ge=1, le=256)
     """Program runs at once."""
     seed: int = 0
+    """Of everything that is drawn: samples, slices, the optimizers' own draws."""
     false_promotion_rate: float = Field(0.05, gt=0, lt=0.5)
     """The chance, over one test set's life, of promoting a program that is not better."""
 
@@ -91,19 +96,23 @@ class RegistrySettings(Section):
     tracking_uri: str | None = None
     """An MLflow tracking address; `sqlite:///HOME/mlflow.db` when not given."""
     experiment: str = "dspy-toolkit"
+    """The MLflow experiment that runs are recorded in."""
 
 
 class ServeSettings(Section):
     """Where programs are served; nothing reads it before serving exists."""
 
     host: str = "127.0.0.1"
+    """Loopback, so that nothing outside this machine reaches it."""
     port: int = Field(8600, ge=1, le=65535)
+    """The TCP port."""
 
 
 class ObserveSettings(Section):
     """What a person sees."""
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    """From which level up the toolkit's own log is shown on the terminal."""
     progress: bool = True
     """Progress bars on a terminal."""
 

@@ -13,42 +13,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.challenge import Challenge, challenge
 from dspy_toolkit.datasets import Dataset, from_records, prepare, read_rows
+from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.lm.connection import Connection, connect, model_names
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers import Choice, Compiled, Profile, compile_program, find_budget, probe, select
 from dspy_toolkit.optimizers.search import Progress
-from dspy_toolkit.plots import comparison_plot
-from dspy_toolkit.programs import load_program
+from dspy_toolkit.optimizers.states import fill, state_of
+from dspy_toolkit.programs import lasting_location, load_program
 from dspy_toolkit.project import ChampionPart, Project, ProjectRef, fingerprint_program, load_project, resolve
+from dspy_toolkit.recording import Run, measures_of, parameters_of, plot_of
 from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.signatures import fields_of, signature_hash
-from dspy_toolkit.store import Ref, Store, digest
+from dspy_toolkit.store import Ref, Store
 from dspy_toolkit.tracking import close_failed, open_run, record_run
 
 if TYPE_CHECKING:
     import dspy
 
+__all__ = ["PACKAGES", "Run", "Workbench"]
+
 PACKAGES = ("dspy-toolkit", "dspy", "gepa", "litellm", "llguidance", "mlx", "mlx-lm", "optuna", "transformers")
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the steps of one optimization found, up to the decision."""
-
-    name: str
-    ref: ProjectRef
-    dataset: Dataset
-    profile: Profile
-    choice: Choice
-    compiled: Compiled
-    challenge: Challenge
 
 
 @dataclass(frozen=True)
@@ -75,6 +66,34 @@ class Workbench:
     def connection(self) -> Connection:
         """The language models; loaded by their first call."""
         return connect(self.settings)
+
+    def ensure_champion(self) -> None:
+        """Where nothing is live yet, make the project's own program version 1 and the champion.
+
+        It is what the first candidate has to beat, what answers meanwhile, and where rolling back ends.
+
+        Raises:
+            RegistryError: it could not be kept.
+        """
+        name, settings = self.project.name, self.settings
+        if champion(settings, name).version is not None:
+            return
+        program = self.project.build()
+        made = Manifest(
+            **self._origin(program),
+            optimizer="none",
+            model=model_names(settings)[0],
+        )
+        run_id = open_run(settings, name, f"{name} as it is")
+        try:
+            saved = save_version(settings, name, state_of(program), made, run_id)
+            promote(settings, name, saved, compared_with=ChampionPart())
+        except BaseException:
+            close_failed(settings, run_id)
+            raise
+        record_run(
+            settings, name, f"{name} as it is", {"optimizer": "none"}, {}, tags={"version": saved}, run_id=run_id
+        )
 
     def resolve(self) -> ProjectRef:
         """Everything that can change a result, read now. Never cached."""
@@ -113,11 +132,16 @@ class Workbench:
             progress=progress,
         )
 
-    def select(self, profile: Profile, optimizer: str | None, budget: str | None) -> Choice:
-        """Choose an optimizer; what is None is taken from the project, then from the settings."""
+    def wishes(self, optimizer: str | None, budget: str | None) -> tuple[str, str]:
+        """(optimizer, budget): what is None is taken from the project, then from the settings."""
         project, defaults = self.project, self.settings.optimize
         asked = optimizer or (project.optimizer if project.optimizer != "auto" else defaults.optimizer)
-        return select(profile, asked, find_budget(budget or project.budget or defaults.budget))
+        return asked, budget or project.budget or defaults.budget
+
+    def select(self, profile: Profile, optimizer: str | None, budget: str | None) -> Choice:
+        """Choose an optimizer; None is as `wishes` says."""
+        asked, granted = self.wishes(optimizer, budget)
+        return select(profile, asked, find_budget(granted))
 
     def fingerprint(self) -> str:
         """Of the program, its metric and its models; see `ProgramPart`."""
@@ -127,9 +151,15 @@ class Workbench:
     def compile(
         self, fingerprint: str, choice: Choice, train: Ref, val: Ref, progress: Progress | None = None
     ) -> Compiled:
-        """Search for a better prompt on the training and validation rows; `fingerprint` is the program's."""
-        # All that the result depends on, so that a checkpoint is never picked up by something else.
-        key = digest(fingerprint, choice.model_dump(exclude={"reason", "alternatives"}), train, val)
+        """Search for a better prompt on the training and validation rows.
+
+        Args:
+            fingerprint: the program's when the run began. What is cached under it must come from that program.
+
+        Raises:
+            ProjectError: the program, its metric or its models have changed since.
+        """
+        self._check_unchanged(fingerprint)
         return compile_program(
             self.project.build(),
             choice,
@@ -139,11 +169,19 @@ class Workbench:
             self.project.metric,
             self.connection,
             self.store,
-            checkpoint=self.settings.path("checkpoints", key[:32]),
             seed=self.settings.optimize.seed,
             threads=self.settings.optimize.threads,
             progress=progress,
         )
+
+    def _check_unchanged(self, fingerprint: str) -> None:
+        now = self.fingerprint()
+        # One that differs each time, of a program made by chance, says nothing.
+        if now != fingerprint and now == self.fingerprint():
+            raise ProjectError(
+                f"The project {self.project.name} has changed since this run began ({fingerprint[:12]} became "
+                f"{now[:12]}). Run it again."
+            )
 
     def challenge(
         self, live: ChampionPart, compiled: Compiled, choice: Choice, dataset: Dataset, progress: Progress | None = None
@@ -169,9 +207,7 @@ class Workbench:
 
     def program(self, compiled: Compiled) -> dspy.Module:
         """The compiled program, ready to be called."""
-        program = self.project.build()
-        program.load_state(self.store.read_json(compiled.program))
-        return program
+        return fill(self.project.build(), self.store.read_json(compiled.program))
 
     def manifest(self, run: Run) -> Manifest:
         """Where the compiled program came from, and how it scored."""
@@ -182,20 +218,26 @@ class Workbench:
             if (report := getattr(challenged, name)) is not None:
                 reports[name] = report.model_dump(mode="json")
         return Manifest(
-            project=self.project.name,
-            location=self.project.location,
-            signature_fields={name: str(annotation) for name, annotation in fields_of(program).items()},
-            signature_sha256=signature_hash(program),
+            **self._origin(program),
             optimizer=run.compiled.optimizer,
             optimizer_settings=run.choice.settings,
             model=run.ref.program.model,
             split_sha256={name: getattr(run.dataset, name).sha256 for name in ("train", "val", "sealed")},
             trained_rows=tuple(sorted(str(row) for part in rows for row in part)),
-            metric=name_of(self.project.metric),
             reports=reports,
-            packages={package: version(package) for package in PACKAGES},
             previous_champion=run.ref.champion.version,
         )
+
+    def _origin(self, program: dspy.Module) -> dict[str, Any]:
+        """What every manifest of this project says."""
+        return {
+            "project": self.project.name,
+            "location": lasting_location(self.project.location),
+            "signature_fields": {name: str(annotation) for name, annotation in fields_of(program).items()},
+            "signature_sha256": signature_hash(program),
+            "metric": name_of(self.project.metric),
+            "packages": {package: found for package in PACKAGES if (found := _version(package))},
+        }
 
     def release(self, run: Run) -> tuple[Decision, str | None]:
         """Keep and promote a program that passed the gate; (the decision, the MLflow run that holds the version).
@@ -249,65 +291,21 @@ class Workbench:
             self.settings,
             self.project.name,
             run.name,
-            {
-                "optimizer": compiled.optimizer,
-                "settings": run.choice.settings,
-                "budget": run.choice.budget,
-                "model": run.ref.program.model,
-                "reflection_model": run.ref.program.reflection_model,
-                "seed": self.settings.optimize.seed,
-                "data": run.ref.data.fingerprint,
-                "program": run.ref.program.fingerprint,
-                "champion_before": decision.previous,
-                "metric": name_of(self.project.metric),
-            },
-            self._measures(run),
+            parameters_of(run, self.project, self.settings),
+            measures_of(run),
             artifacts,
             {"outcome": decision.outcome, "reason": decision.reason, "version": decision.version},
             tables=tables,
             run_id=run_id,
         )
 
-    def _measures(self, run: Run) -> dict[str, Any]:
-        compiled, comparison = run.compiled, run.challenge.comparison
-        measures: dict[str, Any] = {
-            "probe_baseline": run.profile.baseline,
-            "val_baseline": compiled.val_baseline,
-            "val_candidate": compiled.val_mean,
-            "trial_val_mean": [trial.val_mean for trial in compiled.trials],
-            "compile_lm_calls": compiled.lm_calls,
-            "compile_physical_calls": compiled.physical_calls,
-            "compile_prompt_tokens": compiled.prompt_tokens,
-            "compile_seconds": compiled.seconds,
-        }
-        if comparison is not None:
-            measures |= {
-                "sealed_candidate": comparison.candidate.mean,
-                "sealed_champion": comparison.champion.mean,
-                "sealed_delta": comparison.delta,
-                "sealed_delta_low": comparison.low,
-                "sealed_delta_high": comparison.high,
-                "sealed_looks": comparison.looks,
-                "alpha_left": comparison.alpha_left,
-                "tokens_ratio": comparison.tokens_ratio,
-            }
-            measures |= {f"reference_{name.replace(' ', '_')}": mean for name, mean in run.challenge.references.items()}
-        return measures
-
     def plot(self, run: Run) -> bytes | None:
         """The comparison as a PNG; None when the sealed rows were not opened."""
-        if (comparison := run.challenge.comparison) is None:
-            return None
-        live = run.ref.champion.version
-        return comparison_plot(
-            comparison.champion if live is None else None,
-            comparison.candidate,
-            None if live is None else comparison.champion,
-            comparison.delta,
-            comparison.low,
-            comparison.high,
-            level=comparison.level,
-            title=f"{self.project.name}: {run.challenge.outcome}",
-            metric=name_of(self.project.metric),
-            against="the fresh program" if live is None else f"version {live}",
-        )
+        return plot_of(run, self.project)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a machine without mlx, where another engine answers
+        return None

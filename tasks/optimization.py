@@ -28,9 +28,15 @@ def probe_program(program: ProgramPart, train: Ref, val: Ref) -> Profile:
         return bench.probe(train, val, reporter.rows)
 
 
-@cached_task(task_run_name="select an optimizer for {program.project}")
 def select_optimizer(program: ProgramPart, profile: Profile, optimizer: str | None, budget: str | None) -> Choice:
-    """Choose, with a written reason."""
+    """Choose, with a written reason. What was not said is taken from the project, then from the settings."""
+    bench = Workbench.open(program.location, load_settings())
+    # Resolved before the cached task, so that a changed default is not answered from the cache.
+    return _select(program, profile, *bench.wishes(optimizer, budget))
+
+
+@cached_task(task_run_name="select an optimizer for {program.project}")
+def _select(program: ProgramPart, profile: Profile, optimizer: str, budget: str) -> Choice:
     with step("select"):
         choice = Workbench.open(program.location, load_settings()).select(profile, optimizer, budget)
     others = "\n".join(f"- {name}: {reason}" for name, reason in choice.alternatives.items())

@@ -18,10 +18,11 @@ def print_summary(bench: Workbench, run: Run, decision: Decision, console: Conso
     Args:
         console: another place to print to.
     """
-    from rich.console import Console
     from rich.table import Table
 
-    console = console or Console()
+    from dspy_toolkit.cli import render
+
+    console = console or render.console()
     comparison, compiled = run.challenge.comparison, run.compiled
     table = Table(title=f"{run.ref.name}: {compiled.optimizer}, {run.ref.program.model}", title_justify="left")
     for column, justify in (("", "left"), ("validation", "right"), ("sealed", "right"), ("LM calls", "right")):
@@ -75,7 +76,9 @@ def _next(bench: Workbench, run: Run, decision: Decision) -> list[str]:
     if decision.outcome != "promoted" and run.choice.budget != "heavy":
         more = "medium" if run.choice.budget == "light" else "heavy"
         commands.append(f"python -m flows.optimize_program --project {run.ref.location} --budget {more}")
-    commands.append(f"mlflow ui --backend-store-uri {bench.settings.tracking_uri}")
+    from dspy_toolkit.cli.render import without_password
+
+    commands.append(f"mlflow ui --backend-store-uri {without_password(bench.settings.tracking_uri)}")
     return commands
 
 

@@ -85,7 +85,10 @@ def check_rows(
     if problems and not drop_bad_rows:
         raise DatasetError(
             "\n".join(
-                [*problems, f"Fix {'the row' if len(bad) == 1 else f'these {len(bad)} rows'}, or pass --drop-bad-rows."]
+                [
+                    *problems,
+                    f"Fix {'the row' if len(bad) == 1 else f'these {len(bad)} rows'}, or set DSPY_TOOLKIT_DATA__DROP_BAD_ROWS=true.",
+                ]
             )
         )
     if len(bad) == len(frame):

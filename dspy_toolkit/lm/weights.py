@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import ModelError, ModelNotFound, ModelTooLarge
+from dspy_toolkit.lm import cpu
 from dspy_toolkit.lm.embedded import EMBEDDED, convert_embedded, hash_file
 from dspy_toolkit.lm.hardware import Hardware
 
@@ -187,6 +188,7 @@ def load_model(weights: Weights, device: str) -> tuple[Any, Any]:
                 model.parameters(), lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a
             )
         )
+        cpu.install(model)
     assert isinstance(model, nn.Module)
     mx.eval(model.parameters())
     return model, tokenizer

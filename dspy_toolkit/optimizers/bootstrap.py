@@ -1,6 +1,6 @@
 """BootstrapFewShot, several times: different demonstrations from the training rows, the best set by validation.
 
-Each candidate runs DSPy's BootstrapFewShot on a small slice of the training rows, balanced over the answers and just as
+Each candidate runs DSPy's BootstrapFewShot on a small slice of the shorter training rows, balanced over the answers and just as
 large as the prompt has room for demonstrations: those that the program answers rightly come with their whole trace
 (augmented demonstrations), the others with their labels. The slice bounds what a candidate costs, whatever the pass rate.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dspy_toolkit.optimizers.budget import Budget, rows_for
 from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost, unfit
 from dspy_toolkit.optimizers.profile import PASS, Profile
-from dspy_toolkit.optimizers.sampling import balanced
+from dspy_toolkit.optimizers.sampling import balanced, shorter_half
 from dspy_toolkit.optimizers.search import Search
 
 SHARE = 1 / 6
@@ -56,7 +56,7 @@ def search(search: Search, settings: dict[str, int]) -> None:
         if search.exhausted:
             return
         size = _size(number, len(search.train))
-        rows = balanced(search.train, size, seed=search.seed * 1_000 + number)
+        rows = balanced(shorter_half(search.train, size), size, seed=search.seed * 1_000 + number)
         search.say(f"candidate {number + 1}: demonstrations from {size} rows")
         optimizer = BootstrapFewShot(
             metric=search.float_metric,

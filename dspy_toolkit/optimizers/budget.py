@@ -15,7 +15,7 @@ from dspy_toolkit.store import Value
 
 
 class Budget(Value):
-    """Calls, and optionally time, that one compilation may spend."""
+    """Calls that one compilation may spend."""
 
     name: str
     lm_calls: int
@@ -33,7 +33,7 @@ def find_budget(name: str) -> Budget:
     """The budget called `name`. Raises OptimizerError with the nearest names."""
     if name in get_args(BudgetName):
         return BUDGETS[name]  # pyright: ignore[reportArgumentType]
-    raise OptimizerError(f"There is no budget {name!r}.{nearest(name, BUDGETS)}")
+    raise OptimizerError(f"There is no budget {name!r}.{nearest(name, BUDGETS)} Correct --budget.")
 
 
 def rows_for(share: float, budget: Budget, calls_per_run: float, available: int, least: int = 10) -> int:

@@ -47,12 +47,15 @@ def plan(profile: Profile, budget: Budget) -> Plan | Impossible:
 def search(search: Search, settings: dict[str, int]) -> None:
     """Let GEPA evolve the instructions; its first candidate is the unchanged program."""
     import dspy
+    from dspy.teleprompt.gepa import InstructionProposer
 
     search.say("reflecting on training rows")
     optimizer = dspy.GEPA(
         metric=search.feedback_metric,
         max_metric_calls=settings["max_metric_calls"],
         reflection_lm=search.reflection_lm,
+        # GEPA would ask for JSON, whose text no grammar bounds: a small model rambles until it is cut.
+        instruction_proposer=InstructionProposer(adapter=search.connection.reflection_adapter),
         reflection_minibatch_size=min(MINIBATCH, len(search.train)),
         num_threads=search.threads,
         use_merge=False,

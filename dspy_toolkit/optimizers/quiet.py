@@ -18,6 +18,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 NOISY = ("dspy", "gepa", "optuna")
+NAMES = ("dspy.", "gepa.", "optuna.")
 
 _silent: ContextVar[bool] = ContextVar("silent", default=False)
 _lock = threading.Lock()
@@ -102,5 +103,10 @@ class _NoEcho(logging.Filter):
     """Turns what DSPy logs into debug lines of ours."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        log.debug("%s: %s", record.name, record.getMessage())
+        # A handler may serve the root logger as well, and then sees our own lines too.
+        if not f"{record.name}.".startswith(NAMES):
+            return True
+        if not hasattr(record, "hushed"):  # once, however many handlers there are
+            record.hushed = True
+            log.debug("%s: %s", record.name, record.getMessage())
         return False

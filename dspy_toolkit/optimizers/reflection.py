@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.optimizers.states import signature_of
 from dspy_toolkit.signatures import fields_of
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def try_reflection(
 
     from dspy_toolkit.optimizers.watch import behind
 
-    predictor = program.predictors()[0]
-    old = predictor.signature.instructions
+    signature = signature_of(program.predictors()[0])
+    old = signature.instructions
     cases = examples(rows, spec, fields_of(program))
     shown = f"{dict(cases[0].inputs())} -> {dict(cases[0].labels())}"
     ask = dspy.Predict("instruction: str, example: str -> better_instruction: str")
@@ -67,7 +68,7 @@ def try_reflection(
         return False, f"it could not answer: {str(fault or error).splitlines()[0]}"
     text = " ".join(str(answer or "").split())
     values = {str(getattr(value, "value", value)) for case in cases for value in dict(case.labels()).values()}
-    words = {word.lower() for word in (*spec.outputs, *predictor.signature.output_fields, *values) if word}
+    words = {word.lower() for word in (*spec.outputs, *signature.output_fields, *values) if word}
     seen = repr(text[:120])
     if not SHORTEST_INSTRUCTION <= len(text) <= LONGEST_INSTRUCTION:
         return False, f"its instruction has {len(text)} characters: {seen}"

@@ -31,8 +31,7 @@ def select(profile: Profile, optimizer: str, budget: Budget) -> Choice:
     Raises:
         OptimizerError: no such optimizer, or it cannot run with this budget (or none can).
     """
-    if optimizer not in get_args(OptimizerName):
-        raise OptimizerError(f"There is no optimizer {optimizer!r}.{nearest(optimizer, get_args(OptimizerName))}")
+    check_optimizer(optimizer)
     plans = {name: planner(profile, budget) for name, planner in PLANNERS.items()}
     if optimizer != "auto":
         plan = plans[optimizer]
@@ -54,6 +53,12 @@ def select(profile: Profile, optimizer: str, budget: Budget) -> Choice:
             alternatives=dict.fromkeys(plans, "nothing to gain"),
         )
     return _best(profile, plans, budget)
+
+
+def check_optimizer(name: str) -> None:
+    """Raise OptimizerError, with the nearest names, unless `name` is `auto` or an optimizer."""
+    if name not in (known := get_args(OptimizerName)):
+        raise OptimizerError(f"There is no optimizer {name!r}.{nearest(name, known)} Correct --optimizer.")
 
 
 def _best(profile: Profile, plans: dict[str, Plan | Impossible], budget: Budget) -> Choice:

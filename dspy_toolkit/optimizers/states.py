@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dspy_toolkit.store import canonical_json
 
@@ -42,6 +42,11 @@ def fill(program: dspy.Module, state: dict[str, Any]) -> dspy.Module:
     for name, predictor in program.named_predictors():
         predictor.lm = own[name]
     return program
+
+
+def signature_of(predictor: dspy.Predict) -> type[dspy.Signature]:
+    """A predictor's signature, as the class that DSPy's annotations do not know it to be."""
+    return cast("type[dspy.Signature]", predictor.signature)
 
 
 def _plain(state: Any) -> Any:

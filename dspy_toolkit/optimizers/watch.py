@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 from dspy.utils.callback import BaseCallback
@@ -18,6 +18,8 @@ from dspy.utils.exceptions import ContextWindowExceededError
 
 from dspy_toolkit.errors import BudgetExhausted, MetricError, RequestRefused, ToolkitError
 from dspy_toolkit.evaluation import METRIC_ERRORS
+
+E = TypeVar("E", bound=BaseException)
 
 PATIENCE_SECONDS = 600
 """How long calls that are under way at the end may take to come back."""
@@ -30,7 +32,9 @@ class Stopped(BaseException):
 class Watch(BaseCallback):
     """One run of an optimizer."""
 
-    def __init__(self, val: list[dspy.Example], metric: CheckedMetric, seen: Callable[[dspy.Module, float], None]) -> None:
+    def __init__(
+        self, val: list[dspy.Example], metric: CheckedMetric, seen: Callable[[dspy.Module, float], None]
+    ) -> None:
         """Args: val: the validation rows; metric: what the optimizer scores with; seen: told each program and its mean."""
         self.fault: Exception | None = None
         """What went wrong, if something did."""
@@ -105,7 +109,7 @@ class CheckedMetric:
         return self._first if self._failures > METRIC_ERRORS * self._runs else None
 
 
-def behind[E: BaseException](error: BaseException | None, kind: type[E]) -> E | None:
+def behind(error: BaseException | None, kind: type[E]) -> E | None:
     """The first error of `kind` in the chain of causes that ends in `error`; None when there is none."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

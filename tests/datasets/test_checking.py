@@ -91,7 +91,7 @@ def test_does_not_fit(annotation: Any, value: Any, message: str) -> None:
         fit(annotation, value)
     first, last = str(caught.value).splitlines()
     assert first.startswith(message)
-    assert last == "Fix the row, or pass --drop-bad-rows."
+    assert last == "Fix the row, or set DSPY_TOOLKIT_DATA__DROP_BAD_ROWS=true."
 
 
 def test_many_choices_are_cut_short() -> None:
@@ -118,7 +118,7 @@ def test_all_bad_rows_are_listed_in_file_order() -> None:
         'data/y.csv, row 2: label "good" is not one of positive, negative.',
         "data/y.csv, row 17: text is missing.",
         'data/y.csv, row 17: label "bad" is not one of positive, negative.',
-        "Fix these 2 rows, or pass --drop-bad-rows.",
+        "Fix these 2 rows, or set DSPY_TOOLKIT_DATA__DROP_BAD_ROWS=true.",
     ]
 
 

@@ -39,13 +39,14 @@ def files(playground: Any, run: Any, folder: str = "") -> set[str]:
 def test_a_better_program_is_promoted_and_recorded_and_a_second_run_comes_from_the_cache(playground: Any) -> None:
     decision = optimize(playground)
     assert decision.outcome == "promoted", decision.reason
-    assert decision.version == 1
+    assert (decision.version, decision.previous) == (2, 1), "version 1 is the program as it came"
     settings = playground.settings
-    assert champion(settings, "questions").version == 1
+    assert champion(settings, "questions").version == 2
     state, manifest = load_version(settings, "questions@champion")
     assert state["demos"]
     assert manifest.optimizer == "bootstrap"
-    (run,) = runs(playground)
+    first, run = runs(playground)
+    assert first.data.params["optimizer"] == "none"
     assert run.info.status == "FINISHED"
     assert run.data.metrics["sealed_delta_low"] > 0
     assert {"comparison.png", "choice.json", "profile.json", "program", "rows_sealed.json"} <= files(playground, run)
@@ -116,7 +117,7 @@ def test_a_transient_error_is_tried_again_and_another_is_not(playground: Any) ->
         probe_program.task.retry_delay_seconds = delays
 
 
-def test_a_metric_that_fails_ends_the_flow_with_its_error_and_leaves_no_champion(playground: Any) -> None:
+def test_a_metric_that_fails_ends_the_flow_with_its_error_and_leaves_the_program_as_it_was(playground: Any) -> None:
     from pathlib import Path
 
     project = Path(playground.location)
@@ -124,7 +125,7 @@ def test_a_metric_that_fails_ends_the_flow_with_its_error_and_leaves_no_champion
     project.write_text(project.read_text().replace("[dataset]", 'metric = "mymetric:broken"\n[dataset]'))
     with pytest.raises(MetricError, match=r"2\.0"):
         optimize(playground)
-    assert champion(playground.settings, "questions").version is None
+    assert champion(playground.settings, "questions").version == 1
 
 
 def test_a_project_that_is_not_there_names_the_nearest(playground: Any) -> None:
@@ -134,13 +135,9 @@ def test_a_project_that_is_not_there_names_the_nearest(playground: Any) -> None:
 
 
 def test_a_failed_engine_leaves_the_old_champion(playground: Any) -> None:
-    assert optimize(playground).version == 1
+    assert optimize(playground).version == 2
     from pathlib import Path
 
-    def dead(request: Any) -> Any:
-        raise AssertionError("not reached: the script answers with an error")
-
-    del dead
     playground.engine._function = lambda request: RuntimeError("the model is gone")
     project = Path(playground.location)
     project.write_text(project.read_text().replace("Classify the question by", "Say, for the question,"))
@@ -153,7 +150,7 @@ def test_a_failed_engine_leaves_the_old_champion(playground: Any) -> None:
             optimize(playground)
     finally:
         probe_program.task.retry_delay_seconds = delays
-    assert champion(playground.settings, "questions").version == 1
+    assert champion(playground.settings, "questions").version == 2
 
 
 def test_the_queueing_limit_of_this_host_is_made(playground: Any) -> None:

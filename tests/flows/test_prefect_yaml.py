@@ -52,7 +52,8 @@ def test_every_entrypoint_is_a_flow_that_takes_the_parameters(settings: dict[str
         flow = getattr(importlib.import_module(path.removesuffix(".py").replace("/", ".")), attribute)
         assert set(deployment["parameters"]) <= set(inspect.signature(flow.fn).parameters)
         flow.validate_parameters(deployment["parameters"])
-        assert deployment["work_pool"] == {"name": "mlx"}
+        assert deployment["work_pool"]["name"] == "mlx"
+        assert not Path(deployment["work_pool"]["job_variables"]["working_dir"]).is_absolute()
         names.add(f"{flow.name}/{deployment['name']}")
     assert "optimize-program/nightly-router" in names
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from dspy_toolkit.lm.exchange import (
-    GenerationRequest,
-    Snapshot,
-    TextEngine,
-    make_request,
-)
+from dspy_toolkit.lm.exchange import GenerationRequest, Snapshot, TextEngine, Ticket, make_request
 
+LENGTH = 10
+"""Tokens of a reply, where nothing else is asked for."""
 STORY = "Tell me a long story about a lighthouse."
 
 
@@ -27,3 +24,11 @@ def settled(engine: TextEngine, seconds: float = 30) -> Snapshot:
         time.sleep(0.02)
     assert now.requests == now.finished + now.failed + now.cancelled
     return now
+
+
+def turns(user: str, system: str | None = None) -> list[dict[str, str]]:
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": user}]
+
+
+def send(engine: TextEngine, messages: list[dict[str, str]], **fields: Any) -> Ticket:
+    return engine.submit(make_request(**{"messages": messages, "max_tokens": LENGTH, **fields}))

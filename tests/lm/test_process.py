@@ -27,14 +27,14 @@ import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
 from concurrent.futures import ThreadPoolExecutor
 import time
-pool = ThreadPoolExecutor(20)
+pool = ThreadPoolExecutor(10)
 lm = connection.lm
-futures = [pool.submit(lm, f"Tell story {n}, and never stop.", cache=False) for n in range(40)]
+futures = [pool.submit(lm, f"Tell story {n}, and never stop.", cache=False) for n in range(20)]
 from dspy_toolkit.lm.provider import find_engine
-while find_engine(lm.model).snapshot().active < 16:
+while find_engine(lm.model).snapshot().active < 1:
     time.sleep(0.05)
 print("waiting", flush=True)
-WHERE
+futures[0].result()
 """
 
 
@@ -75,11 +75,8 @@ def test_a_process_ends_cleanly_without_closing(model_home: Path) -> None:
     assert "PyTorch" not in errors
 
 
-@pytest.mark.parametrize(
-    "where", ["futures[0].result()", "find_engine(lm.model).submit; time.sleep(600)"], ids=["future", "sleep"]
-)
-def test_ctrl_c_ends_a_process_that_waits_for_replies(model_home: Path, where: str) -> None:
-    process = python(RUN + WAIT.replace("WHERE", where), str(model_home))
+def test_ctrl_c_ends_a_process_that_waits_for_replies(model_home: Path) -> None:
+    process = python(RUN + WAIT, str(model_home))
     assert process.stdout is not None
     line = process.stdout.readline()
     if line != "waiting\n":

@@ -1,0 +1,18 @@
+"""Lets the tests of this folder import what they have in common (`toys`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from toys import Toy  # noqa: E402
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    """A small classification task, in a home of its own."""
+    return Toy(tmp_path)

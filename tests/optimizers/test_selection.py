@@ -1,0 +1,99 @@
+"""Which optimizer is chosen, and the sentence that says why."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toys import profile
+
+from dspy_toolkit.errors import OptimizerError
+from dspy_toolkit.optimizers import Budget, Choice, select
+
+LIGHT = Budget(name="light", lm_calls=300)
+
+
+def test_feedback_and_a_reflector_make_it_gepa() -> None:
+    choice = select(profile(), "auto", LIGHT)
+    assert choice.optimizer == "gepa"
+    assert "20% on 24 validation rows" in choice.reason
+    assert choice.alternatives == {"mipro": "gepa comes first", "bootstrap": "gepa comes first"}
+
+
+def test_without_feedback_it_is_mipro() -> None:
+    choice = select(profile(feedback=False), "auto", LIGHT)
+    assert choice.optimizer == "mipro"
+    assert choice.alternatives["gepa"] == "the metric gives no feedback to reflect on"
+
+
+def test_a_weak_reflector_rules_out_both_that_write_instructions() -> None:
+    choice = select(profile(reflector_ok=False, reflector_note="it gave the old instruction back"), "auto", LIGHT)
+    assert choice.optimizer == "bootstrap"
+    for name in ("gepa", "mipro"):
+        assert "cannot write a usable instruction: it gave the old instruction back" in choice.alternatives[name]
+
+
+def test_labelled_rows_are_demonstrations_where_no_answer_is_right() -> None:
+    choice = select(profile(reflector_ok=False, pass_rate=0.0, baseline=0.0), "auto", LIGHT)
+    assert "none of its answers can serve as a demonstration, but labelled rows can" in choice.reason
+
+
+def test_a_perfect_program_is_left_alone() -> None:
+    choice = select(profile(baseline=1.0, pass_rate=1.0), "auto", LIGHT)
+    assert (choice.optimizer, choice.val_rows, choice.predicted_lm_calls) == ("none", 0, 0)
+    assert "nothing to gain" in choice.reason
+
+
+def test_a_perfect_program_is_compiled_when_asked_for() -> None:
+    assert select(profile(baseline=1.0, pass_rate=1.0), "bootstrap", LIGHT).optimizer == "bootstrap"
+
+
+@pytest.mark.parametrize("name", ["bootstrap", "mipro", "gepa"])
+def test_an_optimizer_that_was_asked_for_is_taken(name: str) -> None:
+    choice = select(profile(reflector_ok=False, feedback=False), name, LIGHT)
+    assert choice.optimizer == name
+    assert choice.reason == f"{name} was asked for."
+    assert set(choice.alternatives) == {"bootstrap", "mipro", "gepa"} - {name}
+
+
+@pytest.mark.parametrize("name", ["bootstrap", "mipro", "gepa"])
+def test_one_that_was_asked_for_and_cannot_run_is_an_error(name: str) -> None:
+    with pytest.raises(OptimizerError, match=f"{name} cannot run here: .* LM calls.*larger --budget or --optimizer"):
+        select(profile(), name, Budget(name="tiny", lm_calls=15))
+
+
+def test_none_can_run() -> None:
+    with pytest.raises(OptimizerError, match=r"No optimizer can run here \(gepa: .*; mipro: .*; bootstrap: .*Add rows"):
+        select(profile(), "auto", Budget(name="tiny", lm_calls=5))
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("bootsrap", "bootstrap"), ("mipro2", "mipro"), ("GEPA", "gepa")])
+def test_a_typo_is_told_the_nearest_name(typed: str, meant: str) -> None:
+    with pytest.raises(OptimizerError, match=f"no optimizer '{typed}'.*{meant}"):
+        select(profile(), typed, LIGHT)
+
+
+@settings(max_examples=100)
+@given(
+    baseline=st.floats(0, 1),
+    train=st.integers(0, 400),
+    val=st.integers(1, 200),
+    feedback=st.booleans(),
+    reflector=st.booleans(),
+    lm_calls=st.sampled_from([20, 100, 300, 1200, 5000]),
+)
+def test_a_choice_is_a_function_of_its_arguments_and_says_why(
+    baseline: float, train: int, val: int, feedback: bool, reflector: bool, lm_calls: int
+) -> None:
+    seen = profile(baseline=baseline, train=train, val=val, feedback=feedback, reflector_ok=reflector)
+    budget = Budget(name="b", lm_calls=lm_calls)
+    try:
+        choice = select(seen, "auto", budget)
+    except OptimizerError as error:
+        assert "No optimizer can run here" in str(error)
+        return
+    assert choice == select(seen, "auto", budget)
+    assert choice == Choice.model_validate_json(choice.model_dump_json())
+    assert choice.predicted_lm_calls <= lm_calls
+    assert set(choice.alternatives) | {choice.optimizer} >= {"bootstrap", "mipro", "gepa"}
+    assert all([choice.reason, *choice.alternatives.values()])

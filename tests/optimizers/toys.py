@@ -1,0 +1,173 @@
+"""A task whose model is a function: it answers rightly only when its prompt has what an optimizer should put there."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+import pandas as pd
+
+from dspy_toolkit.datasets import DatasetSpec
+from dspy_toolkit.datasets.table import row_hash, table_of
+from dspy_toolkit.lm.connection import Connection
+from dspy_toolkit.lm.exchange import GenerationRequest
+from dspy_toolkit.metrics import exact_match
+from dspy_toolkit.optimizers import Budget, Choice, Compiled, Profile, compile_program
+from dspy_toolkit.settings import Settings
+from dspy_toolkit.store import Store
+from dspy_toolkit.testing import FakeEngine, fake_connection, fake_engine
+
+LABELS = ("red", "green", "blue")
+SPEC = DatasetSpec(source="toy", inputs=("text",), outputs=("label",))
+HINT = "Say the colour of the thing: label red, green or blue."
+THINGS = {"red": ("tomato", "cherry"), "green": ("lime", "frog"), "blue": ("whale", "sky")}
+
+WRITTEN = ("better_instruction", "proposed_instruction", "new_instruction")
+NOTES = ("observations", "summary", "program_description", "module_description")
+
+
+class Colour(dspy.Signature):
+    """Classify."""
+
+    text: str = dspy.InputField()
+    label: Literal["red", "green", "blue"] = dspy.OutputField()
+
+
+def program() -> dspy.Module:
+    return dspy.Predict(Colour)
+
+
+def right_answer(text: str) -> str:
+    return next(label for label, things in THINGS.items() if any(thing in text for thing in things))
+
+
+def rows(count: int, start: int = 0) -> pd.DataFrame:
+    """A split as `prepare` stores it."""
+    texts = []
+    for number in range(start, start + count):
+        label = LABELS[number % 3]
+        texts.append((f"the {THINGS[label][number % 2]} number {number}", label))
+    keys = [row_hash({"text": text, "label": label}) for text, label in texts]
+    columns = {
+        "text": [text for text, _ in texts],
+        "label": [label for _, label in texts],
+        "_row": keys,
+        "_group": keys,
+    }
+    return table_of(columns)
+
+
+def question(request: GenerationRequest) -> str:
+    """The text that is asked about."""
+    return re.findall(r"\[\[ ## text ## \]\]\n(.*)", request.messages[-1].content)[-1]
+
+
+def demos_in(request: GenerationRequest) -> list[tuple[str, str]]:
+    """(text, label) of each demonstration in a prompt."""
+    found = []
+    for asked, answered in zip(request.messages[1:-1:2], request.messages[2:-1:2], strict=True):
+        text = re.findall(r"\[\[ ## text ## \]\]\n(.*)", asked.content)[-1]
+        found.append((text, re.findall(r"\[\[ ## label ## \]\]\n(.*)", answered.content)[-1]))
+    return found
+
+
+def asked_field(request: GenerationRequest) -> str:
+    """The output field of a request to the reflection model; empty for one of the task."""
+    whole = " ".join(message.content for message in request.messages)
+    return next((name for name in (*WRITTEN, *NOTES) if f"[[ ## {name} ## ]]" in whole.split("In adhering")[0]), "")
+
+
+class Toy:
+    """The task, its rows, and what its fake model is told to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(home=folder / "home")
+        self.store = Store(self.settings.objects)
+        self.train, self.val = rows(30), rows(24, start=100)
+        self.knows: Callable[[GenerationRequest], bool] = lambda request: False
+        """Whether this prompt makes the model answer rightly."""
+        self.instruction: str | Exception = HINT
+        """What the reflection model writes."""
+        self.before: Callable[[int], Any] = lambda number: None
+        """Called with the number of each request, before it is answered."""
+        self.kinds: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def reply(self, request: GenerationRequest) -> Any:
+        field = asked_field(request)
+        with self._lock:
+            self.kinds[field or "task"] += 1
+            number = self.kinds.total()
+        if (told := self.before(number)) is not None:
+            return told
+        if field in WRITTEN:
+            return self.instruction if isinstance(self.instruction, Exception) else {field: self.instruction}
+        if field:
+            return {field: "Things of three colours."}
+        text = question(request)
+        right = right_answer(text)
+        # Wrong always in the same way, but for one in six, which a bootstrap can build on.
+        lucky = int(re.findall(r"\d+", text)[-1]) % 6 == 0
+        return {"label": right if lucky or self.knows(request) else LABELS[LABELS.index(right) - 1]}
+
+    def connect(self, **options: Any) -> Connection:
+        """A fake of its own; `model=` names one that shares the cache with another of that name."""
+        return fake_connection(self.reply, self.settings, **options)
+
+    def compile(self, choice: Choice, connection: Connection | None = None, **options: Any) -> Compiled:
+        given = {"program": program(), "train": self.train, "val": self.val, "spec": SPEC, "metric": exact_match}
+        given |= {"store": self.store, "threads": 8, **options}
+        return compile_program(choice=choice, connection=connection or self.connect(), **given)
+
+    def state(self, compiled: Compiled) -> dict[str, Any]:
+        return self.store.read_json(compiled.program)
+
+
+def by_demos(request: GenerationRequest) -> bool:
+    """A model that learns from four demonstrations."""
+    return len(demos_in(request)) >= 4
+
+
+def by_instruction(request: GenerationRequest) -> bool:
+    """A model that has to be told."""
+    return "colour of the thing" in request.messages[0].content
+
+
+def profile(**changes: Any) -> Profile:
+    """What a probe of the toy shows."""
+    values: dict[str, Any] = {
+        "train": 30,
+        "val": 24,
+        "probed": 24,
+        "baseline": 0.2,
+        "pass_rate": 0.2,
+        "parse_failures": 0,
+        "metric_errors": 0,
+        "graded": False,
+        "feedback": True,
+        "predictors": 1,
+        "calls_per_run": 1.0,
+        "prompt_tokens": 100.0,
+        "completion_tokens": 5.0,
+        "seconds_per_call": 0.1,
+        "reflector_ok": True,
+        "reflector_note": "it wrote 'Say the colour.'",
+    }
+    return Profile(**values | changes)
+
+
+def choice(optimizer: str, lm_calls: int, **changes: Any) -> Choice:
+    """What `select` makes of the toy with a budget of `lm_calls`."""
+    from dspy_toolkit.optimizers import select
+
+    made = select(profile(**changes), optimizer, Budget(name="tiny", lm_calls=lm_calls))
+    return made
+
+
+def engine_of(connection: Connection) -> FakeEngine:
+    return fake_engine(connection)
