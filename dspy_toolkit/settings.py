@@ -48,28 +48,28 @@ class LMSettings(Section):
     """For a LiteLLM model; the provider's own environment variable works too."""
     api_base: str | None = None
     """For a LiteLLM model: the address of its server."""
-    temperature: float = Field(0.0, ge=0, le=2)
+    temperature: float = Field(default=0.0, ge=0, le=2)
     """Of the task model; 0 is greedy."""
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(default=256, ge=1)
     """The longest reply, in tokens."""
-    batch_size: int = Field(16, ge=1, le=256)
+    batch_size: int = Field(default=16, ge=1, le=256)
     """Rows that the engine decodes together."""
-    queue_size: int = Field(1024, ge=1)
+    queue_size: int = Field(default=1024, ge=1)
     """Waiting requests; one more is refused with EngineBusy."""
-    deadline_seconds: float = Field(600, gt=0)
+    deadline_seconds: float = Field(default=600, gt=0)
     """From submission to the last token of one request."""
     lease: Literal["wait", "share"] = "wait"
     """What to do while another process uses the accelerator: wait for it, or run beside it."""
-    lease_seconds: float = Field(600, ge=0)
+    lease_seconds: float = Field(default=600, ge=0)
     """How long to wait for it."""
-    memory_limit_gb: float | None = Field(None, gt=0)
+    memory_limit_gb: float | None = Field(default=None, gt=0)
     """Refuse a model that needs more; by default what the machine has to spare."""
 
 
 class DataSettings(Section):
     """Reading and checking rows."""
 
-    near_duplicate: float = Field(0.8, gt=0, le=1)
+    near_duplicate: float = Field(default=0.8, gt=0, le=1)
     """Jaccard similarity of character 5-grams from which two rows count as one group."""
     drop_bad_rows: bool = False
     """Leave out rows that do not fit the signature, instead of refusing the dataset."""
@@ -82,11 +82,11 @@ class OptimizeSettings(Section):
     """Where neither the command nor the project names one."""
     budget: BudgetName = "light"
     """Logical LM calls of one compilation: light 300, medium 1,200, heavy 5,000; the sealed test apart."""
-    threads: int = Field(16, ge=1, le=256)
+    threads: int = Field(default=16, ge=1, le=256)
     """Program runs at once."""
     seed: int = 0
     """Of everything that is drawn: samples, slices, the optimizers' own draws."""
-    false_promotion_rate: float = Field(0.05, gt=0, lt=0.5)
+    false_promotion_rate: float = Field(default=0.05, gt=0, lt=0.5)
     """The chance, over one test set's life, of promoting a program that is not better."""
 
 
@@ -104,7 +104,7 @@ class ServeSettings(Section):
 
     host: str = "127.0.0.1"
     """Loopback, so that nothing outside this machine reaches it."""
-    port: int = Field(8600, ge=1, le=65535)
+    port: int = Field(default=8600, ge=1, le=65535)
     """The TCP port."""
 
 

@@ -73,7 +73,9 @@ class Batch:
             mx.eval([layer.state for layer in cache])
         held = [getattr(layer, name, None) for layer in cache for name in ("keys", "values")]
         # (batch, heads, tokens, width); caches of another shape do not grow with the tokens.
-        return sum(array.nbytes / array.shape[2] for array in held if array is not None and array.ndim == 4)
+        return sum(
+            array.nbytes / array.shape[2] for array in held if array is not None and getattr(array, "ndim", 0) == 4
+        )
 
     def has_room(self, row: Row, beside: Sequence[Row]) -> bool:
         """Whether `row` may join the running rows and those `beside` them. A row alone always may."""

@@ -56,7 +56,9 @@ class Compiled(Value):
             return f"Nothing changed: {self.lm_calls} LM calls were spent before the program as it is was scored."
         if not self.changed:
             best = max((t.val_mean for t in self.trials[1:]), default=None)
-            tried = "no candidate was scored" if best is None else f"the best candidate reached {best:.1%}"
+            tried = (
+                "no candidate got as far as validation" if best is None else f"the best candidate reached {best:.1%}"
+            )
             return f"Nothing changed: {tried}, the program as it is {self.val_baseline:.1%} on validation."
         return f"{self.optimizer} went from {self.val_baseline:.1%} to {self.val_mean:.1%} on validation."
 

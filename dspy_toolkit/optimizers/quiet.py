@@ -59,9 +59,10 @@ class _Switch:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self.removed = False
 
     def write(self, text: str) -> int:
-        if not (_silent.get() or _is_bar_thread()):
+        if not (_silent.get() or (_from_bar() and (self.removed or _in_bar_thread()))):
             return self._stream.write(text)
         for line in text.splitlines():
             if line.strip():
@@ -72,7 +73,12 @@ class _Switch:
         return getattr(self._stream, name)
 
 
-def _is_bar_thread() -> bool:
+def _from_bar() -> bool:
+    """Whether tqdm writes. A bar that an error left open is drawn for the last time when it is collected, at any time."""
+    return str(sys._getframe(2).f_globals.get("__name__")).startswith("tqdm.")
+
+
+def _in_bar_thread() -> bool:
     """Whether this is the thread in which tqdm redraws bars that stand still."""
     return type(threading.current_thread()).__name__ == "TMonitor"
 
@@ -93,6 +99,7 @@ def _remove() -> None:
         _depth -= 1
         if _depth == 0:
             for name, switch in _installed.items():
+                switch.removed = True
                 # Where somebody else has put a stream of theirs since, it is theirs to take away.
                 if getattr(sys, name) is switch:
                     setattr(sys, name, switch._stream)

@@ -16,8 +16,9 @@ from dspy_toolkit.testing import FakeEngine
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    import flows  # noqa: F401  (points Prefect at the tests' home before it is imported)
     from prefect.testing.utilities import prefect_test_harness
+
+    import flows  # noqa: F401  (points Prefect at the tests' home before it is imported)
 
     with prefect_test_harness(server_startup_timeout=180):
         yield

@@ -84,9 +84,9 @@ def test_a_setting_that_matters_is_a_miss(
 
 
 def test_an_object_that_was_deleted_is_made_again(playground: Any) -> None:
-    from tasks.preparation import prepare_dataset, resolve_project
-
     from prefect import flow
+
+    from tasks.preparation import prepare_dataset, resolve_project
 
     @flow
     def prepare() -> Any:
@@ -155,6 +155,7 @@ def test_a_failed_engine_leaves_the_old_champion(playground: Any) -> None:
 
 def test_the_queueing_limit_of_this_host_is_made(playground: Any) -> None:
     from prefect.client.orchestration import get_client
+
     from tasks.policy import accelerator, limit_name
 
     with accelerator(), get_client(sync_client=True) as client:

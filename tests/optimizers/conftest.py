@@ -9,7 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from toys import Toy  # noqa: E402
+from toys import Toy
 
 
 @pytest.fixture

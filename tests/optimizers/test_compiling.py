@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dspy
 import pytest
-from toys import HINT, LABELS, SPEC, Toy, by_demos, by_instruction, choice, engine_of, program, rows
+from toys import HINT, Toy, by_demos, by_instruction, choice, engine_of, profile, program, rows
 
 from dspy_toolkit.errors import DeadlineExceeded, EngineFailed, MetricError
 from dspy_toolkit.lm.connection import Connection, use_cache
 from dspy_toolkit.lm.exchange import GenerationRequest
-from dspy_toolkit.metrics import exact_match
-from dspy_toolkit.optimizers import Choice
+from dspy_toolkit.optimizers import Budget, Choice, select
 from dspy_toolkit.optimizers.states import fill, prompt_of
 
 Knows = Callable[[GenerationRequest], bool]
@@ -76,13 +77,14 @@ def test_nothing_better_is_said_as_nothing_changed(toy: Toy, name: str) -> None:
     toy.knows = lambda request: False
     compiled = toy.compile(chosen)
     assert not compiled.changed
-    assert compiled.summary.startswith("Nothing changed: the best candidate reached")
+    tried = "no candidate got as far as validation" if name == "gepa" else "the best candidate reached"
+    assert compiled.summary.startswith(f"Nothing changed: {tried}")
     assert compiled.val_mean == compiled.val_baseline
     assert prompt_of(fill(program(), toy.state(compiled))) == prompt_of(program())
 
 
 @each
-@pytest.mark.parametrize("calls", [5, 23, 37, 52])
+@pytest.mark.parametrize("calls", [5, 33, 52])
 def test_a_spent_budget_keeps_the_best_so_far(toy: Toy, name: str, calls: int) -> None:
     planned = setting(toy, name)
     # The settings of a larger budget, so that this one runs out wherever it does.
@@ -145,9 +147,9 @@ def test_a_model_that_fails_is_an_error_not_a_wrong_answer(toy: Toy, name: str) 
     assert len(engine_of(connection).requests) <= 35 + 8
 
 
-@each
-def test_a_model_that_fails_once_leaves_nothing_behind(toy: Toy, name: str) -> None:
-    chosen = setting(toy, name)
+def test_a_model_that_fails_once_leaves_nothing_behind(toy: Toy) -> None:
+    """GEPA would keep the 0 that it took for the failure's score in its checkpoint."""
+    chosen = setting(toy, "gepa")
     undisturbed = toy.compile(chosen, toy.connect(model="mlx/fake@steady"))
     failed = iter([EngineFailed("The engine stopped.")])
     toy.kinds.clear()
@@ -174,7 +176,7 @@ def test_a_metric_that_breaks_is_an_error(toy: Toy, name: str) -> None:
 
 
 @each
-def test_a_killed_search_comes_to_the_same_end(toy: Toy, name: str) -> None:
+def test_a_killed_search_comes_to_the_same_end(toy: Toy, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     chosen = setting(toy, name)
     undisturbed = toy.compile(chosen, toy.connect(model="mlx/fake@one"))
 
@@ -199,6 +201,8 @@ def test_a_killed_search_comes_to_the_same_end(toy: Toy, name: str) -> None:
     # All that had come back before the end, but for a few that were under way.
     assert len(engine_of(connection).requests) <= undisturbed.physical_calls - 39 + 8
     assert resumed.physical_calls == len(engine_of(connection).requests)
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
 
 
 @each
@@ -213,10 +217,9 @@ def test_the_same_again_is_all_from_the_cache(toy: Toy, name: str) -> None:
     assert len(engine_of(connection).requests) == first.physical_calls
 
 
-@each
-def test_other_rows_of_the_same_home_get_a_search_of_their_own(toy: Toy, name: str) -> None:
+def test_other_rows_of_the_same_home_get_a_search_of_their_own(toy: Toy) -> None:
     """GEPA would take up the old result from its checkpoint, whatever program or data it came from."""
-    chosen = setting(toy, name)
+    chosen = setting(toy, "gepa")
     connection = toy.connect()
     assert toy.compile(chosen, connection).changed
     toy.val, toy.knows = rows(24, start=300), lambda request: False
@@ -224,18 +227,7 @@ def test_other_rows_of_the_same_home_get_a_search_of_their_own(toy: Toy, name: s
     assert not toy.compile(chosen, connection).changed
 
 
-@each
-def test_another_seed_searches_otherwise(toy: Toy, name: str) -> None:
-    chosen, connection = setting(toy, name), toy.connect()
-    first, second = (toy.compile(chosen, connection, seed=seed) for seed in (0, 1))
-    assert first.physical_calls > 0 < second.physical_calls
-
-
 def test_nothing_is_run_when_nothing_is_to_be_gained(toy: Toy) -> None:
-    from toys import profile
-
-    from dspy_toolkit.optimizers import Budget, select
-
     chosen = select(profile(baseline=1.0), "auto", Budget(name="light", lm_calls=300))
     compiled = toy.compile(chosen, connection := toy.connect())
     assert (compiled.optimizer, compiled.changed, compiled.lm_calls) == ("none", False, 0)
@@ -253,8 +245,6 @@ def test_a_candidate_too_long_for_the_model_is_left_out(toy: Toy, caplog: pytest
 
 
 def test_two_searches_at_once_do_not_disturb_each_other(toy: Toy, capfd: pytest.CaptureFixture[str]) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     chosen = {name: setting(toy, name) for name in ("mipro", "gepa")}
     connection: Connection = toy.connect()
     with ThreadPoolExecutor() as pool:
@@ -273,13 +263,6 @@ def test_instructions_come_from_the_reflection_model(toy: Toy) -> None:
     for name in ("mipro", "gepa"):
         compiled = toy.compile(setting(toy, name))
         assert toy.state(compiled)["signature"]["instructions"] == HINT
-
-
-def test_exact_match_on_the_toy() -> None:
-    """The fake's own premise: without help it is right once in six times."""
-    case = dspy.Example(text="t", label=LABELS[0]).with_inputs("text")
-    assert exact_match(case, dspy.Prediction(label="red")).value == 1
-    assert SPEC.columns == ("text", "label")
 
 
 def test_values_are_plain(toy: Toy) -> None:

@@ -28,7 +28,7 @@ HINT = "Say the colour of the thing: label red, green or blue."
 THINGS = {"red": ("tomato", "cherry"), "green": ("lime", "frog"), "blue": ("whale", "sky")}
 
 WRITTEN = ("better_instruction", "proposed_instruction", "new_instruction")
-NOTES = ("observations", "summary", "program_description", "module_description")
+NOTES = ("summary", "observations")
 
 
 class Colour(dspy.Signature):
@@ -165,8 +165,7 @@ def choice(optimizer: str, lm_calls: int, **changes: Any) -> Choice:
     """What `select` makes of the toy with a budget of `lm_calls`."""
     from dspy_toolkit.optimizers import select
 
-    made = select(profile(**changes), optimizer, Budget(name="tiny", lm_calls=lm_calls))
-    return made
+    return select(profile(**changes), optimizer, Budget(name="tiny", lm_calls=lm_calls))
 
 
 def engine_of(connection: Connection) -> FakeEngine:
