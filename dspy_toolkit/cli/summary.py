@@ -18,25 +18,27 @@ def print_summary(bench: Workbench, run: Run, decision: Decision, console: Conso
     Args:
         console: another place to print to.
     """
+    from rich import box
     from rich.table import Table
 
     from dspy_toolkit.cli import render
 
     console = console or render.console()
     comparison, compiled = run.challenge.comparison, run.compiled
-    table = Table(title=f"{run.ref.name}: {compiled.optimizer}, {run.ref.program.model}", title_justify="left")
-    for column, justify in (("", "left"), ("validation", "right"), ("sealed", "right"), ("LM calls", "right")):
-        table.add_column(column, justify=justify)  # pyright: ignore[reportArgumentType]
-    table.add_column("prompt tokens", justify="right")
-    table.add_column("seconds", justify="right")
+    table = Table(
+        title=f"{run.ref.name} · {compiled.optimizer} · {run.ref.program.model}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in ("", "val", "sealed (95 %)", "LM calls", "tokens", "seconds"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     live = run.ref.champion.version
     sealed = (comparison.candidate, comparison.champion) if comparison else (None, None)
-    table.add_row("baseline (fresh program)", _percent(compiled.val_baseline if compiled.trials else None), *[""] * 4)
-    champion = "champion (fresh program)" if live is None else f"champion (version {live})"
-    _add(table, champion, run.challenge.champion_val, sealed[1])
+    table.add_row("baseline", _percent(compiled.val_baseline if compiled.trials else None), *[""] * 4)
+    _add(table, "champion" if live is None else f"champion {live}", run.challenge.champion_val, sealed[1])
     _add(table, "candidate", run.challenge.candidate_val, sealed[0], compiled.val_mean if compiled.trials else None)
     for name, mean in run.challenge.references.items():
-        table.add_row(f"{name} (no model)", "", _percent(mean), "", "", "")
+        table.add_row(name, "", _percent(mean), "", "", "")
     table.add_section()
     cost = (
         f"{compiled.lm_calls:,} of {run.choice.lm_calls:,}",

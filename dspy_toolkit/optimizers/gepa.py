@@ -57,6 +57,8 @@ def search(search: Search, settings: dict[str, int]) -> None:
         # GEPA would ask for JSON, whose text no grammar bounds: a small model rambles until it is cut.
         instruction_proposer=InstructionProposer(adapter=search.connection.reflection_adapter),
         reflection_minibatch_size=min(MINIBATCH, len(search.train)),
+        # Else a program none of whose replies can be read gives it nothing to reflect on.
+        add_format_failure_as_feedback=True,
         num_threads=search.threads,
         use_merge=False,
         seed=search.seed,

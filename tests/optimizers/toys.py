@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections import Counter
@@ -18,7 +19,7 @@ from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.exchange import GenerationRequest
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Budget, Choice, Compiled, Profile, compile_program
-from dspy_toolkit.settings import Settings
+from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.store import Store
 from dspy_toolkit.testing import FakeEngine, fake_connection, fake_engine
 
@@ -62,6 +63,16 @@ def rows(count: int, start: int = 0) -> pd.DataFrame:
     return table_of(columns)
 
 
+def records(count: int, start: int = 0) -> list[dict[str, Any]]:
+    """Rows as a user has them, no two of them alike."""
+    made = []
+    for number in range(start, start + count):
+        label = LABELS[number % 3]
+        words = hashlib.sha256(str(number).encode()).hexdigest()[:32]
+        made.append({"text": f"{words} {THINGS[label][number % 2]} {number}", "label": label})
+    return made
+
+
 def question(request: GenerationRequest) -> str:
     """The text that is asked about."""
     return re.findall(r"\[\[ ## text ## \]\]\n(.*)", request.messages[-1].content)[-1]
@@ -85,8 +96,10 @@ def asked_field(request: GenerationRequest) -> str:
 class Toy:
     """The task, its rows, and what its fake model is told to do."""
 
-    def __init__(self, folder: Path) -> None:
-        self.settings = Settings(home=folder / "home")
+    def __init__(self, home: Path | Settings) -> None:
+        settings = home if isinstance(home, Settings) else Settings(home=home / "home")
+        # The name stands in fingerprints; no such model is ever asked, nor looked for.
+        self.settings = settings.model_copy(update={"lm": LMSettings(model="openai/toy")})
         self.store = Store(self.settings.objects)
         self.train, self.val = rows(30), rows(24, start=100)
         self.knows: Callable[[GenerationRequest], bool] = lambda request: False
@@ -136,6 +149,27 @@ def by_demos(request: GenerationRequest) -> bool:
 def by_instruction(request: GenerationRequest) -> bool:
     """A model that has to be told."""
     return "colour of the thing" in request.messages[0].content
+
+
+TOML = """\
+name = "colours"
+summary = "Say the colour of a thing"
+signature = 'text: str -> label: Literal["red", "green", "blue"]'
+instructions = "Classify."
+[dataset]
+source = "colours.csv"
+inputs = ["text"]
+outputs = ["label"]
+"""
+
+
+def write_project(folder: Path, made: list[dict[str, Any]], toml: str = TOML) -> Path:
+    """The toy as a user's project: a TOML file beside a CSV."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(made, columns=["text", "label"]).to_csv(folder / "colours.csv", index=False)
+    path = folder / "colours.toml"
+    path.write_text(toml)
+    return path
 
 
 def profile(**changes: Any) -> Profile:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -29,12 +27,9 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, model_home: Path) -> dict[str, str]:
+def environment(tmp_path: Path, fresh_home: dict[str, str]) -> dict[str, str]:
     port = free_port()
-    home = tmp_path / "home"
-    shutil.copytree(model_home / "models", home / "models")
-    return os.environ | {
-        "DSPY_TOOLKIT_HOME": str(home),
+    return fresh_home | {
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -91,32 +86,8 @@ def run(arguments: list[str], environment: dict[str, str], timeout: float = 300)
     return done.stdout
 
 
-def write_project(folder: Path) -> Path:
-    rows = ["text,label"]
-    for index in range(36):
-        rows.append(f"I loved film number {index} and would see it again,good")
-        rows.append(f"Film number {index} was dull from start to end,bad")
-    (folder / "films.csv").write_text("\n".join(rows) + "\n")
-    project = folder / "films.toml"
-    project.write_text(
-        """
-name = "films"
-summary = "Tell whether a review is good or bad"
-signature = 'text: str -> label: Literal["good", "bad"]'
-instructions = "Is the review good or bad?"
-
-[dataset]
-source = "films.csv"
-inputs = ["text"]
-outputs = ["label"]
-"""
-    )
-    return project
-
-
-def test_the_nightly_deployment_runs_on_a_worker(environment: dict[str, str], worker: Path, tmp_path: Path) -> None:
-    project = write_project(tmp_path)
-    parameters = json.dumps({"project": str(project), "optimizer": "bootstrap", "budget": "light"})
+def test_the_nightly_deployment_runs_on_a_worker(environment: dict[str, str], worker: Path, films: Path) -> None:
+    parameters = json.dumps({"project": str(films), "optimizer": "bootstrap", "budget": "light"})
     run(
         [
             "deployment",
@@ -136,7 +107,8 @@ def test_the_nightly_deployment_runs_on_a_worker(environment: dict[str, str], wo
 
     settings = load_settings(home=environment["DSPY_TOOLKIT_HOME"])
     client = connect(settings)
-    (recorded,) = client.search_runs([experiment_id(client, settings)])
+    found = client.search_runs([experiment_id(client, settings)])
+    (recorded,) = (run for run in found if run.data.params["optimizer"] != "none")
     assert recorded.data.tags["project"] == "films"
     assert recorded.data.tags["outcome"] in ("promoted", "refused", "unchanged")
     assert recorded.data.metrics["val_baseline"] >= 0

@@ -1,0 +1,55 @@
+"""Each optimizer on the embedded model, with a tiny budget. It is too weak to gain much: what counts is that it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from toys import SPEC, profile, program, rows
+
+from dspy_toolkit.lm import Connection, grammar
+from dspy_toolkit.metrics import exact_match
+from dspy_toolkit.optimizers import Budget, compile_program, probe, select
+from dspy_toolkit.optimizers.states import fill
+from dspy_toolkit.store import Store
+
+LM_CALLS = {"bootstrap": 24, "mipro": 44, "gepa": 36}
+
+
+def test_a_probe(tmp_path: Path, connection: Connection) -> None:
+    seen = probe(program(), rows(6), rows(5, start=100), SPEC, exact_match, connection, Store(str(tmp_path)))
+    assert (seen.train, seen.val, seen.probed, seen.predictors) == (6, 5, 5, 1)
+    assert seen.calls_per_run == 1.0
+    assert seen.feedback
+    assert seen.parse_failures == 0
+    assert seen.prompt_tokens > 30
+    assert seen.reflector_note
+
+
+@pytest.fixture
+def short_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the model writes ends after 80 characters: two cores need a minute for the seven texts of MIPROv2 otherwise."""
+    monkeypatch.setattr(grammar, "MAX_CHARACTERS", 80)
+    grammar._grammar.cache_clear()
+    yield
+    grammar._grammar.cache_clear()
+
+
+@pytest.mark.usefixtures("short_texts")
+@pytest.mark.parametrize("name", LM_CALLS)
+def test_an_optimizer(tmp_path: Path, connection: Connection, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    train, val, store = rows(6), rows(5, start=100), Store(str(tmp_path))
+    budget = Budget(name="tiny", lm_calls=LM_CALLS[name])
+    choice = select(profile(train=6, val=5, probed=5), name, budget)
+    compiled = compile_program(
+        program(), choice, train, val, SPEC, exact_match, connection, store, threads=4, progress=lambda *said: None
+    )
+    assert compiled.lm_calls <= LM_CALLS[name]
+    assert compiled.trials[0].label == "unchanged"
+    assert len(compiled.trials) > 1 or name == "gepa"
+    assert compiled.changed == (compiled.val_mean > compiled.val_baseline)
+    assert capfd.readouterr() == ("", "")
+    with connection.context():
+        answer = fill(program(), store.read_json(compiled.program))(text="the whale number 12").label
+    assert answer in ("red", "green", "blue")
