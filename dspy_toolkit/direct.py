@@ -77,6 +77,7 @@ def optimize(
     # Before anything is spent.
     check_optimizer(optimizer)
     find_budget(budget)
+    _check_program(program)
     settings = settings or load_settings()
     records, source = _records(rows)
     spec = _spec(program, records, source, inputs, outputs)
@@ -103,6 +104,18 @@ def optimize(
         compiled=compiled,
         challenge=challenged,
     )
+
+
+def _check_program(program: Any) -> None:
+    import dspy
+
+    if not isinstance(program, dspy.Module):
+        raise ProjectError(f"The program is {program!r}. Give a dspy.Module, such as dspy.Predict(…).")
+    if not program.predictors():
+        raise ProjectError(
+            f"The program {type(program).__name__} has no predictor that can be optimized (DSPy freezes compiled "
+            "submodules). Put a dspy.Predict into it."
+        )
 
 
 def _reason(choice: Choice, compiled: Compiled, challenged: Challenge) -> str:

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOW = [sys.executable, "-m", "flows.optimize_program"]
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 
 def optimize(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -22,10 +22,12 @@ def optimize(environment: dict[str, str], *arguments: str) -> subprocess.Complet
     )
 
 
-@pytest.mark.parametrize("optimizer", ["bootstrap", "mipro", "gepa"])
-def test_a_project_without_python_runs_with_every_optimizer(
+@pytest.mark.system
+@pytest.mark.parametrize("optimizer", ["mipro", "gepa"])
+def test_a_project_without_python_runs_with_the_optimizers_that_write_instructions(
     fresh_home: dict[str, str], films: Path, optimizer: str
 ) -> None:
+    # BootstrapFewShot runs in the other tests of this folder.
     done = optimize(fresh_home, "--project", str(films), "--optimizer", optimizer, "--budget", "light")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"films · {optimizer} · mlx/smollm2-135m" in done.stdout
@@ -33,6 +35,7 @@ def test_a_project_without_python_runs_with_every_optimizer(
     assert "Next:" in done.stdout
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -51,6 +54,7 @@ def test_the_wrong_thing_typed_is_one_clear_error(
     assert "Traceback" not in done.stdout + done.stderr
 
 
+@pytest.mark.system
 def test_a_home_that_cannot_be_written_is_one_clear_error(fresh_home: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     done = optimize(fresh_home | {"DSPY_TOOLKIT_HOME": str(tmp_path / "file" / "home")}, "--project", "router")
@@ -59,6 +63,7 @@ def test_a_home_that_cannot_be_written_is_one_clear_error(fresh_home: dict[str, 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.system
 def test_ctrl_c_while_compiling_is_obeyed_and_the_next_run_goes_on(
     fresh_home: dict[str, str], films: Path, tmp_path: Path
 ) -> None:
@@ -87,6 +92,7 @@ def test_ctrl_c_while_compiling_is_obeyed_and_the_next_run_goes_on(
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.soak
 def test_two_runs_at_once_on_one_home_both_end_well(fresh_home: dict[str, str], films: Path) -> None:
     command = [*FLOW, "--project", str(films), "--optimizer", "bootstrap"]
     both = [
