@@ -21,6 +21,8 @@ def prepare_environment() -> None:
         # On a busy machine with a new database the temporary server takes longer than Prefect's 20 s.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         "PREFECT_LOGGING_EXTRA_LOGGERS": "dspy_toolkit",
+        # The engine's thread belongs to no flow run; what it logs is not worth a warning of Prefect's.
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         # Leases on disk: those of a server that was killed are known to the next one, and expire.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }

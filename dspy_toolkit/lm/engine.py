@@ -143,9 +143,11 @@ class Engine:
             if self._closing:
                 self._end(self._closed_early())
             else:
-                if not isinstance(error, ToolkitError):
-                    log.exception("The engine of %s failed.", self.model)
-                self._end(error)
+                try:
+                    if not isinstance(error, ToolkitError):
+                        log.exception("The engine of %s failed.", self.model)
+                finally:  # a log handler that raises must leave no caller waiting
+                    self._end(error)
         finally:
             try:
                 if batch is not None:
@@ -187,10 +189,12 @@ class Engine:
                 batch.step()
         except Exception as error:
             # Nobody can say which row is at fault, and their caches are in an unknown state: all end, the engine goes on.
-            if not isinstance(error, ToolkitError):
-                log.exception("A step of the engine of %s failed; what was running ends.", self.model)
             self._finish(batch.take_over())
-            self._settle(self._left_behind(), error)
+            try:
+                if not isinstance(error, ToolkitError):
+                    log.exception("A step of the engine of %s failed; what was running ends.", self.model)
+            finally:
+                self._settle(self._left_behind(), error)
             batch.reset()
         self._finish(batch.take_over())
 

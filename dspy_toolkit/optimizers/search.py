@@ -180,14 +180,14 @@ class Search:
             try:
                 return compile_(*args, **kwargs)
             except Stopped:
-                self._close()
+                self._close(watch)
                 watch.wait()
                 self.exhausted = watch.fault is None
             except AdapterParseError as error:
                 # The proposer's: the optimizers take those of the program for wrong answers.
                 log.warning("The reflection model's reply cannot be read: %r", str(error.lm_response)[:200])
             except BaseException:
-                self._close()
+                self._close(watch)
                 raise
         if watch.fault is not None:
             raise watch.fault
@@ -199,8 +199,9 @@ class Search:
         adapters = (self.connection.adapter, self.connection.reflection_adapter)
         return next((adapter for adapter in adapters if isinstance(adapter, GrammarAdapter)), adapters[0])
 
-    def _close(self) -> None:
+    def _close(self, watch: Watch) -> None:
         """Let no further call begin: DSPy leaves threads behind that work through what was queued."""
+        watch.over = True
         self.meter.limit = self.meter.logical
 
 

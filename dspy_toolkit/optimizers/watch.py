@@ -38,6 +38,8 @@ class Watch(BaseCallback):
         """Args: val: the validation rows; metric: what the optimizer scores with; seen: told each program and its mean."""
         self.fault: Exception | None = None
         """What went wrong, if something did."""
+        self.over = False
+        """Whether the optimizer has ended. Threads that it left behind then end at their next step, without a word."""
         self._val, self._metric, self._seen = [id(case) for case in val], metric, seen
         self._programs: dict[str, dspy.Module] = {}
         self._calls = 0
@@ -56,6 +58,8 @@ class Watch(BaseCallback):
         with self._idle:
             self._calls -= 1
             self._idle.notify_all()
+        if self.over:
+            raise Stopped from exception
         # A prompt that is too long is the candidate's fault, and 0 is its score.
         if isinstance(exception, Exception) and not (
             behind(exception, RequestRefused) or behind(exception, ContextWindowExceededError)
@@ -63,7 +67,7 @@ class Watch(BaseCallback):
             self._stop(behind(exception, ToolkitError) or exception)
 
     def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        if behind(exception, BudgetExhausted):
+        if self.over or behind(exception, BudgetExhausted):
             raise Stopped from exception
 
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:

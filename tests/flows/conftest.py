@@ -54,7 +54,6 @@ VERBS = ["met", "taught", "admired", "wrote to", "argued with", "thanked", "surp
 def playground(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Playground]:
     import shutil
 
-    from dspy_toolkit.lm import close_engines
     from dspy_toolkit.lm.connection import serve_engine
 
     home = tmp_path / "home"
@@ -88,4 +87,4 @@ outputs = ["label"]
 """
     )
     yield Playground(str(project), rows, engine)
-    close_engines()
+    engine.close()  # not all engines: the session's real one serves on
