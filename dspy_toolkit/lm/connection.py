@@ -28,6 +28,8 @@ from dspy_toolkit.settings import Settings
 if TYPE_CHECKING:
     from dspy_toolkit.lm.exchange import TextEngine
 
+OPEN_FILES = 4096
+
 _engines: dict[str, TextEngine] = {}
 _lock = threading.RLock()
 _closes_at_exit = False
@@ -88,8 +90,11 @@ def use_cache(settings: Settings) -> None:
     with _lock:
         if getattr(dspy.cache, "_dspy_toolkit_folder", None) == folder:
             return
+        allow_files()
         try:
             os.makedirs(folder, exist_ok=True)
+            if (before := getattr(dspy.cache, "disk_cache", None)) is not None and hasattr(before, "close"):
+                before.close()
             dspy.configure_cache(disk_cache_dir=folder, restrict_pickle=True)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
@@ -97,6 +102,19 @@ def use_cache(settings: Settings) -> None:
                 "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
             ) from error
         setattr(dspy.cache, "_dspy_toolkit_folder", folder)  # noqa: B010  (not an attribute that its class knows)
+
+
+def allow_files() -> None:
+    """Raise this process's soft limit of open files towards OPEN_FILES.
+
+    DSPy's cache keeps 16 databases open in every thread: 16 threads hold some 350 files, and macOS allows 256 by default.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def serve_engine(engine: TextEngine) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import itertools
 import re
 import threading
 from collections import Counter
@@ -28,6 +30,7 @@ SPEC = DatasetSpec(source="toy", inputs=("text",), outputs=("label",))
 HINT = "Say the colour of the thing: label red, green or blue."
 THINGS = {"red": ("tomato", "cherry"), "green": ("lime", "frog"), "blue": ("whale", "sky")}
 
+CONNECTIONS = itertools.count(1)
 WRITTEN = ("better_instruction", "proposed_instruction", "new_instruction")
 NOTES = ("summary", "observations")
 
@@ -130,6 +133,10 @@ class Toy:
 
     def connect(self, **options: Any) -> Connection:
         """A fake of its own; `model=` names one that shares the cache with another of that name."""
+        # Each home's cache holds some hundred files open, in cycles that Python may not look at for a long time.
+        dspy.cache.disk_cache.close()
+        if next(CONNECTIONS) % 20 == 0:
+            gc.collect()
         return fake_connection(self.reply, self.settings, **options)
 
     def compile(self, choice: Choice, connection: Connection | None = None, **options: Any) -> Compiled:
