@@ -64,9 +64,11 @@ class _Switch:
     def write(self, text: str) -> int:
         if not (_silent.get() or (_from_bar() and (self.removed or _in_bar_thread()))):
             return self._stream.write(text)
-        for line in text.splitlines():
-            if line.strip():
-                log.debug("%s", line.strip())
+        # Aloud: a log handler that prints, as Prefect's does, would come back here and never end.
+        with aloud():
+            for line in text.splitlines():
+                if line.strip():
+                    log.debug("%s", line.strip())
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
