@@ -22,12 +22,12 @@ def optimize(environment: dict[str, str], *arguments: str) -> subprocess.Complet
     )
 
 
-@pytest.mark.system
+@pytest.mark.soak
 @pytest.mark.parametrize("optimizer", ["mipro", "gepa"])
 def test_a_project_without_python_runs_with_the_optimizers_that_write_instructions(
     fresh_home: dict[str, str], films: Path, optimizer: str
 ) -> None:
-    # BootstrapFewShot runs in the other tests of this folder.
+    # BootstrapFewShot runs in the other tests of this folder; these two also run on the real model in tests/optimizers.
     done = optimize(fresh_home, "--project", str(films), "--optimizer", optimizer, "--budget", "light")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"films · {optimizer} · mlx/smollm2-135m" in done.stdout
