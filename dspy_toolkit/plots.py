@@ -32,9 +32,8 @@ class Measured(Protocol):
 
 
 def comparison_plot(
-    baseline: Measured | None,
     candidate: Measured,
-    champion: Measured | None,
+    champion: Measured,
     delta: float,
     low: float,
     high: float,
@@ -47,9 +46,8 @@ def comparison_plot(
     """A figure of two panels: the means with their 95 % intervals, and the difference with its decision interval.
 
     Args:
-        baseline: the zero-shot program; None leaves its row out.
         candidate: the compiled program.
-        champion: the live program; None leaves its row out.
+        champion: the live program.
         delta: candidate's mean less that of `against`, in [-1, 1].
         low: lower end of the decision interval of `delta`; above 0 the interval is drawn green.
         high: its upper end; below 0 it is drawn red.
@@ -68,7 +66,7 @@ def comparison_plot(
         figure = Figure(figsize=(9, 3), dpi=150, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         means, difference = figure.subplots(1, 2, width_ratios=[3, 2])
-        _draw_means(means, {"zero-shot": baseline, "champion": champion, "candidate": candidate}, metric)
+        _draw_means(means, {"champion": champion, "candidate": candidate}, metric)
         _draw_difference(difference, delta, low, high, level, against)
         if title:
             figure.suptitle(title, fontsize=11, color=_INK, x=0.01, ha="left")
@@ -77,9 +75,8 @@ def comparison_plot(
     return buffer.getvalue()
 
 
-def _draw_means(axes: Axes, rows: dict[str, Measured | None], metric: str) -> None:
-    shown = [(name, value) for name, value in rows.items() if value is not None]
-    for place, (name, value) in enumerate(shown):
+def _draw_means(axes: Axes, rows: dict[str, Measured], metric: str) -> None:
+    for place, (name, value) in enumerate(rows.items()):
         color = _INK if name == "candidate" else _GREY
         _draw_interval(axes, place, value.mean, value.low, value.high, color)
         axes.annotate(
@@ -90,8 +87,8 @@ def _draw_means(axes: Axes, rows: dict[str, Measured | None], metric: str) -> No
             ha="center",
             color=color,
         )
-    axes.set_yticks(range(len(shown)), [name for name, _ in shown])
-    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
     # A little room on both sides keeps a mark at 0 or 1 whole.
     axes.set_xlim(-0.02, 1.02)
     axes.set_title(metric, loc="left", fontsize=10, color=_INK)

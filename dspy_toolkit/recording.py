@@ -5,7 +5,6 @@ Not covered: where it is written (`dspy_toolkit.tracking`), and when (`dspy_tool
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.challenge import Challenge
@@ -14,16 +13,17 @@ from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
 from dspy_toolkit.plots import comparison_plot
 from dspy_toolkit.project import Project, ProjectRef
+from dspy_toolkit.store import Value
 
 if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(Value):
     """What the steps of one optimization found, up to the decision."""
 
     name: str
+    """For people, as MLflow shows it."""
     ref: ProjectRef
     dataset: Dataset
     profile: Profile
@@ -81,16 +81,14 @@ def plot_of(run: Run, project: Project) -> bytes | None:
     """The comparison as a PNG; None when the sealed rows were not opened."""
     if (comparison := run.challenge.comparison) is None:
         return None
-    live = run.ref.champion.version
     return comparison_plot(
-        comparison.champion if live is None else None,
         comparison.candidate,
-        None if live is None else comparison.champion,
+        comparison.champion,
         comparison.delta,
         comparison.low,
         comparison.high,
         level=comparison.level,
         title=f"{project.name}: {run.challenge.outcome}",
         metric=name_of(project.metric),
-        against="the fresh program" if live is None else f"version {live}",
+        against=f"version {run.ref.champion.version}",
     )

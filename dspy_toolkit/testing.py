@@ -161,7 +161,7 @@ class FakeEngine:
                 self._active = 1
             try:
                 result: Reply | Exception = self._generate(job)
-            except Exception as error:
+            except Exception as error:  # isolation boundary: one request
                 result = error
             with self._condition:
                 self._active = 0

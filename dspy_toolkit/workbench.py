@@ -37,7 +37,7 @@ from dspy_toolkit.tracking import close_failed, open_run, record_run
 if TYPE_CHECKING:
     import dspy
 
-__all__ = ["PACKAGES", "Run", "Workbench"]
+__all__ = ["PACKAGES", "Workbench"]
 
 PACKAGES = ("dspy-toolkit", "dspy", "gepa", "litellm", "llguidance", "mlx", "mlx-lm", "optuna", "transformers")
 

@@ -6,7 +6,10 @@ python -m flows.optimize_program --project router
 from __future__ import annotations
 
 from prefect import flow
+from prefect.runtime import flow_run
+from prefect.transactions import transaction
 
+from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.settings import BudgetName, OptimizerName
 from tasks.optimization import compile_program, probe_program, select_optimizer
@@ -32,8 +35,19 @@ def optimize_program(
     choice = select_optimizer(ref.program, profile, optimizer, budget)
     candidate = compile_program(ref.program, choice, dataset.train, dataset.val)
     comparison = compare_with_champion(ref.program, ref.champion, choice, candidate, dataset)
-    release = release_program(ref, dataset, profile, choice, candidate, comparison)
-    record_run(ref, dataset, profile, choice, candidate, comparison, release)
+    run = Run(
+        name=flow_run.get_name() or f"optimize {ref.name}",
+        ref=ref,
+        dataset=dataset,
+        profile=profile,
+        choice=choice,
+        compiled=candidate,
+        challenge=comparison,
+    )
+    # A promotion that cannot be recorded is undone: the next run, whose steps are all cached, makes both.
+    with transaction():
+        release = release_program(run)
+        record_run(run, release)
     return release.decision
 
 

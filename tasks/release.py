@@ -7,19 +7,15 @@ import base64
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run
-from prefect.transactions import Transaction, transaction
+from prefect.transactions import Transaction, get_transaction
 from pydantic import BaseModel
 
-from dspy_toolkit.challenge import Challenge
 from dspy_toolkit.cli.progress import step
 from dspy_toolkit.cli.summary import print_summary
-from dspy_toolkit.datasets import Dataset
-from dspy_toolkit.optimizers import Choice, Compiled, Profile
-from dspy_toolkit.project import ProjectRef
+from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision, champion, rollback
 from dspy_toolkit.settings import load_settings
-from dspy_toolkit.workbench import Run, Workbench
+from dspy_toolkit.workbench import Workbench
 from tasks.policy import RETRY_DELAYS, is_transient
 
 
@@ -30,77 +26,52 @@ class Release(BaseModel):
     run_id: str | None
 
 
-def bundle(
-    ref: ProjectRef,
-    dataset: Dataset,
-    profile: Profile,
-    choice: Choice,
-    candidate: Compiled,
-    comparison: Challenge,
-) -> Run:
-    """What the steps before found, under the flow run's name."""
-    name = flow_run.get_name() or f"optimize {ref.name}"
-    return Run(name, ref, dataset, profile, choice, candidate, comparison)
-
-
 @task(
-    task_run_name="release {ref.name}",
+    task_run_name="release {run.ref.name}",
     cache_policy=NO_CACHE,
     retries=len(RETRY_DELAYS),
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=is_transient,
 )
-def release_program(
-    ref: ProjectRef, dataset: Dataset, profile: Profile, choice: Choice, candidate: Compiled, comparison: Challenge
-) -> Release:
+def release_program(run: Run) -> Release:
     """Keep and promote the candidate if it passed; a failure on the way leaves the old champion in place."""
-    bench = Workbench.open(ref.location, load_settings())
-    with transaction() as release, step("release"):
-        release.set("ref", ref)
-        decision, run_id = bench.release(bundle(ref, dataset, profile, choice, candidate, comparison))
-        if decision.outcome == "promoted":
-            release.set("promoted", decision.version)
+    bench = Workbench.open(run.ref.location, load_settings())
+    with step("release"):
+        decision, run_id = bench.release(run)
+    if decision.outcome == "promoted" and (release := get_transaction()) is not None:
+        release.set("project", run.ref.location)
+        release.set("promoted", decision.version)
     return Release(decision=decision, run_id=run_id)
 
 
 @release_program.on_rollback
 def restore_champion(release: Transaction) -> None:
     """Undo a promotion when what came after it in the same transaction failed."""
-    promoted, ref = release.get("promoted", None), release.get("ref", None)
-    if promoted is None or ref is None:
+    if (promoted := release.get("promoted", None)) is None:
         return
-    settings = Workbench.open(ref.location, load_settings()).settings
-    if champion(settings, ref.name).version == promoted and ref.champion.version is not None:
-        rollback(settings, ref.name)
+    bench = Workbench.open(release.get("project"), load_settings())
+    if champion(bench.settings, bench.project.name).version == promoted:
+        rollback(bench.settings, bench.project.name)
 
 
 @task(
-    task_run_name="record {ref.name}",
+    task_run_name="record {run.ref.name}",
     cache_policy=NO_CACHE,
     retries=len(RETRY_DELAYS),
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=is_transient,
 )
-def record_run(
-    ref: ProjectRef,
-    dataset: Dataset,
-    profile: Profile,
-    choice: Choice,
-    candidate: Compiled,
-    comparison: Challenge,
-    release: Release,
-) -> str:
+def record_run(run: Run, release: Release) -> str:
     """Write the run into MLflow and show it; complete also when every step before came from the cache."""
-    bench = Workbench.open(ref.location, load_settings())
-    run = bundle(ref, dataset, profile, choice, candidate, comparison)
+    bench = Workbench.open(run.ref.location, load_settings())
     with step("record"):
         run_id = bench.record(run, release.decision, release.run_id)
     figure = bench.plot(run)
     picture = f"\n\n![comparison](data:image/png;base64,{base64.b64encode(figure).decode()})\n" if figure else "\n"
     create_markdown_artifact(
         f"## {release.decision.outcome}\n\n{release.decision.reason}{picture}",
-        key=f"{ref.name}-decision".lower(),
-        description=f"{ref.name}: {release.decision.outcome}",
+        key=f"{run.ref.name}-decision".lower(),
+        description=f"{run.ref.name}: {release.decision.outcome}",
     )
     print_summary(bench, run, release.decision)
     return run_id

@@ -19,9 +19,10 @@ from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.errors import DatasetError, ObjectMissing, OptimizerError, ProjectError, RegistryError
 from dspy_toolkit.mlflow_client import session
 from dspy_toolkit.programs import load_program
+from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision, champion
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.workbench import Run, Workbench
+from dspy_toolkit.workbench import Workbench
 
 Pipeline = tuple[Run, Decision, str]
 
@@ -48,7 +49,15 @@ class Bench:
         choice = self.open().select(profile, optimizer, budget)
         compiled = self.open().compile(ref.program.fingerprint, choice, data.train, data.val)
         challenged = self.open().challenge(ref.champion, compiled, choice, data)
-        return Run("a run", ref, data, profile, choice, compiled, challenged)
+        return Run(
+            name="a run",
+            ref=ref,
+            dataset=data,
+            profile=profile,
+            choice=choice,
+            compiled=compiled,
+            challenge=challenged,
+        )
 
     def whole(self, **options: Any) -> Pipeline:
         run = self.find(**options)
@@ -185,7 +194,7 @@ def test_a_failed_promotion_leaves_the_old_champion(bench: Bench, monkeypatch: p
 
     run = bench.find()
     better = run.challenge.model_copy(update={"outcome": "promoted"})
-    again = Run(**{**vars(run), "challenge": better, "name": "the failed run"})
+    again = run.model_copy(update={"challenge": better, "name": "the failed run"})
     monkeypatch.setattr(workbench, "promote", fails)
     with pytest.raises(RegistryError, match="cannot be written"):
         bench.open().release(again)

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dspy_toolkit.evaluation import Report
+    from dspy_toolkit.recording import Run
     from dspy_toolkit.registry import Decision
-    from dspy_toolkit.workbench import Run, Workbench
+    from dspy_toolkit.workbench import Workbench
 
 
 def print_summary(bench: Workbench, run: Run, decision: Decision, console: Console | None = None) -> None:
@@ -32,10 +33,9 @@ def print_summary(bench: Workbench, run: Run, decision: Decision, console: Conso
     )
     for column in ("", "val", "sealed (95 %)", "LM calls", "tokens", "seconds"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    live = run.ref.champion.version
     sealed = (comparison.candidate, comparison.champion) if comparison else (None, None)
     table.add_row("baseline", _percent(compiled.val_baseline if compiled.trials else None), *[""] * 4)
-    _add(table, "champion" if live is None else f"champion {live}", run.challenge.champion_val, sealed[1])
+    _add(table, f"champion {run.ref.champion.version}", run.challenge.champion_val, sealed[1])
     _add(table, "candidate", run.challenge.candidate_val, sealed[0], compiled.val_mean if compiled.trials else None)
     for name, mean in run.challenge.references.items():
         table.add_row(name, "", _percent(mean), "", "", "")
@@ -67,20 +67,21 @@ def print_summary(bench: Workbench, run: Run, decision: Decision, console: Conso
 
 
 def _next(bench: Workbench, run: Run, decision: Decision) -> list[str]:
-    name, live = run.ref.name, decision.version or run.ref.champion.version
-    first = bench.project.dataset.inputs[0]
-    commands = []
-    if live is not None:
-        commands += [
-            f'dspy-toolkit predict {name}@champion --input {first}="…"',
-            f"dspy-toolkit programs show {name}@champion",
-        ]
+    from dspy_toolkit.cli import render
+
+    name, first = run.ref.name, bench.project.dataset.inputs[0]
+    toolkit = render.program("dspy-toolkit")
+    commands = [
+        f'{toolkit} predict {name}@champion --input {first}="…"',
+        f"{toolkit} programs show {name}@champion",
+    ]
     if decision.outcome != "promoted" and run.choice.budget != "heavy":
         more = "medium" if run.choice.budget == "light" else "heavy"
-        commands.append(f"python -m flows.optimize_program --project {run.ref.location} --budget {more}")
-    from dspy_toolkit.cli.render import without_password
-
-    commands.append(f"mlflow ui --backend-store-uri {without_password(bench.settings.tracking_uri)}")
+        commands.append(
+            f"{render.program('python')} -m flows.optimize_program --project {run.ref.location} --budget {more}"
+        )
+    address = render.without_password(bench.settings.tracking_uri)
+    commands.append(f"{render.program('mlflow')} ui --backend-store-uri {address}")
     return commands
 
 

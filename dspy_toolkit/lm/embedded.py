@@ -108,7 +108,7 @@ def _on_own_thread(gguf: Path, folder: Path) -> None:
 
         try:
             _convert(gguf, folder)
-        except Exception as error:
+        except Exception as error:  # carried to the caller's thread, where it is raised
             failed.append(error)
         finally:
             mx.clear_streams()

@@ -187,7 +187,7 @@ class Engine:
             self._admit(batch)
             if batch.rows:
                 batch.step()
-        except Exception as error:
+        except Exception as error:  # isolation boundary: one step
             # Nobody can say which row is at fault, and their caches are in an unknown state: all end, the engine goes on.
             self._finish(batch.take_over())
             try:

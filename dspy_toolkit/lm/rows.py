@@ -100,7 +100,7 @@ class Row:
         """
         try:
             return self._mask(context, logits)
-        except Exception as error:
+        except Exception as error:  # isolation boundary: one request
             self._fail(error)
             return logits
 
@@ -127,7 +127,7 @@ class Row:
         """Add a generated token; say why the row is over, if it is. The matcher has consumed the token already."""
         try:
             return self._take(token)
-        except Exception as error:
+        except Exception as error:  # isolation boundary: one request
             self._fail(error)
             return "stop"
 
@@ -193,7 +193,7 @@ class Row:
                     queue_seconds=self.started - self.submitted,
                     seconds=time.monotonic() - self.submitted,
                 )
-        except Exception as error:
+        except Exception as error:  # isolation boundary: one request
             self._fail(error)
         return self.error or EngineFailed("This request failed while it was generated.")
 

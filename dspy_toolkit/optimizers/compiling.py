@@ -34,18 +34,19 @@ class Compiled(Value):
     """The program's state (DSPy's JSON)."""
     changed: bool
     """Whether its prompt differs from that of the program as it came."""
-    val_mean: float
+    val_mean: float = 0.0
     """Of this program, on the validation rows that candidates were compared on."""
-    val_baseline: float
+    val_baseline: float = 0.0
     """Of the program as it came, on the same rows."""
-    lm_calls: int
-    physical_calls: int
-    prompt_tokens: int
-    completion_tokens: int
+    lm_calls: int = 0
+    physical_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
     seconds: float
-    exhausted: bool
+    exhausted: bool = False
     """Whether the budget ran out before the search was through."""
-    trials: tuple[Trial, ...]
+    trials: tuple[Trial, ...] = ()
+    """Empty when nothing was scored: `val_mean` and `val_baseline` say nothing then."""
 
     @property
     def summary(self) -> str:
@@ -89,21 +90,8 @@ def compile_program(
     """
     watch = Stopwatch()
     if choice.optimizer == "none":
-        ref = store.save_json(state_of(program))
-        return Compiled(
-            optimizer="none",
-            program=ref,
-            changed=False,
-            val_mean=0,
-            val_baseline=0,
-            lm_calls=0,
-            physical_calls=0,
-            prompt_tokens=0,
-            completion_tokens=0,
-            seconds=float(watch),
-            exhausted=False,
-            trials=(),
-        )
+        same = store.save_json(state_of(program))
+        return Compiled(optimizer="none", program=same, changed=False, seconds=float(watch))
     fields = fields_of(program)
     compared = sample_rows(val, choice.val_rows, seed)
     search = Search(

@@ -117,5 +117,6 @@ class _NoEcho(logging.Filter):
             return True
         if not hasattr(record, "hushed"):  # once, however many handlers there are
             record.hushed = True
-            log.debug("%s: %s", record.name, record.getMessage())
+            with aloud():  # for a log handler that prints, as in `_Switch.write`
+                log.debug("%s: %s", record.name, record.getMessage())
         return False

@@ -49,7 +49,7 @@ class ProgramPart(Value):
 
 
 class ChampionPart(Value):
-    """The version that is live. Nothing promoted yet: both None, and a candidate is compared with the fresh program."""
+    """The version that is live; both None before there is one (a run makes it first)."""
 
     version: int | None = None
     sha256: str | None = None

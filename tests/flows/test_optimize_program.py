@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dspy_toolkit.errors import EngineBusy, EngineFailed, MetricError, ProjectError
+from dspy_toolkit.errors import EngineBusy, EngineFailed, MetricError, ProjectError, RegistryError
 from dspy_toolkit.registry import champion, load_version
 from dspy_toolkit.store import Store
 from dspy_toolkit.workbench import Workbench
@@ -161,3 +161,21 @@ def test_the_queueing_limit_of_this_host_is_made(playground: Any) -> None:
     with accelerator(), get_client(sync_client=True) as client:
         limit = client.read_global_concurrency_limit_by_name(limit_name())
     assert limit.limit == 1
+
+
+def test_a_promotion_that_cannot_be_recorded_is_undone_and_the_next_run_makes_it(
+    playground: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(Workbench, "record", lambda *_: _raise(RegistryError("The disk is full. Free some space.")))
+        with pytest.raises(RegistryError, match="Free some space"):
+            optimize(playground)
+    assert champion(playground.settings, "questions").version == 1
+    asked = len(playground.engine.requests)
+    assert optimize(playground).outcome == "promoted"
+    assert len(playground.engine.requests) == asked, "the verdict came from the cache: the sealed rows stayed closed"
+    assert champion(playground.settings, "questions").version == 3
+
+
+def _raise(error: Exception) -> None:
+    raise error

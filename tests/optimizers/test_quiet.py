@@ -75,3 +75,27 @@ def test_two_at_once_that_end_in_either_order(capsys: pytest.CaptureFixture[str]
     assert sys.stdout is before
     print("heard")
     assert capsys.readouterr().out == "heard\n"
+
+
+def test_a_log_that_prints_says_each_line_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, optimizer_log: logging.Logger
+) -> None:
+    class Printing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print(f"log: {record.getMessage()}", file=sys.stderr)
+
+    logger = logging.getLogger("dspy_toolkit.optimizers.quiet")
+    monkeypatch.setattr(logger, "handlers", [Printing()])
+    monkeypatch.setattr(logger, "propagate", False)
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    try:
+        with quiet():
+            print("Bootstrapping set 1/4")
+            optimizer_log.error("Failed to run")
+    finally:
+        logger.setLevel(level)
+    assert capsys.readouterr().err.splitlines() == [
+        "log: Bootstrapping set 1/4",
+        "log: dspy.teleprompt.some: Failed to run",
+    ]
