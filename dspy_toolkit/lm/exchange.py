@@ -19,11 +19,25 @@ from dspy_toolkit.store import Value
 Role = Literal["system", "user", "assistant", "tool", "developer"]
 
 
+class ToolCall(Value):
+    """A function that the model wants called."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text of an object."""
+
+
 class Message(Value):
     """One turn of a conversation, as the chat template takes it."""
 
     role: Role
     content: str
+    """May be empty beside `tool_calls`."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of the assistant: what it asked for in this turn."""
+    tool_call_id: str | None = None
+    """Of a `tool` turn: the call that its content answers."""
 
 
 class GenerationRequest(Value):
@@ -34,12 +48,25 @@ class GenerationRequest(Value):
     temperature: float = Field(0.0, ge=0, le=5)
     """0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Draw from the fewest likeliest tokens that hold this much probability together."""
+    top_k: int = Field(0, ge=0)
+    """Draw from this many likeliest tokens; 0: from all."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Draw from tokens at least this probable, relative to the likeliest."""
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    """Divides the positive logits, and multiplies the negative ones, of tokens in the prompt or reply (Keskar et al. 2019)."""
+    logprobs: int | None = Field(None, ge=0, le=20)
+    """Give each token's log-probability, beside this many of the likeliest; None: give none."""
     seed: int | None = None
     """With a temperature: the same seed gives the same reply, whatever else is in the batch."""
     stop: tuple[str, ...] = ()
     """The reply ends before the first of these."""
     grammar: str | None = None
     """A grammar in llguidance's Lark dialect that the whole reply must match."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Functions that the reply may call, in OpenAI's notation; refused by a model without a tool parser."""
+    thinking: bool | None = None
+    """Whether a model that can reason first is to do so; None: as its template says."""
     deadline_seconds: float | None = Field(None, gt=0)
     """From submission to the last token; never more than the engine's own limit."""
 
@@ -56,12 +83,27 @@ def make_request(**fields: Any) -> GenerationRequest:
         raise RequestRefused(f"The request cannot be run. {problems}") from None
 
 
+class TokenLogprob(Value):
+    """A token of a reply with its natural log-probability, before temperature and after the grammar."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+    """The likeliest tokens at this place with theirs, best first."""
+
+
 class Reply(Value):
     """A finished reply."""
 
     text: str
-    finish_reason: Literal["stop", "length"]
+    """Without reasoning and tool calls."""
+    finish_reason: Literal["stop", "length", "tool_calls"]
     """`length`: cut by max_tokens."""
+    reasoning: str | None = None
+    """What a thinking model wrote before its answer."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One a token of the reply; a token that the grammar forced has log-probability 0. None where not asked for."""
     prompt_tokens: int
     completion_tokens: int
     """Tokens of the reply, with those that the grammar forced."""
@@ -70,7 +112,13 @@ class Reply(Value):
     forced_tokens: int = 0
     """Reply tokens that the grammar left no choice about, and that were not decoded."""
     queue_seconds: float = 0.0
+    """From submission to admission."""
+    prefill_seconds: float = 0.0
+    """From admission to the first token."""
+    decode_seconds: float = 0.0
+    """From the first token to the last."""
     seconds: float = 0.0
+    """From submission to the end."""
 
 
 class Ticket:
@@ -150,9 +198,28 @@ class Snapshot(Value):
     prompt_tokens: int = 0
     """All tokens of all admitted prompts."""
     reused_tokens: int = 0
+    """Of these, those that came from a shared prefix."""
+    computed_tokens: int = 0
+    """Prompt tokens that the model read, shared prefixes once, padding included."""
+    padding_tokens: int = 0
+    """Of these, padding."""
     decoded_tokens: int = 0
     forced_tokens: int = 0
+    """Reply tokens that a grammar left no choice about."""
+    steps: int = 0
+    """Decoding steps."""
+    widths: int = 0
+    """Rows of all steps together: `widths / steps` is the mean batch width."""
+    step_seconds: float = 0.0
+    """Of all steps together."""
+    model_seconds: float = 0.0
+    """Of these and of computing prefixes, what the model itself took."""
+    prefix_hits: int = 0
+    """Admitted prompts that began with a kept or shared prefix."""
     prefix_bytes: int = 0
+    """KV cache kept for prefixes."""
+    cache_bytes: int = 0
+    """KV cache of the running rows."""
 
 
 class TextEngine(Protocol):

@@ -53,7 +53,7 @@ class Tokenizer:
         """The prompt's tokens, template included. Raises RequestRefused when the template refuses the messages."""
         from jinja2 import TemplateError
 
-        turns = [message.model_dump() for message in messages]
+        turns = [message.model_dump(include={"role", "content"}) for message in messages]
         try:
             return self._tokenizer.apply_chat_template(
                 turns, add_generation_prompt=True, tokenize=True, return_dict=False
