@@ -118,7 +118,8 @@ def test_a_reader_that_went_away_later_is_no_error() -> None:
 
 def test_ctrl_c_is_quiet_and_ends_with_130() -> None:
     code = (
-        "from dspy_toolkit.cli.boundary import boundary\nimport time\n"
+        "from dspy_toolkit.cli.boundary import boundary\nimport signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job in the background starts with it ignored
         "with boundary():\n    print('ready', flush=True)\n    time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
