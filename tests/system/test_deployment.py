@@ -47,8 +47,7 @@ def server(environment: dict[str, str], tmp_path: Path) -> Iterator[None]:
             wait_for(f"{environment['PREFECT_API_URL']}/health", process)
             yield
         finally:
-            process.terminate()
-            process.wait(30)
+            stop(process)
 
 
 @pytest.fixture
@@ -62,8 +61,17 @@ def worker(environment: dict[str, str], server: None, tmp_path: Path) -> Iterato
         try:
             yield log_path
         finally:
-            process.terminate()
-            process.wait(60)
+            stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Prefect makes an interrupt of the signal to end, which is ignored where these tests are a job in the background."""
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(30)
 
 
 def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
