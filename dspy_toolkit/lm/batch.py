@@ -1,194 +1,306 @@
-"""The model and the rows that it is generating, over mlx_lm's `BatchGenerator`. Lives on the engine's thread.
+"""One loaded model and the rows that it works on. Lives on the engine's thread.
 
-A row enters with the longest remembered beginning of its prompt (`prefixes`), is decoded beside the others, and leaves when
-it is over. What one row's grammar or text raises ends that row; what the model raises leaves the batch in an unknown state,
-and the engine resets it.
+A row is *planned* (which beginning of its prompt is kept already, which is worth computing for others too), its prompt is
+*read*, and then it is *decoded* beside the others. Prompts are read a piece at a time between decoding steps, so a long one
+holds nobody up for more than one piece; rows whose prompts begin alike wait for one reading of that beginning.
+
+What one row's grammar or text raises ends that row; what the model raises leaves the batch in an unknown state, and the
+engine resets it.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dspy_toolkit.errors import EngineFailed
+from dspy_toolkit.lm import cpu
+from dspy_toolkit.lm.decoding import Decoding
 from dspy_toolkit.lm.hardware import Hardware
-from dspy_toolkit.lm.prefixes import PrefixStore
-from dspy_toolkit.lm.rows import Outcome, Row, make_sampler
+from dspy_toolkit.lm.prefixes import MINIMUM, PrefixTree
+from dspy_toolkit.lm.reading import Reading, group
+from dspy_toolkit.lm.rows import Outcome, Row
+from dspy_toolkit.lm.tokenizer import Tokenizer
 from dspy_toolkit.lm.weights import Weights, load_model
 
-PREFILL_CHUNK = 512
-"""Tokens of a shared prefix computed at once; between two chunks the engine can be told to stop."""
-PREFILL_TOKENS = 2048
-"""Prompt tokens of all rows together between two decoding steps; bounds how long a step takes."""
+PIECE = {"cpu": 512}
+"""Tokens read between two decoding steps, by device; a CPU takes most of a second for these."""
+PIECE_ON_GPU = 2048
+KEEP_FROM = 128
+"""Tokens that a prompt must have read for itself to be kept whole: the next one may begin like it."""
 PREFIX_BUDGET = 256 * 2**20
 """Bytes of KV cache kept for shared prefixes."""
 KV_BUDGET = 384 * 2**20
-"""Bytes of KV cache of the running rows; mlx_lm holds up to three times as much while rows join and leave."""
+"""Bytes of KV cache of the running rows."""
 LOOK_AHEAD = 256
 """Tokens that a row is expected to grow by; few replies use all that they are allowed."""
 CACHE_LIMIT = 256 * 2**20
 """Bytes of freed buffers that MLX may keep for reuse."""
 
 
-class Batch:
-    """One loaded model, and its rows by the generator's ids."""
+@dataclass
+class _Work:
+    """A reading, and the rows that are for it or after it."""
 
-    def __init__(self, weights_: Weights, batch_size: int, hardware: Hardware, stopping: Callable[[], bool]) -> None:
+    reading: Reading
+    rows: list[Row]
+    """Whose prompts are read, one a row of the reading; none where it is a shared prefix."""
+    kept: dict[int, np.ndarray]
+    """Row of the reading → the tokens that are kept when it is done."""
+    waiting: list[Row] = field(default_factory=list)
+    """Rows that start from what is kept then."""
+
+
+class Batch:
+    """One loaded model, and its rows."""
+
+    def __init__(
+        self,
+        weights_: Weights,
+        tokenizer: Tokenizer,
+        batch_size: int,
+        hardware: Hardware,
+    ) -> None:
         """Load the model.
 
         Args:
-            batch_size: rows decoded together.
-            stopping: asked during long work; true means that nobody waits for it any more.
+            batch_size: rows worked on together.
 
         Raises:
             ModelError: mlx_lm cannot load it.
         """
         import mlx.core as mx
 
-        self.rows: dict[int, Row] = {}
+        from dspy_toolkit.lm.caches import cut, divisible
+
         self.over: list[tuple[Row, Outcome]] = []
         """Rows that ended and why, until `take_over`; kept here so that a failing step loses none."""
-        self.prefixes = PrefixStore(PREFIX_BUDGET)
-        self._batch_size, self._stopping = batch_size, stopping
+        self._tokenizer, self._batch_size, self._device = tokenizer, batch_size, hardware.device
+        self._piece = PIECE.get(hardware.device, PIECE_ON_GPU)
         mx.set_cache_limit(CACHE_LIMIT)
         self._stream = mx.new_stream(mx.default_device())
         with mx.stream(self._stream):
-            self._model, tokenizer = load_model(weights_, hardware.device)
-        self._stop_tokens = [[token] for token in sorted(tokenizer.eos_token_ids)]
-        self._generator: Any = None
-        self._token_bytes = self._measure()
-        self.reset()
+            self._model, _ = load_model(weights_, hardware.device)
+            self._divisible = divisible(self._model)
+            self._shared = hardware.device == "cpu" and cpu.install(self._model) and self._divisible
+            self._token_bytes = self._measure()
+        self.prefixes = PrefixTree(PREFIX_BUDGET, cut if self._divisible else None)
+        self.computed_tokens = self.padding_tokens = self.prefix_hits = 0
+        self._decoding = Decoding(self._model, tokenizer, hardware.device)
+        self._work: deque[_Work] = deque()
+        self._ready: list[tuple[Row, int, Any]] = []
+        """(row, length of its prefix, prefix) of those that can be read; grouped as late as can be, for fuller groups."""
 
     def _measure(self) -> float:
-        """Bytes of KV cache that one token takes."""
+        """Bytes of KV cache that one token takes; 0 for a model whose caches do not grow."""
         import mlx.core as mx
         from mlx_lm.models.cache import make_prompt_cache
 
         cache = make_prompt_cache(self._model)
-        with mx.stream(self._stream):
-            self._model(mx.array([[0]]), cache=cache)
-            mx.eval([layer.state for layer in cache])
+        self._model(mx.array([[0]]), cache=cache)
+        mx.eval([layer.state for layer in cache])
         held = [getattr(layer, name, None) for layer in cache for name in ("keys", "values")]
         # (batch, heads, tokens, width); caches of another shape do not grow with the tokens.
         return sum(
             array.nbytes / array.shape[2] for array in held if array is not None and getattr(array, "ndim", 0) == 4
         )
 
+    @property
+    def rows(self) -> list[Row]:
+        """All rows that are read or decoded."""
+        reading = (row for work in self._work for row in (*work.rows, *work.waiting))
+        return [*reading, *(row for row, _, _ in self._ready), *self._decoding.rows]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What was computed so far, by the names of `exchange.Snapshot`."""
+        steps = self._decoding.counts
+        return {
+            "computed_tokens": self.computed_tokens,
+            "padding_tokens": self.padding_tokens,
+            "prefix_hits": self.prefix_hits,
+            "steps": steps.steps,
+            "widths": steps.widths,
+            "step_seconds": steps.seconds,
+            "model_seconds": steps.model_seconds,
+            "prefix_bytes": self.prefixes.nbytes,
+            "cache_bytes": sum(cache.nbytes for cache in self._caches()),
+        }
+
+    def _caches(self) -> Iterable[Any]:
+        yield from self._decoding.caches
+        for work in self._work:
+            yield from work.reading.caches
+
+    def note(self, row: Row) -> None:
+        """Look at a waiting row, so that those before it know what it shares with them."""
+        self.prefixes.note(row.prompt)
+
     def has_room(self, row: Row, beside: Sequence[Row]) -> bool:
         """Whether `row` may join the running rows and those `beside` them. A row alone always may."""
-        rows = [*self.rows.values(), *beside]
+        rows = [*self.rows, *beside]
         if not rows:
             return True
-        tokens = sum(len(each.prompt) + min(each.room, LOOK_AHEAD) for each in (*rows, row))
+        tokens = sum(self._own(each) + min(each.room, LOOK_AHEAD) for each in (*rows, row))
         return len(rows) < self._batch_size and tokens * self._token_bytes <= KV_BUDGET
 
-    def reset(self) -> None:
-        """Drop all rows and prefixes and start with an empty batch."""
-        from mlx_lm.generate import BatchGenerator
+    def _own(self, row: Row) -> int:
+        """Prompt tokens that a row holds for itself."""
+        return len(row.prompt) - (max(row.reused, self.prefixes.shared(row.prompt)) if self._shared else 0)
 
-        if self._generator is not None:
-            self._generator.close()
-        self.rows.clear()
-        self.over.clear()
-        self.prefixes.clear()
-        self._generator = BatchGenerator(
-            self._model,
-            stop_tokens=self._stop_tokens,
-            completion_batch_size=self._batch_size,
-            prefill_batch_size=self._batch_size,
-            prefill_step_size=max(PREFILL_TOKENS // self._batch_size, 32),
-            stream=self._stream,
-        )
+    def insert(self, rows: Sequence[Row]) -> None:
+        """Start `rows`."""
+        from dspy_toolkit.lm.sampling import make_penalty, make_sampler
 
-    def insert(self, rows: Sequence[Row], peers: Sequence[np.ndarray]) -> None:
-        """Start `rows`; `peers` are prompts still waiting, which may share a beginning with them."""
-        prompts = [row.prompt for row in rows]
-        prepared = []
         for row in rows:
-            length, cache = self._prefix(row.prompt, [*prompts, *peers])
-            row.reused = min(length, row.prompt_size)
-            prepared.append((row, length, cache))
-        self.prefixes.remember(prompts)
-        # Rows of like length are prefilled side by side, so that little of the batch is padding.
-        prepared.sort(key=lambda item: len(item[0].prompt) - item[1])
-        for row, length, cache in prepared:
-            self.rows[self._start(row, length, cache)] = row
-
-    def _start(self, row: Row, length: int, cache: Any) -> int:
-        from mlx_lm.models.cache import make_prompt_cache
-
-        tokens = row.prompt.tolist()
-        request = row.request
-        sampler = None
-        if request.temperature > 0:
+            request = row.request
             seed = request.seed if request.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
-            sampler = make_sampler(request.temperature, request.top_p, seed % 2**32)
-        return self._generator.insert(
-            [tokens[length:]],
-            max_tokens=[row.room],
-            caches=[cache if cache is not None else make_prompt_cache(self._model)],
-            all_tokens=[tokens[:length]],
-            samplers=[sampler],
-            logits_processors=[[row.mask] if row.matcher is not None else []],
-        )[0]
+            row.sampler, row.penalty = make_sampler(request, seed % 2**32), make_penalty(request)
+        with self._on_stream():
+            self._plan(rows)
 
-    def _prefix(self, prompt: np.ndarray, others: Sequence[np.ndarray]) -> tuple[int, Any]:
-        """(length, cache) of the beginning to start from, computing and keeping it when others share it too."""
-        length, cache = self.prefixes.longest(prompt)
-        shared = self.prefixes.worth_sharing(prompt, others)
-        # A little more to share than what is kept already is not worth a second copy of it.
-        if shared > length + length // 8:
-            length, cache = shared, self._compute(prompt[:shared], length, cache)
-            self.prefixes.keep(prompt[:shared], cache, sum(layer.nbytes for layer in cache))
-        return length, cache
+    def _plan(self, rows: Sequence[Row]) -> None:
+        """Queue what `rows` need to be read: beginnings worth sharing first, the rest of each prompt after."""
+        for row in rows:
+            length, prefix = self.prefixes.longest(row.prompt)
+            shared = self._boundary(row, self.prefixes.shared(row.prompt), length)
+            # A little more to share than what is kept already is not worth a second copy of it.
+            if shared > length + length // 8:
+                tokens = row.prompt[:shared]
+                work = self._being_read(tokens)
+                if work is None:
+                    reading = Reading(self._model, [tokens[length:]], [prefix], shared=self._shared)
+                    work = _Work(reading, [], {0: tokens})
+                    self._work.append(work)
+                work.waiting.append(row)
+            else:
+                row.reused = min(length, row.prompt_size)
+                self.prefix_hits += length > 0
+                self._ready.append((row, length, prefix))
 
-    def _compute(self, tokens: np.ndarray, done: int, cache: Any) -> Any:
-        import mlx.core as mx
-        from mlx_lm.models.cache import make_prompt_cache
+    def _boundary(self, row: Row, shared: int, kept: int) -> int:
+        """How much of a row's prompt to compute for others.
 
-        cache = copy.deepcopy(cache) if cache is not None else make_prompt_cache(self._model)
-        with mx.stream(self._stream):
-            for start in range(done, len(tokens), PREFILL_CHUNK):
-                if self._stopping():
-                    raise EngineFailed("The engine was closed while it read the prompt.")
-                self._model(mx.array(tokens[start : start + PREFILL_CHUNK])[None], cache=cache)
-                mx.eval([layer.state for layer in cache])
-        return cache
+        Of caches that cannot be cut, only prompts that begin with all of a prefix can use it. So what is shared is computed
+        up to the end of the last whole message first: the next prompts will share that too.
+        """
+        if self._divisible or shared <= kept:
+            return shared
+        ends = [end for end in self._tokenizer.boundaries(row.request.messages) if kept + kept // 8 < end <= shared]
+        return ends[-1] if ends and ends[-1] >= MINIMUM else shared
+
+    def _being_read(self, tokens: np.ndarray) -> _Work | None:
+        """The work after which a prompt can start from `tokens`."""
+
+        def serves(kept: np.ndarray) -> bool:
+            beginning = kept[: len(tokens)] if self._divisible else kept
+            return np.array_equal(beginning, tokens)
+
+        return next((work for work in self._work if any(map(serves, work.kept.values()))), None)
+
+    def _start_reading(self) -> None:
+        """Begin to read the rows that fit best beside the one that is ready for longest."""
+        # The last token is left for decoding: what follows it is the first choice.
+        groups = group([len(row.prompt) - 1 - length for row, length, _ in self._ready])
+        indices = set(next(indices for indices in groups if 0 in indices))
+        # Rows of one prefix side by side: they read it together.
+        members = sorted((self._ready[index] for index in indices), key=lambda member: id(member[2]))
+        self._ready = [each for index, each in enumerate(self._ready) if index not in indices]
+        reading = Reading(
+            self._model,
+            [row.prompt[length:-1] for row, length, _ in members],
+            [prefix for _, _, prefix in members],
+            shared=self._shared,
+        )
+        kept = {
+            at: row.prompt[:-1]
+            for at, (row, length, _) in enumerate(members)
+            if len(row.prompt) - 1 - length >= KEEP_FROM
+        }
+        self._work.append(_Work(reading, [row for row, _, _ in members], kept))
 
     def step(self) -> None:
-        """One token for each row that decodes, some prompt for each that does not; what ends is put into `over`."""
-        _, responses = self._generator.next()
-        for response in responses:
-            row = self.rows[response.uid]
-            outcome = row.take(response.token) or ("length" if response.finish_reason == "length" else None)
-            if outcome is None:
-                row.stream()
-                continue
-            self.over.append((row, outcome))
-            if response.finish_reason is None:
-                self.remove(response.uid)
-            else:
-                del self.rows[response.uid]
+        """One token for each row that decodes, a piece of prompt for those that do not; what ends is put into `over`."""
+        with self._on_stream():
+            if self._decoding.rows:
+                self.over += self._decoding.step()
+            places = self._piece
+            while places > 0 and (self._work or self._ready):
+                if not self._work:
+                    self._start_reading()
+                places -= self._advance(self._work[0], max(places, self._piece // 2))
+
+    def _advance(self, work: _Work, places: int) -> int:
+        """Read on, and hand the rows over when all is read; the places of the model's input that this took."""
+        reading, before, padding = work.reading, work.reading.computed, work.reading.padding
+        if not reading.done:
+            reading.advance(places)
+        taken = reading.computed - before
+        self.computed_tokens += taken
+        self.padding_tokens += reading.padding - padding
+        if reading.done:
+            self._work.popleft()
+            for at, tokens in work.kept.items():
+                self._keep(tokens, reading, at)
+            if work.rows:
+                self._decoding.join(work.rows, reading.caches)
+            self._plan(work.waiting)
+        return taken
+
+    def _keep(self, tokens: np.ndarray, reading: Reading, row: int) -> None:
+        """Keep what one row of a reading has left in the caches."""
+        import mlx.core as mx
+
+        from dspy_toolkit.lm.caches import compact, size_of
+
+        prefix = compact([cache.extract(row) for cache in reading.caches])
+        mx.eval([layer.state for layer in prefix])
+        self.prefixes.keep(tokens, prefix, size_of(prefix))
 
     def take_over(self) -> list[tuple[Row, Outcome]]:
         """The rows that ended since the last time, with why."""
         over, self.over = self.over, []
         return over
 
-    def remove(self, uid: int) -> None:
-        """Free a row."""
-        import mlx.core as mx
+    def remove(self, gone: set[Row]) -> None:
+        """Free rows."""
+        with self._on_stream():
+            if not gone.isdisjoint(self._decoding.rows):
+                self._decoding.keep([at for at, row in enumerate(self._decoding.rows) if row not in gone])
+            self._ready = [each for each in self._ready if each[0] not in gone]
+            for work in list(self._work):
+                work.waiting = [row for row in work.waiting if row not in gone]
+                stay = [at for at, row in enumerate(work.rows) if row not in gone]
+                if not (stay or (work.waiting and not work.rows)):
+                    self._work.remove(work)
+                    self._plan(work.waiting)
+                elif len(stay) < len(work.rows):
+                    work.reading.keep(stay)
+                    # A row that waits for one that is gone is planned anew when the others are read.
+                    work.kept = {new: work.kept[at] for new, at in enumerate(stay) if at in work.kept}
+                    work.rows = [work.rows[at] for at in stay]
 
-        del self.rows[uid]
-        with mx.stream(self._stream):
-            self._generator.remove([uid])
+    def reset(self) -> None:
+        """Drop all rows and prefixes."""
+        counts = self._decoding.counts
+        self._decoding = Decoding(self._model, self._tokenizer, self._device)
+        self._decoding.counts = counts
+        self._work.clear()
+        self._ready.clear()
+        self.over.clear()
+        self.prefixes.clear()
 
     def free(self) -> None:
         """Give the model's memory back."""
-        self._generator.close()
-        self.rows.clear()
+        self._work.clear()
+        self._ready.clear()
         self.prefixes.clear()
-        del self._model, self._generator
+        del self._model, self._decoding
+
+    def _on_stream(self) -> Any:
+        import mlx.core as mx
+
+        return mx.stream(self._stream)

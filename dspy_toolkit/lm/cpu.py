@@ -3,6 +3,7 @@
 MLX takes 13 to 25 ns for an exponential on a CPU without Accelerate, NumPy under 1 ns. In a 135M model those two functions
 then cost more than all matrix products together. `install` gives a loaded model's module versions that go through NumPy:
 the same numbers up to float rounding. It concerns the process: a second model of the same architecture has them too.
+Attention also knows `caches.SharedKVCache`: rows that start from one prefix read its keys and values once, together.
 
 Not covered: gradients (a model that is trained must not be installed), quantized caches and attention sinks, which go
 MLX's own way.
@@ -19,14 +20,21 @@ HIDDEN = -1e30
 """Stands for minus infinity: a row that may see nothing gets a mean and not NaN, as in MLX's own attention."""
 
 
-def install(model: Any) -> None:
-    """Replace both functions in the module that defines `model`, where they are there. Twice is once."""
+def install(model: Any) -> bool:
+    """Replace both functions in the module that defines `model`, where they are there. Twice is once.
+
+    Returns:
+        Whether the model's attention goes through here, so that its caches may be `SharedKVCache`s.
+    """
     module = sys.modules[type(model).__module__]
     if hasattr(module, "swiglu"):
         module.swiglu = swiglu  # pyright: ignore[reportAttributeAccessIssue]
     original = getattr(module, "scaled_dot_product_attention", None)
-    if original is not None and getattr(original, "through_numpy", False) is False:
+    if original is None:
+        return False
+    if getattr(original, "through_numpy", False) is False:
         module.scaled_dot_product_attention = make_attention(original)  # pyright: ignore[reportAttributeAccessIssue]
+    return True
 
 
 def swiglu(gate: Any, x: Any) -> Any:
@@ -59,14 +67,49 @@ def make_attention(original: Any) -> Any:
         scores = grouped @ keys[:, :, None].swapaxes(-1, -2)
         if mask is not None:
             scores = _masked(scores, mask, length, seen)
-        weights = np.array(scores, copy=False)
-        weights = weights - weights.max(axis=-1, keepdims=True)
-        np.exp(weights, out=weights)
-        weights /= weights.sum(axis=-1, keepdims=True)
-        return (mx.array(weights) @ values[:, :, None]).reshape(batch, heads, length, values.shape[-1])
+        runs = getattr(cache, "runs", None) or [(None, slice(0, batch))]
+        outs = [_attend(grouped[rows], scores[rows], values[rows], prefix) for prefix, rows in runs]
+        out = outs[0] if len(outs) == 1 else mx.concatenate(outs)
+        return out.reshape(batch, heads, length, values.shape[-1])
 
     attention.through_numpy = True  # pyright: ignore[reportFunctionMemberAccess]
     return attention
+
+
+def _attend(queries: Any, scores: Any, values: Any, prefix: Any) -> Any:
+    """The attention of some rows to their own keys, and to those of a prefix that stands before all of them.
+
+    Args:
+        queries: scaled, shape (rows, groups, heads of a group, length, width).
+        scores: of the rows' own keys, masked, shape (rows, groups, heads of a group, length, seen).
+        values: the rows' own, shape (rows, groups, seen, width).
+        prefix: a cache of one row, or None.
+
+    Returns:
+        Shape (rows, groups, heads of a group, length, width).
+    """
+    import mlx.core as mx
+
+    own = np.array(scores, copy=False)
+    if prefix is None:
+        own = own - own.max(axis=-1, keepdims=True)
+        np.exp(own, out=own)
+        own /= own.sum(axis=-1, keepdims=True)
+        return mx.array(own) @ values[:, :, None]
+    rows, groups, heads, length, width = queries.shape
+    # The rows' queries side by side, so that one product reads the prefix once for all of them.
+    side_by_side = queries.transpose(1, 0, 2, 3, 4).reshape(groups, -1, width)
+    before = np.array(side_by_side @ prefix.keys[0].swapaxes(-1, -2), copy=False)
+    before = before.reshape(groups, rows, heads, length, -1).transpose(1, 0, 2, 3, 4)
+    top = np.maximum(own.max(axis=-1, keepdims=True), before.max(axis=-1, keepdims=True))
+    own, before = own - top, before - top
+    np.exp(own, out=own)
+    np.exp(before, out=before)
+    total = own.sum(axis=-1, keepdims=True) + before.sum(axis=-1, keepdims=True)
+    before = before.transpose(1, 0, 2, 3, 4).reshape(groups, rows * heads * length, -1)
+    from_prefix = (mx.array(before) @ prefix.values[0]).reshape(groups, rows, heads, length, -1)
+    out = mx.array(own) @ values[:, :, None] + from_prefix.transpose(1, 0, 2, 3, 4)
+    return out / mx.array(total)
 
 
 def _masked(scores: Any, mask: Any, length: int, seen: int) -> Any:

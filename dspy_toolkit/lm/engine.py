@@ -2,13 +2,12 @@
 
 Callers on any thread or event loop submit a `GenerationRequest` and get a `Ticket`. The engine's own thread loads the
 model, runs every step and frees the model, since MLX's streams belong to a thread. It batches continuously (`batch`); a
-beginning that prompts share is computed once (`prefixes`); tokens that a grammar dictates at the start or the end of a
-reply are not decoded (`rows`).
+beginning that prompts share is computed once (`prefixes`); tokens that a grammar dictates are read, not decoded (`rows`).
 
 What is covered: a bounded queue, a deadline for each request, cancelling at the next step, an exception that ends one
 request only, an exception of the whole batch that ends what is running and leaves the engine usable, a thread that dies.
-What is not: several models in one thread, decoding forced tokens in the middle of a reply as one step, quantized caches;
-deadlines and cancelling take effect between two steps, not inside one, nor while the model is being loaded.
+What is not: several models in one thread, quantized caches; deadlines and cancelling take effect between two steps, not
+inside one, nor while the model is being loaded.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import InvalidStateError
+from typing import Any
 
 from dspy_toolkit.errors import (
     EngineBusy,
@@ -55,11 +55,12 @@ class Engine:
         self._tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
         self._condition = threading.Condition()
         self._waiting: deque[Row] = deque()
+        self._arrived: deque[Row] = deque()  # of the waiting, those that the batch has not looked at yet
         self._running: set[Row] = set()  # admitted, and not yet told how they ended
         self._thread: threading.Thread | None = None
         self._serving = False  # the thread will look at the queue again
         self._closing = False
-        self._counts: dict[str, int] = dict.fromkeys(Snapshot.model_fields, 0)
+        self._counts: dict[str, Any] = dict.fromkeys(Snapshot.model_fields, 0)
 
     # What callers use, on any thread.
 
@@ -94,6 +95,7 @@ class Engine:
                     f"The engine's queue is full: {len(self._waiting)} requests wait (lm.queue_size). Try again later."
                 )
             self._waiting.append(row)
+            self._arrived.append(row)
             self._counts["requests"] += 1
             if self._thread is None or not self._serving or not self._thread.is_alive():
                 # The one before may still be freeing its model: the new one waits for it before loading its own.
@@ -135,7 +137,7 @@ class Engine:
             self._settle(self._left_behind(), EngineFailed("The engine's thread ended. Send the request again."))
             if self._settings.lease == "wait":
                 held = acquire(self._hardware.device, self._settings.lease_seconds, stop=self._stop_waiting)
-            batch = Batch(self._weights, self._settings.batch_size, self._hardware, lambda: self._closing)
+            batch = Batch(self._weights, self._tokenizer, self._settings.batch_size, self._hardware)
             while self._wait_for_work(batch):
                 self._turn(batch)
             self._end(self._closed_early())
@@ -179,9 +181,9 @@ class Engine:
         """Give up what is overdue, admit what fits, generate one token for each row."""
         self._give_up_queued()
         now = time.monotonic()
-        for uid, row in list(batch.rows.items()):
-            if row.given_up(now):
-                batch.remove(uid)
+        if gone := {row for row in batch.rows if row.given_up(now)}:
+            batch.remove(gone)
+            for row in gone:
                 self._settle([row], row.overdue())
         try:
             self._admit(batch)
@@ -196,10 +198,16 @@ class Engine:
             finally:
                 self._settle(self._left_behind(), error)
             batch.reset()
+        with self._condition:
+            self._counts |= batch.counts
         self._finish(batch.take_over())
 
     def _admit(self, batch: Batch) -> None:
         taken: list[Row] = []
+        with self._condition:
+            arrived, self._arrived = self._arrived, deque()
+        for row in arrived:
+            batch.note(row)
         with self._condition:
             now = time.monotonic()
             while self._waiting and batch.has_room(self._waiting[0], taken):
@@ -207,17 +215,14 @@ class Engine:
                 row.started = now
                 self._running.add(row)
                 taken.append(row)
-            peers = [row.prompt for row in self._waiting]
         if not taken:
             return
         # A reply that its grammar dictates to the end, or that max_tokens cuts inside what is dictated, needs no model.
         self._finish([(row, outcome) for row in taken if (outcome := row.outcome()) is not None])
         if decoded := [row for row in taken if row.outcome() is None]:
-            batch.insert(decoded, peers)
+            batch.insert(decoded)
         with self._condition:
             self._counts["prompt_tokens"] += sum(row.prompt_size for row in taken)
-            self._counts["reused_tokens"] += sum(row.reused for row in taken)
-            self._counts["prefix_bytes"] = batch.prefixes.nbytes
 
     def _give_up_queued(self) -> None:
         now = time.monotonic()
@@ -233,6 +238,7 @@ class Engine:
     def _finish(self, over: Iterable[tuple[Row, Outcome]]) -> None:
         for row, outcome in over:
             with self._condition:
+                self._counts["reused_tokens"] += row.reused
                 self._counts["forced_tokens"] += row.forced
                 self._counts["decoded_tokens"] += len(row.reply) - row.forced
             self._settle([row], row.finish(outcome))

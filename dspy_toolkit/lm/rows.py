@@ -2,6 +2,9 @@
 
 A row owns its grammar's matcher and its text; it knows nothing of the batch. It is made on its caller's thread and then runs
 on the engine's. It is an isolation boundary: what its grammar or its text raises is kept in `error` and ends this row only.
+
+Tokens that the grammar dictates are not decoded. At the start they join the prompt; after a token that was chosen they are
+`pending` with it, and the model reads them in one step; at the end they end the row at once.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dspy_toolkit.errors import (
     RequestRefused,
     ToolkitError,
 )
-from dspy_toolkit.lm.exchange import GenerationRequest, Reply, Ticket
+from dspy_toolkit.lm.exchange import GenerationRequest, Reply, Ticket, TokenLogprob
 
 Outcome = Literal["stop", "length"]
 
@@ -41,14 +44,21 @@ class Row:
         self.submitted = time.monotonic()
         self.deadline = self.submitted + deadline_seconds
         self.started = self.submitted
+        self.first_token: float | None = None
         self.reply: list[int] = []
         self.forced = self.reused = 0
+        self.logprobs: list[TokenLogprob] = []
+        self.sampler: Any | None = None
+        """Draws a token; the likeliest is taken where there is none. Made by the batch, on its thread."""
+        self.penalty: Any | None = None
+        """Changes the logits by the tokens so far."""
         self.error: ToolkitError | None = None
         self._decode, self._stop_tokens = decode, stop_tokens
         self._sent = 0
-        # Tokens that the grammar dictates at the start join the prompt: they are read, not decoded.
         self._force()
         self.prompt = np.asarray([*prompt, *self.reply], dtype=np.int64)
+        self.pending: list[int] = self.prompt[-1:].tolist()
+        """Tokens that the model has yet to read before it can choose the next one."""
 
     @property
     def room(self) -> int:
@@ -70,17 +80,22 @@ class Row:
             return "stop"
         return "length" if self.room <= 0 else None
 
-    def _force(self) -> None:
-        if self.matcher is None or self.matcher.is_stopped():
-            return
+    def _force(self) -> list[int]:
+        """Add what the grammar dictates next to the reply, and give it."""
+        if self.matcher is None or self.error is not None or self.matcher.is_stopped():
+            return []
         tokens = self.matcher.compute_ff_tokens()[: self.room]
         if tokens:
             self.matcher.consume_tokens(tokens)
             self.reply.extend(tokens)
             self.forced += len(tokens)
-        self._check_matcher()
+            if self.request.logprobs is not None:
+                self.logprobs += [TokenLogprob(token=self._decode([token]), logprob=0.0) for token in tokens]
+        self.check_matcher()
+        return tokens
 
-    def _check_matcher(self) -> None:
+    def check_matcher(self) -> None:
+        """Notice that the grammar's matcher failed."""
         if self.error is None and self.matcher is not None and self.matcher.is_error():
             # The first line is the reason; a dump of the parser follows it.
             reason = self.matcher.get_error().splitlines()[0]
@@ -91,60 +106,27 @@ class Row:
             self.error = EngineFailed(f"This request failed while it was generated: {type(error).__name__}: {error}.")
             self.error.__cause__ = error
 
-    def mask(self, context: Any, logits: Any) -> Any:
-        """A logits processor of mlx_lm: take the token just fed, and forbid what the grammar does not allow next.
-
-        Args:
-            context: all tokens of the row so far, the one being fed last.
-            logits: shape (1, vocabulary).
-        """
+    def take(self, token: int, logprob: TokenLogprob | None = None) -> Outcome | None:
+        """Add a generated token, and what the grammar dictates after it; say why the row is over, if it is."""
         try:
-            return self._mask(context, logits)
-        except Exception as error:  # isolation boundary: one request
-            self._fail(error)
-            return logits
-
-    def _mask(self, context: Any, logits: Any) -> Any:
-        import mlx.core as mx
-
-        if self.error is not None or self.matcher is None:
-            return logits
-        fed = len(context) - len(self.prompt)
-        if fed > 0:
-            self.matcher.consume_token(int(context[-1].item()))
-            self._check_matcher()
-        # The processor runs once more after the last token; there is nothing left to allow then.
-        if self.error is not None or self.matcher.is_stopped():
-            return logits
-        bits = np.frombuffer(self.matcher.compute_bitmask(), dtype=np.uint8)
-        self._check_matcher()
-        allowed = np.unpackbits(bits, bitorder="little")[: logits.shape[-1]].astype(bool)
-        if len(allowed) < logits.shape[-1]:  # some models pad their vocabulary beyond the tokenizer's
-            allowed = np.pad(allowed, (0, logits.shape[-1] - len(allowed)))
-        return mx.where(mx.array(allowed), logits, -mx.inf)
-
-    def take(self, token: int) -> Outcome | None:
-        """Add a generated token; say why the row is over, if it is. The matcher has consumed the token already."""
-        try:
-            return self._take(token)
+            return self._take(token, logprob)
         except Exception as error:  # isolation boundary: one request
             self._fail(error)
             return "stop"
 
-    def _take(self, token: int) -> Outcome | None:
-        if token in self._stop_tokens:
+    def _take(self, token: int, logprob: TokenLogprob | None) -> Outcome | None:
+        if self.first_token is None:
+            self.first_token = time.monotonic()
+        self.check_matcher()
+        if self.error is not None or token in self._stop_tokens:
             return "stop"
         self.reply.append(token)
-        if self.matcher is not None and self.error is None and not self.matcher.is_stopped():
-            # A reply whose rest is dictated to the end needs no more decoding.
-            tail = self.matcher.compute_ff_tokens()
-            if tail and len(tail) <= self.room:
-                ahead = self.matcher.deep_copy()
-                ahead.consume_tokens(tail)
-                if ahead.is_stopped() and not ahead.is_error():
-                    self.matcher = ahead
-                    self.reply.extend(tail)
-                    self.forced += len(tail)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        if self.matcher is not None:
+            self.matcher.consume_token(token)
+            self.check_matcher()
+        self.pending = [token, *self._force()]
         if self.request.stop and self._cut_at_stop() is not None:
             return "stop"
         return self.outcome()
@@ -183,38 +165,21 @@ class Row:
             if self.error is None:
                 text = self.text()
                 self._push(text)
+                now = time.monotonic()
+                first = self.first_token or now
                 return Reply(
                     text=text,
                     finish_reason=outcome,
+                    logprobs=tuple(self.logprobs) if self.request.logprobs is not None else None,
                     prompt_tokens=self.prompt_size,
                     completion_tokens=len(self.reply),
                     reused_tokens=self.reused,
                     forced_tokens=self.forced,
                     queue_seconds=self.started - self.submitted,
-                    seconds=time.monotonic() - self.submitted,
+                    prefill_seconds=first - self.started,
+                    decode_seconds=now - first,
+                    seconds=now - self.submitted,
                 )
         except Exception as error:  # isolation boundary: one request
             self._fail(error)
         return self.error or EngineFailed("This request failed while it was generated.")
-
-
-def make_sampler(temperature: float, top_p: float, seed: int) -> Callable[[Any], Any]:
-    """A sampler of mlx_lm with a random state of its own, so that a row's draws do not depend on its neighbours.
-
-    Args:
-        temperature: above 0.
-        top_p: keep the smallest set of tokens with this much probability; 1 keeps all.
-        seed: the same seed gives the same draws.
-    """
-    import mlx.core as mx
-    from mlx_lm.sample_utils import apply_top_p
-
-    key = mx.random.key(seed)
-
-    def sample(logprobs: Any) -> Any:
-        nonlocal key
-        key, now = mx.random.split(key)
-        scaled = logprobs if top_p >= 1 else apply_top_p(logprobs, top_p)
-        return mx.random.categorical(scaled / temperature, key=now)
-
-    return sample

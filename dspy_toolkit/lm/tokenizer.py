@@ -61,9 +61,16 @@ class Tokenizer:
         except TemplateError as error:
             raise RequestRefused(f"The model's chat template refuses these messages: {error}.") from error
 
+    def boundaries(self, messages):
+        return []
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, without special ones."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def vocabulary(self) -> int:
+        """Tokens that grammars know; a model's logits may be wider."""
+        return self._for_grammars().vocab_size
 
     def matcher(self, grammar: str) -> Any:
         """A fresh llguidance matcher. Raises RequestRefused when the grammar cannot be compiled."""
@@ -74,12 +81,16 @@ class Tokenizer:
 
     def _compile(self, grammar: str) -> Any:
         import llguidance
+
+        return llguidance.LLMatcher(self._for_grammars(), grammar, log_level=0)
+
+    def _for_grammars(self) -> Any:
         import llguidance.hf
 
         with self._lock:  # takes most of a second, once
             if self._grammar_tokenizer is None:
                 self._grammar_tokenizer = llguidance.hf.from_tokenizer(self._tokenizer._tokenizer)
-        return llguidance.LLMatcher(self._grammar_tokenizer, grammar, log_level=0)
+        return self._grammar_tokenizer
 
 
 @lru_cache(maxsize=8)

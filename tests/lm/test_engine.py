@@ -3,71 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from asking import LENGTH, send, settled, turns
+from asking import send, settled, turns
+from reference import Reference
 
 from dspy_toolkit.lm.engine import Engine
-from dspy_toolkit.lm.weights import find_weights, load_model
+from dspy_toolkit.lm.rows import Row
+from dspy_toolkit.lm.weights import find_weights
 
-TIE = 1e-3
-"""Logits nearer than this to each other change places with the order of additions."""
 SYSTEM = "You classify requests. " + " ".join(
     f"Rule {n}: requests about topic {n} go to desk {n % 5}." for n in range(12)
 )
 
 
-class Reference:
-    """mlx_lm alone, one prompt after another, on one thread of its own.
-
-    Not on the main thread: MLX's caches of compiled functions live as long as their thread, and outliving the interpreter
-    they crash the process at its end.
-    """
-
-    def __init__(self, home: Path) -> None:
-        self.pool = ThreadPoolExecutor(1)
-        weights = find_weights("mlx/smollm2-135m", home)
-        self.model, self.tokenizer = self.pool.submit(load_model, weights, "cpu").result()
-
-    def close(self) -> None:
-        import mlx.core as mx
-
-        del self.model
-        self.pool.submit(mx.clear_streams).result()
-        self.pool.shutdown()
-
-    def greedy(self, messages: list[dict[str, str]]) -> tuple[list[int], list[float]]:
-        """(tokens, the distance between the best two logits at each)."""
-        import mlx.core as mx
-        from mlx_lm.generate import generate_step
-
-        prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        tokens: list[int] = []
-        gaps: list[float] = []
-        for token, logprobs in generate_step(mx.array(prompt), self.model, max_tokens=LENGTH):
-            if token in self.tokenizer.eos_token_ids:
-                break
-            best = mx.sort(logprobs)[-2:].tolist()
-            tokens.append(int(token))
-            gaps.append(best[1] - best[0])
-        return tokens, gaps
-
-    def check(self, messages: list[dict[str, str]], text: str) -> None:
-        """`text` is the greedy reply, or leaves it where the best two tokens are as good as equal."""
-        tokens, gaps = self.pool.submit(self.greedy, messages).result()
-        decode = self.tokenizer.decode
-        if text == decode(tokens, skip_special_tokens=True):
-            return
-        kept = next(n for n in range(len(tokens) + 1) if not text.startswith(decode(tokens[: n + 1])))
-        print(f"{text!r} leaves {decode(tokens)!r} after {kept} tokens, where the best two are {gaps[kept]:.2g} apart")
-        assert gaps[kept] < TIE
-
-
 @pytest.fixture(scope="module")
 def reference(model_home: Path) -> Iterator[Reference]:
-    reference = Reference(model_home)
+    reference = Reference(find_weights("mlx/smollm2-135m", model_home))
     yield reference
     reference.close()
 
@@ -139,3 +92,45 @@ def test_reply_dictated_to_its_end_needs_no_model(engine: Engine) -> None:
 def test_a_reply_cut_by_max_tokens_says_so(engine: Engine) -> None:
     reply = send(engine, turns("x"), grammar="start: /[a-z]{40,60}/", max_tokens=5).result(60)
     assert (reply.finish_reason, reply.completion_tokens) == ("length", 5)
+
+
+RECORD = """start: "{\\"rank\\":" RANK ",\\"bias\\":\\"" BIAS "\\",\\"steps\\":" RANK ",\\"why\\":\\"" /[a-z ]{3,20}/ "\\"}"
+RANK: "1" | "2" | "4" | "8" | "16" | "32" | "64"
+BIAS: "none" | "all" | "lora_only"
+"""
+
+
+def test_dictated_tokens_change_no_reply(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the model is not asked is what it would have had to say: plain masked decoding gives the same texts."""
+    prompts = [
+        turns(f"Configure run {n} for {what}.") for n, what in enumerate(["speed", "quality", "a small machine"])
+    ]
+    tickets = [send(engine, prompt, grammar=RECORD, max_tokens=80) for prompt in prompts]
+    replies = [ticket.result(120) for ticket in tickets]
+    monkeypatch.setattr(Row, "_force", lambda row: [])
+    for prompt, reply in zip(prompts, replies, strict=True):
+        plain = send(engine, prompt, grammar=RECORD, max_tokens=80).result(120)
+        assert (reply.text, reply.finish_reason) == (plain.text, "stop")
+        assert plain.forced_tokens == 0
+        assert reply.forced_tokens > 10
+
+
+def test_dictated_tokens_in_the_middle_take_no_steps_of_their_own(engine: Engine) -> None:
+    before = settled(engine)
+    tickets = [send(engine, turns(f"Configure run {n}."), grammar=RECORD, max_tokens=80) for n in range(4)]
+    replies = [ticket.result(120) for ticket in tickets]
+    chosen = [reply.completion_tokens - reply.forced_tokens for reply in replies]
+    steps = settled(engine).steps - before.steps
+    # Rows that the engine admits one after the other do not move in step; half a dozen more allows for that.
+    assert steps <= 2 * max(chosen) + 6 < sum(reply.completion_tokens for reply in replies)
+
+
+def test_a_choice_is_over_with_its_first_telling_token(engine: Engine) -> None:
+    send(engine, turns("x")).result(60)
+    before = settled(engine)
+    grammar = (
+        'start: "[[ ## answer ## ]]\\n" ("photosynthesis in plants" | "the water cycle") "\\n\\n[[ ## completed ## ]]"'
+    )
+    reply = send(engine, turns("Pick."), grammar=grammar, max_tokens=40).result(60)
+    assert reply.completion_tokens - reply.forced_tokens == 1
+    assert settled(engine).steps - before.steps == 1

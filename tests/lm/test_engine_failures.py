@@ -24,31 +24,21 @@ from dspy_toolkit.errors import (
 )
 from dspy_toolkit.lm import lease
 from dspy_toolkit.lm.engine import Engine
+from dspy_toolkit.lm.rows import Row
 from dspy_toolkit.lm.weights import find_weights
 from dspy_toolkit.settings import LMSettings
 
 
-class BrokenMatcher:
-    """A real matcher that raises where the engine asks for the next tokens."""
-
-    def __init__(self, real: Any) -> None:
-        self._real = real
-
-    def compute_bitmask(self) -> bytes:
-        raise RuntimeError("the grammar broke")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._real, name)
-
-
 def test_an_exception_in_one_rows_grammar_ends_that_row_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engine._tokenizer.matcher
     broken = 'start: "a" | "b" /c+/'
+    force = Row._force
 
-    def matcher(grammar: str) -> Any:
-        return BrokenMatcher(real(grammar)) if grammar == broken else real(grammar)
+    def raising(row: Row) -> list[int]:
+        if row.request.grammar == broken and row.reply:
+            raise RuntimeError("the grammar broke")
+        return force(row)
 
-    monkeypatch.setattr(engine._tokenizer, "matcher", matcher)
+    monkeypatch.setattr(Row, "_force", raising)
     tickets = [send(engine, turns("Pick."), grammar='start: "red" | "blue"') for _ in range(2)]
     tickets += [send(engine, turns("Hello!")), send(engine, turns("Pick."), grammar=broken)]
     with pytest.raises(EngineFailed, match="the grammar broke") as caught:

@@ -1,0 +1,62 @@
+"""What the grammars of a batch allow next, as one mask over its logits.
+
+The masks of all rows are filled in one call of llguidance, side by side on the CPU's cores, and applied in one operation: by
+llguidance's kernel on Metal, by a `where` over unpacked bits elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Masks:
+    """Filled and applied for the rows of one batch after another."""
+
+    def __init__(self, device: str, vocabulary: Callable[[], int]) -> None:
+        """Args: device: `metal`, `cuda` or `cpu`; vocabulary: tokens that the grammars know, asked for at the first."""
+        import llguidance
+
+        self._executor = llguidance.LLExecutor()
+        self._metal, self._vocabulary = device == "metal", vocabulary
+        self._bits = np.empty((0, 0), dtype=np.int32)
+
+    def fill(self, matchers: Sequence[Any | None]) -> np.ndarray:
+        """The bits of what each row may have next: int32 of shape (rows, vocabulary / 32 rounded up), 1 for allowed.
+
+        Args:
+            matchers: llguidance's, one a row, at least one of them; None allows everything. One that fails is in error
+                afterwards, and its bits say nothing.
+        """
+        from llguidance.numpy import fill_next_token_bitmask, fill_next_token_bitmask_par
+
+        filled = [(matcher, row) for row, matcher in enumerate(matchers) if matcher is not None]
+        if self._bits.shape[0] < len(matchers):
+            self._bits = np.empty((len(matchers), (self._vocabulary() + 31) // 32), dtype=np.int32)
+        bits = self._bits[: len(matchers)]
+        for row, matcher in enumerate(matchers):
+            bits[row] = -1 if matcher is None else 0
+        if len(filled) == 1:
+            fill_next_token_bitmask(filled[0][0], bits, filled[0][1])
+        else:
+            fill_next_token_bitmask_par(self._executor, filled, bits)
+        return bits
+
+    def apply(self, logits: Any, bits: np.ndarray) -> Any:
+        """`logits` of shape (rows, vocabulary) with minus infinity where `bits` forbid.
+
+        What the model's vocabulary has beyond the tokenizer's, as some models pad it, is forbidden too.
+        """
+        import mlx.core as mx
+
+        if self._metal:
+            from llguidance.mlx import apply_token_bitmask
+
+            return apply_token_bitmask(logits, bits)
+        vocabulary = logits.shape[-1]
+        allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, :vocabulary]
+        if allowed.shape[1] < vocabulary:
+            allowed = np.pad(allowed, [(0, 0), (0, vocabulary - allowed.shape[1])])
+        return mx.where(mx.array(allowed.astype(bool)), logits, -mx.inf)

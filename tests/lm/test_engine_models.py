@@ -1,0 +1,83 @@
+"""The engine on models that the embedded one is not: sliding windows, caches that cannot be cut.
+
+Whatever the caches are, and however much of a prompt was shared, the tokens are those of mlx_lm alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from asking import send, settled, turns
+from reference import Reference
+from tiny import Kind, write_tiny
+
+from dspy_toolkit.lm.engine import Engine
+from dspy_toolkit.lm.weights import find_weights
+from dspy_toolkit.settings import LMSettings
+
+RULES = "You classify requests. " + " ".join(f"Topic {n} goes to desk {n % 5}." for n in range(15))
+
+Open = Callable[[Kind], tuple[Engine, Reference]]
+
+
+@pytest.fixture
+def open_tiny(tmp_path: Path, model_home: Path) -> Iterator[Open]:
+    """An engine of a tiny model, and mlx_lm alone on the same weights."""
+    made: list[Engine | Reference] = []
+
+    def open_tiny(kind: Kind) -> tuple[Engine, Reference]:
+        tokenizer = find_weights("mlx/smollm2-135m", model_home).folder
+        folder = write_tiny(tmp_path / kind, kind, tokenizer=tokenizer)
+        weights = find_weights(f"mlx/{folder}", tmp_path)
+        engine, reference = Engine(weights, LMSettings(lease="share")), Reference(weights)
+        made.extend([engine, reference])
+        return engine, reference
+
+    yield open_tiny
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding", "hybrid"])
+def test_greedy_tokens_are_those_of_mlx_lm_alone(open_tiny: Open, kind: Kind) -> None:
+    engine, reference = open_tiny(kind)
+    prompts = [turns(f"Where does topic {n} go{', please' * (n % 3)}?", RULES) for n in range(6)]
+    prompts += [turns("Hello!"), turns("Tell me more. " * 20)]
+    for _ in range(2):  # with a prefix that nobody has seen, and with one that is kept
+        replies = [ticket.result(120) for ticket in [send(engine, prompt) for prompt in prompts]]
+        for prompt, reply in zip(prompts, replies, strict=True):
+            reference.check(prompt, reply.text)
+    assert all(reply.reused_tokens > 100 for reply in replies[:6])
+    now = settled(engine)
+    assert now.computed_tokens - now.padding_tokens + now.reused_tokens >= now.prompt_tokens - now.finished
+    assert now.padding_tokens <= 0.15 * now.computed_tokens
+
+
+@pytest.mark.parametrize("kind", ["llama", "hybrid"])
+def test_a_prefix_is_computed_once_for_many_rows(open_tiny: Open, kind: Kind) -> None:
+    engine, _ = open_tiny(kind)
+    send(engine, turns("Hello!")).result(60)  # the model is loaded
+    before = settled(engine)
+    prompts = [turns(f"Where does topic {n} go?", RULES) for n in range(12)]
+    replies = [ticket.result(120) for ticket in [send(engine, prompt) for prompt in prompts]]
+    now = settled(engine)
+    asked, computed = now.prompt_tokens - before.prompt_tokens, now.computed_tokens - before.computed_tokens
+    one = replies[0].prompt_tokens
+    assert asked >= 12 * 150
+    # Twice at the most: by a row that came alone, and for all that came while it was read.
+    assert computed < 2 * one + 12 * 40
+    assert sum(reply.reused_tokens > 100 for reply in replies) >= 11
+
+
+def test_prompts_that_differ_inside_a_message_share_up_to_its_start(open_tiny: Open) -> None:
+    """Of caches that cannot be cut, the next prompt can use only what ends where it still agrees: whole messages."""
+    engine, reference = open_tiny("hybrid")
+    first = [turns(f"Where does topic {n} go?", RULES) for n in (1, 2)]
+    for ticket in [send(engine, prompt) for prompt in first]:
+        ticket.result(60)
+    other = turns("How is the weather?", RULES)
+    reply = send(engine, other).result(60)
+    assert reply.reused_tokens > 100
+    reference.check(other, reply.text)
