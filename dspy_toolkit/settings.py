@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -64,6 +64,14 @@ class LMSettings(Section):
     """How long to wait for it."""
     memory_limit_gb: float | None = Field(default=None, gt=0)
     """Refuse a model that needs more; by default what the machine has to spare."""
+    kv_bits: Literal[4, 8] | None = None
+    """Keep shared prefixes in this many bits a number: more of them fit, and replies may differ a little."""
+
+    @field_validator("kv_bits", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        # The environment has only text, and a choice of numbers does not convert it.
+        return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
 class DataSettings(Section):

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from dspy_toolkit.cli.render import size, without_password
+from dspy_toolkit.cli.render import without_password
 from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.lm.memory import size
 from dspy_toolkit.store import Value
 
 if TYPE_CHECKING:
@@ -84,6 +85,11 @@ def machine(hardware: Hardware) -> Iterator[Finding]:
         f"(limited by the {hardware.memory_limited_by})",
         "device": f"{hardware.device}: {found}",
     }
+    if hardware.working_set_bytes is not None:
+        seen["working set"] = (
+            f"{size(hardware.working_set_bytes)} that the accelerator may hold, "
+            f"of which {size(hardware.working_set_free_bytes or 0)} free"
+        )
     if hardware.mps:
         seen["torch"] = "mps is available"
     for name, value in seen.items():

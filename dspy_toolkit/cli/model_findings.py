@@ -1,4 +1,4 @@
-"""What `doctor` says about the models: where their weights are, whether they fit, and how fast they talk.
+"""What `doctor` says about the models: where their weights are, how memory is divided beside them, how fast they talk.
 
 Weights are neither fetched nor converted here, and loaded only by `generation`.
 """
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.cli.findings import Finding, wrong
-from dspy_toolkit.cli.render import size
 from dspy_toolkit.errors import ModelNotFound, ToolkitError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def models(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
-    """The models of the settings: where their weights are, their hash, whether they fit."""
+    """The models of the settings: where their weights are, their hash, and what each part of the memory would be for."""
     names = {"model": settings.lm.model, "reflection model": settings.lm.reflection_model}
     for role, name in names.items():
         if name is None:
@@ -67,7 +66,8 @@ def generation(settings: Settings) -> Iterator[Finding]:
 
 def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> Iterator[Finding]:
     from dspy_toolkit.lm.embedded import EMBEDDED
-    from dspy_toolkit.lm.weights import WORKING_BYTES, Weights, check_fits, hash_weights, needed_bytes
+    from dspy_toolkit.lm.memory import plan_model, size
+    from dspy_toolkit.lm.weights import Weights, hash_weights
 
     bare = re.sub(r"@[0-9a-f]{8,64}$", "", name.removeprefix("mlx/"))
     folder = _folder(bare, settings)
@@ -79,14 +79,17 @@ def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> It
     weights = Weights(
         name=f"mlx/{folder.name if bare != EMBEDDED else bare}@{sha256[:8]}", folder=folder, sha256=sha256
     )
-    need = needed_bytes(folder, hardware.device) + WORKING_BYTES
-    about = f"{weights.name} in {folder}; needs {size(need)}, {size(hardware.available_bytes)} are available"
+    about = f"{weights.name} in {folder}"
     try:
-        check_fits(weights, hardware, settings.lm.memory_limit_gb)
+        plan = plan_model(weights, hardware, settings.lm)
     except ToolkitError as error:
         yield wrong("model", role, about, str(error))
         return
-    yield Finding(subject="model", name=role, value=about)
+    yield Finding(subject="model", name=role, value=f"{about}; needs {size(plan.least_bytes)} or more")
+    # Each model has an engine of its own; the second one's plan is made with what the first has left.
+    subject = "memory" if role == "model" else f"memory of the {role}"
+    for decision in plan.decisions:
+        yield Finding(subject=subject, name=decision.name, value=f"{decision.value}: {decision.why}")
 
 
 def _folder(bare: str, settings: Settings) -> Path | None:

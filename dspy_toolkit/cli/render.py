@@ -59,15 +59,6 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f} points"
 
 
-def size(count: float) -> str:
-    """Bytes in binary units: `98.0 MB` is 98 * 2**20 bytes."""
-    for unit in ("bytes", "KB", "MB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} GB"
-
-
 def program(name: str) -> str:
     """How to call a program of this Python's environment from here: bare where the shell finds it, else by its path."""
     own = Path(sys.executable).with_name(name)

@@ -3,7 +3,10 @@
 A *logical* call is one that a program makes, also when a cache answers; a *physical* call reaches the model. Budgets are
 stated in logical calls, so that a run that resumes from the cache searches no further than one that was never stopped.
 
-Not covered: with DSPy's `disable_history` only `logical` is counted, since DSPy then tells nobody what came back.
+What a call cost is also written on the MLflow span that it belongs to (`spans`).
+
+Not covered: with DSPy's `disable_history` only `logical` is counted and no span is written, since DSPy then tells nobody
+what came back.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import dspy
 
 from dspy_toolkit.errors import BudgetExhausted
 from dspy_toolkit.lm.provider import count_prompt
+from dspy_toolkit.lm.spans import annotate
 
 
 class Meter:
@@ -95,12 +99,14 @@ class MeteredLM(dspy.LM):
         if tokens is None:
             # DSPy's cache forgets the usage; what a prompt costs is the same the second time.
             tokens = count_prompt(self.model, entry["messages"] or [{"role": "user", "content": entry["prompt"]}])
-        self.meter.record(
-            cached=bool(_field(response, "cache_hit")),
-            prompt_tokens=int(tokens),
-            completion_tokens=int(usage.get("completion_tokens") or 0),
-            truncated="length" in [_field(choice, "finish_reason") for choice in _field(response, "choices") or []],
-        )
+        counts = {
+            "cached": bool(_field(response, "cache_hit")),
+            "prompt_tokens": int(tokens),
+            "completion_tokens": int(usage.get("completion_tokens") or 0),
+        }
+        truncated = "length" in [_field(choice, "finish_reason") for choice in _field(response, "choices") or []]
+        self.meter.record(**counts, truncated=truncated)
+        annotate(response, **counts)
         super().update_history(entry)
 
 

@@ -116,3 +116,16 @@ def test_generate_runs_the_real_model(command, home: Settings, engine, model_hom
     assert ended.code == 0
     assert found["model.model"]["state"] == "ok" and "needs" in found["model.model"]["value"]
     assert "tokens/s" in found["generation.speed"]["value"]
+    for part in ("for the engine", "weights", "KV cache", "prefixes", "freed buffers", "batch width", "context"):
+        assert ": " in found[f"memory.{part}"]["value"]
+
+
+def test_a_model_that_does_not_fit_is_wrong(
+    command, home: Settings, model_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(model_home / "models", home.path("models"))
+    monkeypatch.setenv("DSPY_TOOLKIT_LM__MEMORY_LIMIT_GB", "0.5")
+    ended = command("doctor", "--json")
+    found = lines(ended)["model.model"]
+    assert ended.code == 1 and found["state"] == "wrong"
+    assert "There are 512.0 MB (lm.memory_limit_gb is 0.5" in found["advice"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dspy_toolkit.lm import hardware
-from dspy_toolkit.lm.hardware import cgroup_memory, inspect_hardware, usable_cores
+from dspy_toolkit.lm.hardware import cgroup_memory, inspect_hardware, own_cgroups, usable_cores, working_set_memory
 
 
 def write(root: Path, **files: str) -> Path:
@@ -63,3 +64,69 @@ def test_a_quota_of_cores(tmp_path: Path, text: str, most: int) -> None:
 @pytest.mark.parametrize("text", ["max 100000", "", "half", "some 100000", "5 0"])
 def test_no_quota_that_can_be_understood(tmp_path: Path, text: str) -> None:
     assert usable_cores(write(tmp_path, cpu_DOT_max=text)) == usable_cores(tmp_path / "nothing")
+
+
+def test_a_group_above_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of `systemd-run -p MemoryMax=…`: the limit is on the unit, and the process may be in a group below it."""
+    root, listing = tmp_path / "cgroup", tmp_path / "listing"
+    listing.write_text("0::/user.slice/unit.scope/inner\n")
+    write(root, user_DOT_slice__unit_DOT_scope__memory_DOT_max=str(2**29))
+    write(root, user_DOT_slice__unit_DOT_scope__memory_DOT_current=str(2**28))
+    write(root, user_DOT_slice__unit_DOT_scope__inner__memory_DOT_max="max")
+    monkeypatch.setattr(hardware, "CGROUP", root)
+    monkeypatch.setattr(hardware, "OWN_CGROUPS", listing)
+    assert hardware.machine_memory() == (2**29, 2**28, "cgroup")
+    # One that leaves less decides, whichever is the smaller.
+    write(root, user_DOT_slice__memory_DOT_max=str(2**30), user_DOT_slice__memory_DOT_current=str(2**30 - 2**20))
+    assert hardware.machine_memory() == (2**29, 2**20, "cgroup")
+    assert hardware.loadable_memory("cpu") == 2**20
+
+
+def test_where_limits_are_looked_for(tmp_path: Path) -> None:
+    listing = tmp_path / "listing"
+    listing.write_text("4:memory:/a/b\n3:cpuset:/c\n0::/\nnonsense\n")
+    assert list(own_cgroups(tmp_path, listing)) == [tmp_path, *(tmp_path / "memory" / p for p in ("a/b", "a", ""))]
+    assert list(own_cgroups(tmp_path, tmp_path / "nothing")) == [tmp_path]
+
+
+@pytest.mark.parametrize(
+    ("info", "held", "expected"),
+    [
+        # An M4 Pro with 48 GB: all that it reports.
+        (
+            {
+                "resource_limit": 499000,
+                "max_buffer_length": 30150672384,
+                "architecture": "applegpu_g16s",
+                "memory_size": 51539607552,
+                "max_recommended_working_set_size": 40200896512,
+                "device_name": "Apple M4 Pro",
+            },
+            896512,
+            (40200896512, 40200000000),
+        ),
+        ({"memory_size": 8 * 2**30, "max_recommended_working_set_size": 5726633984}, 2**33, (5726633984, 0)),
+        # A CUDA device says what is free, whoever took the rest.
+        (
+            {"architecture": "sm_90", "total_memory": 85520809984, "free_memory": 1000, "uuid": "GPU-0"},
+            5,
+            (85520809984, 1000),
+        ),
+        ({"architecture": "x86_64", "device_name": "Intel(R) Xeon(R) Processor"}, 5, (None, None)),
+    ],
+)
+def test_what_an_accelerator_says_of_its_memory(
+    info: dict[str, Any], held: int, expected: tuple[int | None, int | None]
+) -> None:
+    assert working_set_memory(info, held) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "available", "free", "expected"),
+    [("cpu", 7, None, 7), ("metal", 7, 5, 5), ("metal", 3, 5, 3), ("cuda", 3, 5, 5)],
+)
+def test_what_a_model_may_take(device: str, available: int, free: int | None, expected: int) -> None:
+    here = inspect_hardware().model_copy(
+        update={"device": device, "available_bytes": available, "working_set_free_bytes": free}
+    )
+    assert here.loadable_bytes == expected

@@ -1,0 +1,79 @@
+"""What a call cost, on the MLflow span that it belongs to.
+
+With `mlflow.dspy.autolog()` each call of an LM is a span; with a span of the user's own around several calls, their numbers
+are added up. Nothing is imported or configured for this: a process that has not imported MLflow, or has no span open, pays
+a dictionary look-up.
+
+Attributes, all beginning with `dspy_toolkit.lm.`: `calls`, `cached_calls`, `prompt_tokens`, `completion_tokens`, and for an
+engine of this process `queue_seconds`, `prefill_seconds`, `decode_seconds`, `seconds`, `reused_tokens`, `forced_tokens`.
+Spans of a model (`LLM`, `CHAT_MODEL`) also get MLflow's own token usage, which its trace page adds up.
+
+Not covered: streamed replies, which LiteLLM puts together from pieces without the engine's numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+PREFIX = "dspy_toolkit.lm."
+FROM_ENGINE = (
+    "queue_seconds",
+    "prefill_seconds",
+    "decode_seconds",
+    "seconds",
+    "reused_tokens",
+    "forced_tokens",
+)
+USAGE = "mlflow.chat.tokenUsage"
+"""MLflow's name for it (`mlflow.tracing.constant.SpanAttributeKey.CHAT_USAGE`)."""
+MODEL_SPANS = ("LLM", "CHAT_MODEL")
+
+_lock = threading.Lock()
+
+
+def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_tokens: int) -> None:
+    """Add one call to the active span, if MLflow has one. Never raises.
+
+    Args:
+        response: LiteLLM's; its `_hidden_params["engine"]` holds the engine's numbers, where an engine gave it.
+        cached: whether a cache answered; then nothing was computed, and only the call is counted.
+        prompt_tokens: of this call.
+        completion_tokens: of this call.
+    """
+    current = getattr(sys.modules.get("mlflow"), "get_current_active_span", None)
+    if current is None:
+        return
+    try:
+        if (span := current()) is None:
+            return
+        numbers: dict[str, float] = {"calls": 1, "cached_calls": int(cached)}
+        if not cached:
+            numbers |= {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, **_of_engine(response)}
+        with _lock:  # threads of one program may share a span
+            span.set_attributes(
+                {PREFIX + name: (span.get_attribute(PREFIX + name) or 0) + value for name, value in numbers.items()}
+            )
+            if not cached and span.span_type in MODEL_SPANS and span.get_attribute(USAGE) is None:
+                span.set_attribute(
+                    USAGE,
+                    {
+                        "input_tokens": prompt_tokens,
+                        "output_tokens": completion_tokens,
+                        "total_tokens": prompt_tokens + completion_tokens,
+                    },
+                )
+    except Exception as error:  # isolation boundary: a call is answered whether or not its span can be written
+        log.debug("The span cannot be annotated: %s: %s.", type(error).__name__, error)
+
+
+def _of_engine(response: Any) -> dict[str, float]:
+    hidden = getattr(response, "_hidden_params", None)
+    engine = hidden.get("engine") if isinstance(hidden, dict) else None
+    if not isinstance(engine, dict):
+        return {}
+    return {name: engine[name] for name in FROM_ENGINE if isinstance(engine.get(name), int | float)}
