@@ -1,4 +1,4 @@
-"""From the output fields of a DSPy signature to a grammar.
+"""From the output fields of a DSPy signature, a JSON schema, a pattern or a list of tools to a grammar.
 
 A reply that ends under the grammar always parses: `ChatAdapter` gets every header in order, a Literal or enum is one of
 its values, numbers and booleans are written as Python reads them, lists and pydantic models are JSON of their schema, and
@@ -16,7 +16,7 @@ import enum
 import json
 import logging
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -32,6 +32,8 @@ MAX_CHARACTERS = 600
 """Of a text field that states no `max_length` itself; some 150 tokens."""
 MAX_ITEMS = 16
 """Of a list or a free-form object that states no limit itself."""
+MAX_CALLS = 8
+"""Tool calls in one reply, where one is required."""
 MAX_KEY = 60
 """Characters of a key of a free-form object."""
 MAX_DIGITS = 15
@@ -167,6 +169,35 @@ def json_schema_grammar(schema: dict[str, Any]) -> str:
 def any_object_grammar() -> str:
     """The grammar of a whole reply that is some JSON object, of any depth and length."""
     return 'start: %json {"type": "object", "x-guidance": {"whitespace_flexible": false}}'
+
+
+def regex_grammar(pattern: str) -> str:
+    """The grammar of a whole reply that matches a regular expression. Look-around and back references are not known."""
+    import llguidance
+
+    return f"start: /{llguidance.regex_to_lark(pattern)}/"
+
+
+def choice_grammar(choices: Sequence[str]) -> str:
+    """The grammar of a whole reply that is one of `choices`."""
+    return f"start: {' | '.join(json.dumps(choice, ensure_ascii=False) for choice in choices)}"
+
+
+def tool_call_grammar(tools: Sequence[dict[str, Any]], most: int = MAX_CALLS) -> str:
+    """The grammar of a whole reply that is a JSON list of 1 to `most` calls of `tools`, functions in OpenAI's notation."""
+    more = f' ("," call){{0,{most - 1}}}' if most > 1 else ""
+    rules = [f'start: "[" call{more} "]"', f"call: {' | '.join(f'call_{n}' for n in range(len(tools)))}"]
+    for number, tool in enumerate(tools):
+        head = f'{{"name":{json.dumps(tool["function"]["name"], ensure_ascii=False)},"arguments":'
+        schema = {"type": "object", **(tool["function"].get("parameters") or {})}
+        rules.append(f'call_{number}: {json.dumps(head, ensure_ascii=False)} arguments_{number} "}}"')
+        rules.append(f"arguments_{number}: {json_rule(schema)}")
+    return "\n".join(rules)
+
+
+def is_tool_call_grammar(grammar: str, tools: Sequence[dict[str, Any]]) -> bool:
+    """Whether a request's grammar is the one that promises calls of its tools."""
+    return bool(tools) and grammar in (tool_call_grammar(tools), tool_call_grammar(tools, most=1))
 
 
 SCALARS: list[dict[str, Any]] = [{"type": name} for name in ("string", "integer", "number", "boolean", "null")]

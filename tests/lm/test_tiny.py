@@ -26,25 +26,25 @@ def on_own_thread(work: Callable[[], Any]) -> Any:
             pool.submit(mx.clear_streams).result()
 
 
-def greedy(folder: Path, home: Path, question: str, tokens: int = 12) -> tuple[str, list[float], list[str]]:
+def greedy(model: Path | str, home: Path, question: str, tokens: int = 12) -> tuple[str, list[float], list[str]]:
     """(reply, distance of the best two logits at each token, names of the cache's classes)."""
     import mlx.core as mx
     from mlx_lm.generate import generate_step
     from mlx_lm.models.cache import make_prompt_cache
 
     def run() -> tuple[str, list[float], list[str]]:
-        model, tokenizer = load_model(find_weights(f"mlx/{folder}", home), "cpu")
+        loaded, tokenizer = load_model(find_weights(f"mlx/{model}", home), "cpu")
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
         )
         said, gaps = [], []
-        for token, logprobs in generate_step(mx.array(prompt), model, max_tokens=tokens):
+        for token, logprobs in generate_step(mx.array(prompt), loaded, max_tokens=tokens):
             best = mx.sort(logprobs)[-2:].tolist()
             gaps.append(best[1] - best[0])
             if token in tokenizer.eos_token_ids:
                 break
             said.append(int(token))
-        return tokenizer.decode(said), gaps, [type(layer).__name__ for layer in make_prompt_cache(model)]
+        return tokenizer.decode(said), gaps, [type(layer).__name__ for layer in make_prompt_cache(loaded)]
 
     return on_own_thread(run)
 

@@ -211,6 +211,9 @@ def _save(path: Path, weights: dict[str, np.ndarray]) -> None:
 
 def _on_own_thread(work: Callable[[], None]) -> None:
     """MLX's streams must not outlive their thread."""
+    from dspy_toolkit.lm.blas import preload
+
+    preload()
     import mlx.core as mx
 
     failed: list[Exception] = []
