@@ -61,7 +61,7 @@ def find_weights(model: str, home: Path) -> Weights:
         ModelNotFound: no such folder, hub id, package or adapter; or the weights no longer have the hash that was asked for.
     """
     full, wanted = _split_name(model.removeprefix(PREFIX))
-    name, adapter = _split_adapter(full)
+    name, adapter = split_adapter(full)
     remembered = home / "models" / "hashes.json"
     if name == EMBEDDED:
         folder = convert_embedded(home / "models")
@@ -86,8 +86,11 @@ def _is_folder(name: str) -> bool:
     return Path(name).expanduser().is_dir()
 
 
-def _split_adapter(name: str) -> tuple[str, Path | None]:
-    """(model, the adapter's folder or None). A folder may have a + of its own in its name: what is there decides."""
+def split_adapter(name: str) -> tuple[str, Path | None]:
+    """(model, the adapter's folder or None) of a name without `mlx/` and hash.
+
+    A folder may have a + of its own in its name: what is there decides. Raises ModelNotFound when no adapter is there.
+    """
     if "+" not in name or _is_folder(name):
         return name, None
     parts = name.split("+")

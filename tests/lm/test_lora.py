@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_tiny import greedy, on_own_thread
-from tiny import write_lora
+from tiny import greedy, on_own_thread, write_lora
 
 from dspy_toolkit.errors import ModelError, ModelNotFound
 from dspy_toolkit.lm.weights import find_weights, load_model

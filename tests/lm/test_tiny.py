@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tiny import WINDOW
+from asking import ask
+from tiny import WINDOW, greedy
 
-from dspy_toolkit.lm.weights import find_weights, load_model
+from dspy_toolkit.lm.parsing import split_reply
+from dspy_toolkit.lm.tokenizer import Tokenizer
 
 Tiny = Callable[..., Path]
-
-
-def on_own_thread(work: Callable[[], Any]) -> Any:
-    """MLX's streams must not outlive their thread."""
-    import mlx.core as mx
-
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            return pool.submit(work).result()
-        finally:
-            pool.submit(mx.clear_streams).result()
-
-
-def greedy(model: Path | str, home: Path, question: str, tokens: int = 12) -> tuple[str, list[float], list[str]]:
-    """(reply, distance of the best two logits at each token, names of the cache's classes)."""
-    import mlx.core as mx
-    from mlx_lm.generate import generate_step
-    from mlx_lm.models.cache import make_prompt_cache
-
-    def run() -> tuple[str, list[float], list[str]]:
-        loaded, tokenizer = load_model(find_weights(f"mlx/{model}", home), "cpu")
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
-        )
-        said, gaps = [], []
-        for token, logprobs in generate_step(mx.array(prompt), loaded, max_tokens=tokens):
-            best = mx.sort(logprobs)[-2:].tolist()
-            gaps.append(best[1] - best[0])
-            if token in tokenizer.eos_token_ids:
-                break
-            said.append(int(token))
-        return tokenizer.decode(said), gaps, [type(layer).__name__ for layer in make_prompt_cache(loaded)]
-
-    return on_own_thread(run)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +32,37 @@ def test_random_models(tiny: Tiny, tmp_path: Path, kind: str, caches: list[str])
     assert min(gaps) > 1e-3, gaps
 
 
-def test_a_model_with_something_to_say(tiny: Tiny, tmp_path: Path) -> None:
-    folder = tiny(template="thinking", says=("<think>", "Hm, a sum. ", "</think>", "It is 4."))
+@pytest.mark.parametrize(
+    ("template", "says", "text", "reasoning", "calls"),
+    [
+        ("thinking", ("<think>", "Hm, a sum. ", "</think>", "It is 4."), "It is 4.", "Hm, a sum.", []),
+        ("opened", ("Hm, a sum. ", "</think>", "It is 4."), "It is 4.", "Hm, a sum.", []),
+        ("opened", ("It is", " a thought without end"), "", "It is a thought without end", []),
+        ("tools", ("<tool_call>", '{"name": "add", "arguments": {}}', "</tool_call>"), "", None, ["add"]),
+        (
+            "thinking",
+            ("<think>", "I add.", "</think>", "<tool_call>", '{"name": "add"}', "</tool_call>"),
+            "",
+            "I add.",
+            ["add"],
+        ),
+        ("tools", ("<tool_call>", "nonsense", "</tool_call>"), "<tool_call>nonsense</tool_call>", None, []),
+    ],
+)
+def test_a_model_with_something_to_say(
+    tiny: Tiny,
+    tmp_path: Path,
+    template: str,
+    says: tuple[str, ...],
+    text: str,
+    reasoning: str | None,
+    calls: list[str],
+) -> None:
+    folder = tiny(template=template, says=says)
     said, gaps, _ = greedy(folder, tmp_path, "What is 2 + 2?")
-    assert said == "<think>Hm, a sum. </think>It is 4."
+    assert said == "".join(says)
     assert min(gaps) > 1
+    tokenizer = Tokenizer(folder)
+    request = ask("What is 2 + 2?", tools=[{"type": "function", "function": {"name": "add"}}])
+    parts = split_reply(said, tokenizer.reply_format(request, tokenizer.encode_request(request)))
+    assert (parts.text, parts.reasoning, [call.name for call in parts.tool_calls]) == (text, reasoning, calls)

@@ -18,12 +18,14 @@ with thinking or tool calls is taken apart; its keys and values matter to nothin
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from dspy_toolkit.lm.weights import find_weights, load_model
 
 Kind = Literal["llama", "sliding", "hybrid"]
 Template = Literal["plain", "thinking", "opened", "tools"]
@@ -110,7 +112,7 @@ def write_tiny(
     ids = _write_tokenizer(tokenizer, folder, added, template)
     config = {**SIZES, **KINDS[kind], "vocab_size": max(ids.values()) + 1}
     (folder / "config.json").write_text(json.dumps(config))
-    _on_own_thread(lambda: _write_weights(folder, config, [ids[piece] for piece in says], seed))
+    on_own_thread(lambda: _write_weights(folder, config, [ids[piece] for piece in says], seed))
     return folder
 
 
@@ -135,7 +137,7 @@ def write_lora(folder: Path, model: Path, *, zero: bool = False, scale: float = 
     (folder / "adapter_config.json").write_text(
         json.dumps({"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": parameters})
     )
-    _on_own_thread(lambda: _save(folder / "adapters.safetensors", weights))
+    on_own_thread(lambda: _save(folder / "adapters.safetensors", weights))
     return folder
 
 
@@ -209,26 +211,38 @@ def _save(path: Path, weights: dict[str, np.ndarray]) -> None:
     mx.save_safetensors(str(path), arrays, metadata={"format": "mlx"})
 
 
-def _on_own_thread(work: Callable[[], None]) -> None:
-    """MLX's streams must not outlive their thread."""
+def on_own_thread(work: Callable[[], Any]) -> Any:
+    """Run `work` on a thread that cleans up after itself: MLX's streams must not outlive their thread."""
     from dspy_toolkit.lm.blas import preload
 
     preload()
     import mlx.core as mx
 
-    failed: list[Exception] = []
-
-    def run() -> None:
+    with ThreadPoolExecutor(1) as pool:
         try:
-            with mx.stream(mx.cpu):
-                work()
-        except Exception as error:  # carried to the caller's thread, where it is raised
-            failed.append(error)
+            return pool.submit(work).result()
         finally:
-            mx.clear_streams()
+            pool.submit(mx.clear_streams).result()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
+
+def greedy(model: Path | str, home: Path, question: str, tokens: int = 12) -> tuple[str, list[float], list[str]]:
+    """(reply, distance of the best two logits at each token, names of the cache's classes)."""
+    import mlx.core as mx
+    from mlx_lm.generate import generate_step
+    from mlx_lm.models.cache import make_prompt_cache
+
+    def run() -> tuple[str, list[float], list[str]]:
+        loaded, tokenizer = load_model(find_weights(f"mlx/{model}", home), "cpu")
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
+        )
+        said, gaps = [], []
+        for token, logprobs in generate_step(mx.array(prompt), loaded, max_tokens=tokens):
+            best = mx.sort(logprobs)[-2:].tolist()
+            gaps.append(best[1] - best[0])
+            if token in tokenizer.eos_token_ids:
+                break
+            said.append(int(token))
+        return tokenizer.decode(said), gaps, [type(layer).__name__ for layer in make_prompt_cache(loaded)]
+
+    return on_own_thread(run)
