@@ -114,7 +114,7 @@ schemas = st.recursive(
     scalars,
     lambda inner: st.one_of(
         st.builds(lambda item: {"type": "array", "items": item, "maxItems": 3}, inner),
-        st.lists(st.tuples(st.sampled_from(["a", "b c", 'd"', "type"]), inner), min_size=1, max_size=3).map(
+        st.lists(st.tuples(st.sampled_from(["a", "b c", 'd"', "type", "\x7f"]), inner), min_size=1, max_size=3).map(
             lambda pairs: {
                 "type": "object",
                 "properties": dict(pairs),
@@ -145,6 +145,41 @@ def test_json_of_a_schema(schema: dict[str, Any], seed: int) -> None:
     grammars = {one(**optional).grammar for optional in json_ways(schema)}
     assert len(grammars) == 1
     jsonschema.validate(json.loads(say(grammars.pop(), seed)), schema)
+
+
+def fits(schema: dict[str, Any], value: Any) -> bool:
+    text = json.dumps(value, separators=(",", ":")).encode()
+    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), one(guided_json=schema).grammar, log_level=0)
+    return matcher.try_consume_tokens(list(text)) == len(text) and matcher.is_accepting()
+
+
+A, B = {"properties": {"a": {"type": "integer"}}}, {"properties": {"b": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "more"),
+    [
+        ({"type": "object", **A}, False),
+        ({"type": "array", "items": {"type": "object", **A}}, False),
+        ({"anyOf": [{"type": "object", **A}, {"type": "null"}]}, False),
+        ({"$defs": {"N": {"type": "object", **A}}, "$ref": "#/$defs/N"}, False),
+        # Said otherwise, or one object that must fit several schemas.
+        ({"type": "object", **A, "additionalProperties": {"type": "integer"}}, True),
+        ({"type": "object", **A, "required": ["a", "b"]}, True),
+        ({"type": "object", **A, "required": ["a"], "minProperties": 2}, True),
+        ({"allOf": [{"type": "object", **A}, {"type": "object", **B}]}, True),
+        ({"type": "object", **A, "anyOf": [{"type": "object", **B}]}, True),
+        ({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}, True),
+        # A property that is called like a keyword.
+        ({"type": "object", "properties": {"a": {"type": "integer"}, "b": {}, "allOf": {"type": "null"}}}, True),
+    ],
+)
+def test_no_properties_that_the_schema_does_not_name(schema: dict[str, Any], more: bool) -> None:
+    wrap = (lambda value: [value]) if schema.get("type") == "array" else (lambda value: value)
+    if "minProperties" not in schema and "b" not in schema.get("required", ()):
+        assert fits(schema, wrap({"a": 1}))
+    assert fits(schema, wrap({"a": 1, "b": 2})) is more
+    assert not fits(schema, wrap({"a": 1, "!" * 700: 2})) or more
 
 
 patterns = st.recursive(
