@@ -10,8 +10,12 @@ The fake passes the engine's contract tests: queue, deadline, cancelling, stream
 A reply is checked against the request's grammar byte by byte, so that a script says only what the real engine could say;
 `check_grammar=False` lets it say anything (a reply that cannot be parsed).
 
-Not covered: decoding several requests at once (replies come one after another), temperature, top_p, seed, and what the
-model's own tokenizer makes of a text: a token is a word or a sign, with the space before it.
+With `thinking=True` a script may write `<think>…</think>` before its answer, and with `tools=True` calls as
+`<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>`: the reply is taken apart as a model's is.
+
+Not covered: decoding several requests at once (replies come one after another), what draws tokens (temperature, top_p, top_k,
+min_p, repetition_penalty, seed; every token has log-probability 0), and what the model's own tokenizer makes of a text: a
+token is a word or a sign, with the space before it.
 """
 
 from __future__ import annotations
@@ -28,7 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import DeadlineExceeded, EngineBusy, EngineFailed, RequestRefused, ToolkitError
-from dspy_toolkit.lm.exchange import GenerationRequest, Message, Reply, Snapshot, Ticket
+from dspy_toolkit.lm.exchange import GenerationRequest, Message, Reply, Snapshot, Ticket, TokenLogprob
+from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities, split_reply, visible_text
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.connection import Connection
@@ -58,6 +63,8 @@ class FakeEngine:
         deadline_seconds: float = 600.0,
         context_size: int = 8192,
         check_grammar: bool = True,
+        thinking: bool = False,
+        tools: bool = False,
     ) -> None:
         """Args:
         replies: given out in the order of the requests (not repeated), or a function of the request.
@@ -65,7 +72,10 @@ class FakeEngine:
         seconds_per_token: how long the engine takes for each token of a reply.
         queue_size: requests that may wait for the one that is running.
         context_size: tokens of prompt and reply together.
+        thinking: whether it can reason before it answers.
+        tools: whether it can call tools.
         """
+        self.has_thinking, self.has_tool_parser = thinking, tools
         self.model = model or f"mlx/fake@{uuid.uuid4().hex[:8]}"
         self.requests: list[GenerationRequest] = []
         """Every request that was accepted, in order."""
@@ -90,11 +100,13 @@ class FakeEngine:
         """Queue a request.
 
         Raises:
-            RequestRefused: the prompt is longer than the context, or the grammar cannot be compiled.
+            RequestRefused: the prompt is longer than the context, the grammar cannot be compiled, or the request needs
+                tools or thinking that this fake was made without.
             OutOfAnswers: there is no scripted reply left.
             EngineBusy: the queue is full.
             EngineFailed: the engine was closed.
         """
+        check_abilities(request, thinking=self.has_thinking, tools=self.has_tool_parser)
         prompt = self.count_tokens(request.messages)
         if prompt + request.max_tokens > self._context:
             raise RequestRefused(
@@ -178,24 +190,51 @@ class FakeEngine:
         end = len(text := "".join(tokens))
         if cuts := [at for stop in job.request.stop if stop and (at := text.find(stop)) >= 0]:
             end, reason = min(cuts), "stop"
-        sent = used = 0
+        marks = self._reply_format(job.request)
+        grown = sent = used = 0
         for token in tokens:
-            if sent >= end:
+            if grown >= end:
                 break
             if self._stop.wait(self._seconds) if self._seconds else self.closed:
                 raise EngineFailed(f"The engine of {self.model} was closed while this request waited. Connect again.")
             job.check_time()
-            job.ticket.push(text[sent : min(sent + len(token), end)])
-            sent, used = sent + len(token), used + 1
+            grown, used = min(grown + len(token), end), used + 1
+            seen = visible_text(text[:grown], marks)
+            job.ticket.push(seen[sent:])
+            sent = len(seen)
         job.check_time()
+        parts = split_reply(text[:end], marks)
+        job.ticket.push(parts.text[sent:])
         return Reply(
-            text=text[:end],
-            finish_reason=reason,
+            text=parts.text,
+            reasoning=parts.reasoning,
+            tool_calls=parts.tool_calls,
+            finish_reason="tool_calls" if parts.tool_calls and reason == "stop" else reason,
+            logprobs=_certain(tokens[:used], job.request.logprobs),
             prompt_tokens=job.prompt_tokens,
             completion_tokens=used,
             queue_seconds=started - job.submitted,
+            decode_seconds=time.monotonic() - started,
             seconds=time.monotonic() - job.submitted,
         )
+
+    def _reply_format(self, request: GenerationRequest) -> ReplyFormat:
+        if request.grammar is not None:
+            from dspy_toolkit.lm.grammar import is_tool_call_grammar
+
+            only = is_tool_call_grammar(request.grammar, request.tools)
+            return ReplyFormat(calls_only=True, tools=request.tools) if only else PLAIN
+        marks: dict[str, Any] = {"think_start": "<think>", "think_end": "</think>"} if self.has_thinking else {}
+        if request.tools:
+            marks |= {"call_start": "<tool_call>", "call_end": "</tool_call>", "tools": request.tools}
+            marks |= {"parse_call": lambda text, tools: json.loads(text)}
+        return ReplyFormat(**marks) if marks else PLAIN
+
+
+def _certain(tokens: Sequence[str], top: int | None) -> tuple[TokenLogprob, ...] | None:
+    if top is None:
+        return None
+    return tuple(TokenLogprob(token=token, logprob=0.0, top=((token, 0.0),)[:top]) for token in tokens)
 
 
 class _Job:

