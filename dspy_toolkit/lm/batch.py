@@ -20,6 +20,7 @@ import numpy as np
 from dspy_toolkit.lm import cpu
 from dspy_toolkit.lm.decoding import Decoding
 from dspy_toolkit.lm.hardware import Hardware
+from dspy_toolkit.lm.memory import MemoryPlan, Pressure
 from dspy_toolkit.lm.prefixes import MINIMUM, PrefixTree
 from dspy_toolkit.lm.reading import Reading, group
 from dspy_toolkit.lm.rows import Outcome, Row
@@ -31,14 +32,8 @@ PIECE = {"cpu": 512}
 PIECE_ON_GPU = 2048
 KEEP_FROM = 128
 """Tokens that a prompt must have read for itself to be kept whole: the next one may begin like it."""
-PREFIX_BUDGET = 256 * 2**20
-"""Bytes of KV cache kept for shared prefixes."""
-KV_BUDGET = 384 * 2**20
-"""Bytes of KV cache of the running rows."""
 LOOK_AHEAD = 256
 """Tokens that a row is expected to grow by; few replies use all that they are allowed."""
-CACHE_LIMIT = 256 * 2**20
-"""Bytes of freed buffers that MLX may keep for reuse."""
 
 
 @dataclass
@@ -61,33 +56,38 @@ class Batch:
         self,
         weights_: Weights,
         tokenizer: Tokenizer,
-        batch_size: int,
+        plan: MemoryPlan,
         hardware: Hardware,
     ) -> None:
         """Load the model.
 
         Args:
-            batch_size: rows worked on together.
+            plan: what rows, prefixes and buffers may take.
 
         Raises:
             ModelError: mlx_lm cannot load it.
         """
         import mlx.core as mx
 
-        from dspy_toolkit.lm.caches import cut, divisible
+        from dspy_toolkit.lm.caches import divisible
 
         self.over: list[tuple[Row, Outcome]] = []
         """Rows that ended and why, until `take_over`; kept here so that a failing step loses none."""
-        self._tokenizer, self._batch_size, self._device = tokenizer, batch_size, hardware.device
+        self._tokenizer, self._memory, self._device = tokenizer, plan, hardware.device
         self._piece = PIECE.get(hardware.device, PIECE_ON_GPU)
-        mx.set_cache_limit(CACHE_LIMIT)
+        mx.set_cache_limit(plan.cache_limit_bytes)
+        if plan.wired_limit_bytes is not None:
+            mx.set_wired_limit(plan.wired_limit_bytes)
         self._stream = mx.new_stream(mx.default_device())
         with mx.stream(self._stream):
             self._model, _ = load_model(weights_, hardware.device)
             self._divisible = divisible(self._model)
             self._shared = hardware.device == "cpu" and cpu.install(self._model) and self._divisible
             self._token_bytes = self._measure()
-        self.prefixes = PrefixTree(PREFIX_BUDGET, cut if self._divisible else None)
+        self.prefixes = PrefixTree(plan.prefix_budget_bytes, self._cut if self._divisible else None)
+        self._pressure = Pressure(plan, hardware.device)
+        self._unpacked: tuple[Any, Any] = (None, None)
+        """The packed prefix that was asked for last, and what it holds: rows of one prefix must get the same object."""
         self.computed_tokens = self.padding_tokens = self.prefix_hits = 0
         self._decoding = Decoding(self._model, tokenizer, hardware.device)
         self._work: deque[_Work] = deque()
@@ -145,7 +145,7 @@ class Batch:
         if not rows:
             return True
         tokens = sum(self._own(each) + min(each.room, LOOK_AHEAD) for each in (*rows, row))
-        return len(rows) < self._batch_size and tokens * self._token_bytes <= KV_BUDGET
+        return len(rows) < self._pressure.width and tokens * self._token_bytes <= self._memory.kv_budget_bytes
 
     def _own(self, row: Row) -> int:
         """Prompt tokens that a row holds for itself."""
@@ -165,7 +165,8 @@ class Batch:
     def _plan(self, rows: Sequence[Row]) -> None:
         """Queue what `rows` need to be read: beginnings worth sharing first, the rest of each prompt after."""
         for row in rows:
-            length, prefix = self.prefixes.longest(row.prompt)
+            length, kept = self.prefixes.longest(row.prompt)
+            prefix = self._unpack(kept)
             shared = self._boundary(row, self.prefixes.shared(row.prompt), length)
             # A little more to share than what is kept already is not worth a second copy of it.
             if shared > length + length // 8:
@@ -189,7 +190,7 @@ class Batch:
         """
         if self._divisible or shared <= kept:
             return shared
-        ends = [end for end in self._tokenizer.boundaries(row.request.messages) if kept + kept // 8 < end <= shared]
+        ends = [end for end in self._tokenizer.boundaries(row.request) if kept + kept // 8 < end <= shared]
         return ends[-1] if ends and ends[-1] >= MINIMUM else shared
 
     def _being_read(self, tokens: np.ndarray) -> _Work | None:
@@ -224,6 +225,7 @@ class Batch:
 
     def step(self) -> None:
         """One token for each row that decodes, a piece of prompt for those that do not; what ends is put into `over`."""
+        self.relieve()
         with self._on_stream():
             if self._decoding.rows:
                 self.over += self._decoding.step()
@@ -232,6 +234,16 @@ class Batch:
                 if not self._work:
                     self._start_reading()
                 places -= self._advance(self._work[0], max(places, self._piece // 2))
+
+    def relieve(self) -> None:
+        """Give up prefixes, then width, while the machine is short of memory."""
+        import mlx.core as mx
+
+        shed = self._pressure.ask()
+        self.prefixes.budget_bytes = self._pressure.prefix_budget_bytes
+        if shed == "prefixes":
+            self.prefixes.shed(0)
+            mx.clear_cache()
 
     def _advance(self, work: _Work, places: int) -> int:
         """Read on, and hand the rows over when all is read; the places of the model's input that this took."""
@@ -254,11 +266,37 @@ class Batch:
         """Keep what one row of a reading has left in the caches."""
         import mlx.core as mx
 
-        from dspy_toolkit.lm.caches import compact, size_of
+        from dspy_toolkit.lm.caches import compact
 
         prefix = compact([cache.extract(row) for cache in reading.caches])
         mx.eval([layer.state for layer in prefix])
-        self.prefixes.keep(tokens, prefix, size_of(prefix))
+        self.prefixes.keep(tokens, *self._pack(prefix))
+
+    def _cut(self, kept: Any, length: int) -> tuple[Any, int]:
+        from dspy_toolkit.lm.caches import cut
+
+        return self._pack(cut(self._unpack(kept), length))
+
+    def _pack(self, prefix: Any) -> tuple[Any, int]:
+        """(a prefix as it is kept, its bytes)."""
+        from dspy_toolkit.lm.caches import size_of
+        from dspy_toolkit.lm.quantized import pack
+
+        if (bits := self._memory.kv_bits) is None:
+            return prefix, size_of(prefix)
+        packed = pack(prefix, bits)
+        return packed, size_of(packed)
+
+    def _unpack(self, kept: Any) -> Any:
+        """A kept prefix as rows start from it."""
+        from dspy_toolkit.lm.caches import compact
+        from dspy_toolkit.lm.quantized import unpack
+
+        if kept is None or self._memory.kv_bits is None:
+            return kept
+        if self._unpacked[0] is not kept:
+            self._unpacked = (kept, compact(unpack(kept)))
+        return self._unpacked[1]
 
     def take_over(self) -> list[tuple[Row, Outcome]]:
         """The rows that ended since the last time, with why."""

@@ -105,10 +105,9 @@ def divisible(model: Any) -> bool:
     return all(type(cache) is KVCache for cache in make_prompt_cache(model))
 
 
-def cut(prefix: Prefix, length: int) -> tuple[Prefix, int]:
-    """(the first `length` tokens of a prefix of plain caches, bytes)."""
-    shorter = [_whole(layer.keys[..., :length, :], layer.values[..., :length, :]) for layer in prefix]
-    return shorter, size_of(shorter)
+def cut(prefix: Prefix, length: int) -> Prefix:
+    """The first `length` tokens of a prefix of plain caches."""
+    return [_whole(layer.keys[..., :length, :], layer.values[..., :length, :]) for layer in prefix]
 
 
 def compact(prefix: Prefix) -> Prefix:

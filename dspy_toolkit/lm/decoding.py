@@ -43,7 +43,7 @@ class Decoding:
         self.rows: list[Row] = []
         self.caches: list[Any] = []
         self.counts = Steps()
-        self._model, self._decode = model, tokenizer.decode
+        self._model, self._text = model, tokenizer.token_text
         self._masks = Masks(device, tokenizer.vocabulary)
 
     def join(self, rows: Sequence[Row], caches: list[Any]) -> None:
@@ -158,8 +158,8 @@ class Decoding:
         from dspy_toolkit.lm.sampling import top_logprobs
 
         logprob, top = top_logprobs(logprobs, token, alternatives)
-        named = tuple((self._decode([other]), value) for other, value in top)
-        return TokenLogprob(token=self._decode([token]), logprob=logprob, top=named)
+        named = tuple((self._text(other), value) for other, value in top)
+        return TokenLogprob(token=self._text(token), logprob=logprob, top=named)
 
 
 def _logprobs(logits: Any) -> Any:

@@ -30,9 +30,11 @@ from dspy_toolkit.lm.batch import Batch
 from dspy_toolkit.lm.exchange import GenerationRequest, Message, Reply, Snapshot, Ticket
 from dspy_toolkit.lm.hardware import Hardware, inspect_hardware
 from dspy_toolkit.lm.lease import Lease, acquire
+from dspy_toolkit.lm.memory import plan_model
+from dspy_toolkit.lm.metrics import observe
 from dspy_toolkit.lm.rows import Outcome, Row
 from dspy_toolkit.lm.tokenizer import load_tokenizer
-from dspy_toolkit.lm.weights import Weights, check_fits
+from dspy_toolkit.lm.weights import Weights
 from dspy_toolkit.settings import LMSettings
 
 log = logging.getLogger(__name__)
@@ -45,13 +47,13 @@ class Engine:
         """Args: weights_: what to load; settings: batch, queue, deadline, lease and memory limits.
 
         Raises:
-            ModelTooLarge: the weights would not fit.
+            ModelTooLarge: the weights and one row would not fit.
             ModelError: the tokenizer cannot be read.
         """
         self.model = weights_.name
         self._weights, self._settings = weights_, settings
         self._hardware = hardware or inspect_hardware()
-        check_fits(weights_, self._hardware, settings.memory_limit_gb)
+        self._plan = plan_model(weights_, self._hardware, settings)
         self._tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
         self._condition = threading.Condition()
         self._waiting: deque[Row] = deque()
@@ -77,16 +79,12 @@ class Engine:
             EngineBusy: the queue is full.
             EngineFailed: the engine was closed.
         """
-        prompt = self._tokenizer.encode_chat(request.messages)
-        context = self._tokenizer.context_size
-        if len(prompt) + request.max_tokens > context:
-            raise RequestRefused(
-                f"The prompt has {len(prompt)} tokens and the reply may have {request.max_tokens}, but the context of "
-                f"{self.model} is {context}. Shorten the prompt (fewer or shorter demonstrations), or lower lm.max_tokens."
-            )
+        prompt = self._tokenizer.encode_request(request)
+        self._check_length(len(prompt), request.max_tokens)
         matcher = self._tokenizer.matcher(request.grammar) if request.grammar else None
         limit = min(request.deadline_seconds or self._settings.deadline_seconds, self._settings.deadline_seconds)
-        row = Row(request, Ticket(), prompt, matcher, self._tokenizer.decode, self._tokenizer.stop_tokens, limit)
+        marks = self._tokenizer.reply_format(request, prompt)
+        row = Row(request, Ticket(), prompt, matcher, self._tokenizer.decode, self._tokenizer.stop_tokens, limit, marks)
         with self._condition:
             if self._closing:
                 raise EngineFailed(f"The engine of {self.model} was closed. Connect again.")
@@ -106,6 +104,18 @@ class Engine:
                 self._thread.start()
             self._condition.notify()
         return row.ticket
+
+    def _check_length(self, prompt: int, reply: int) -> None:
+        own, room = self._tokenizer.context_size, self._plan.context_size
+        if prompt + reply <= min(own, room):
+            return
+        limit = f"the context of {self.model} is {own}"
+        if room < own:
+            limit = f"this machine's memory has room for {room} of the {own} tokens of {self.model}'s context"
+        raise RequestRefused(
+            f"The prompt has {prompt} tokens and the reply may have {reply}, but {limit}. Shorten the prompt (fewer or "
+            "shorter demonstrations), or lower lm.max_tokens."
+        )
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that `messages` make, template included."""
@@ -137,7 +147,7 @@ class Engine:
             self._settle(self._left_behind(), EngineFailed("The engine's thread ended. Send the request again."))
             if self._settings.lease == "wait":
                 held = acquire(self._hardware.device, self._settings.lease_seconds, stop=self._stop_waiting)
-            batch = Batch(self._weights, self._tokenizer, self._settings.batch_size, self._hardware)
+            batch = Batch(self._weights, self._tokenizer, self._plan, self._hardware)
             while self._wait_for_work(batch):
                 self._turn(batch)
             self._end(self._closed_early())
@@ -251,6 +261,7 @@ class Engine:
                 try:
                     if isinstance(result, Reply):
                         future.set_result(result)
+                        observe(self.model, result)
                     else:
                         future.set_exception(_failure(result))
                     kind = "finished" if isinstance(result, Reply) else "failed"

@@ -22,6 +22,7 @@ from dspy_toolkit.errors import (
     ToolkitError,
 )
 from dspy_toolkit.lm.exchange import GenerationRequest, Reply, Ticket, TokenLogprob
+from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, split_reply, visible_text
 
 Outcome = Literal["stop", "length"]
 
@@ -38,6 +39,7 @@ class Row:
         decode: Callable[[Sequence[int]], str],
         stop_tokens: frozenset[int],
         deadline_seconds: float,
+        marks: ReplyFormat = PLAIN,
     ) -> None:
         self.request, self.ticket, self.matcher = request, ticket, matcher
         self.prompt_size = len(prompt)
@@ -53,7 +55,7 @@ class Row:
         self.penalty: Any | None = None
         """Changes the logits by the tokens so far."""
         self.error: ToolkitError | None = None
-        self._decode, self._stop_tokens = decode, stop_tokens
+        self._decode, self._stop_tokens, self._marks = decode, stop_tokens, marks
         self._sent = 0
         self._force()
         self.prompt = np.asarray([*prompt, *self.reply], dtype=np.int64)
@@ -145,7 +147,7 @@ class Row:
         """Hand on what is new, if anybody reads; half a character, or what may be the start of a stop string, waits."""
         if not self.ticket.read:
             return
-        text = self.text()
+        text = visible_text(self.text(), self._marks)
         end = len(text.rstrip("\ufffd"))
         longest = max((len(stop) for stop in self.request.stop), default=0)
         end -= next((n for n in range(min(longest, end), 0, -1) if self._may_stop(text[end - n : end])), 0)
@@ -163,13 +165,15 @@ class Row:
         """The reply as it stands, its last piece handed on; or what went wrong."""
         try:
             if self.error is None:
-                text = self.text()
-                self._push(text)
+                parts = split_reply(self.text(), self._marks)
+                self._push(parts.text)
                 now = time.monotonic()
                 first = self.first_token or now
                 return Reply(
-                    text=text,
-                    finish_reason=outcome,
+                    text=parts.text,
+                    finish_reason="tool_calls" if parts.tool_calls and outcome == "stop" else outcome,
+                    reasoning=parts.reasoning,
+                    tool_calls=parts.tool_calls,
                     logprobs=tuple(self.logprobs) if self.request.logprobs is not None else None,
                     prompt_tokens=self.prompt_size,
                     completion_tokens=len(self.reply),

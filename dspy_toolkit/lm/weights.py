@@ -21,16 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.errors import ModelError, ModelNotFound, ModelTooLarge
+from dspy_toolkit.errors import ModelError, ModelNotFound
 from dspy_toolkit.lm import cpu
 from dspy_toolkit.lm.embedded import EMBEDDED, convert_embedded, hash_file
-from dspy_toolkit.lm.hardware import Hardware
 
 log = logging.getLogger(__name__)
 
 PREFIX = "mlx/"
-WORKING_BYTES = 600 * 2**20
-"""Room for the KV cache and activations, beside the weights, below which loading is not worth trying."""
 HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 """Files beside the weights that change what a model says."""
 ADAPTER = ("adapter_config.json", "adapters.safetensors")
@@ -201,24 +198,6 @@ def needed_bytes(folder: Path, device: str) -> int:
             f"{folder / 'config.json'} cannot be read: {error}. Fetch or convert the model again."
         ) from error
     return int(total * 32 / bits)
-
-
-def check_fits(weights: Weights, hardware: Hardware, limit_gb: float | None) -> None:
-    """Refuse a model that this machine's memory cannot hold, before anything is loaded.
-
-    Raises:
-        ModelTooLarge: with both numbers.
-    """
-    need = needed_bytes(weights.folder, hardware.device) + WORKING_BYTES
-    need += (weights.adapter / ADAPTER[1]).stat().st_size if weights.adapter else 0
-    have = hardware.available_bytes if limit_gb is None else int(limit_gb * 2**30)
-    if need > have:
-        what = "are available" if limit_gb is None else "are allowed by lm.memory_limit_gb"
-        raise ModelTooLarge(
-            f"{weights.name} needs about {need / 2**30:.1f} GB on this machine's {hardware.device}, and "
-            f"{have / 2**30:.1f} GB {what}. Close something, choose a smaller or more quantized model (lm.model), "
-            f"or use {PREFIX}{EMBEDDED}."
-        )
 
 
 def load_model(weights: Weights, device: str) -> tuple[Any, Any]:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.errors import ModelError, ModelNotFound, ModelTooLarge, StoreError
+from dspy_toolkit.errors import ModelError, ModelNotFound, StoreError
 from dspy_toolkit.lm import connect, embedded, model_names, weights
 from dspy_toolkit.lm.hardware import Hardware
-from dspy_toolkit.lm.weights import check_fits, find_weights, hash_weights, needed_bytes
+from dspy_toolkit.lm.weights import find_weights, hash_weights, needed_bytes
 from dspy_toolkit.settings import Settings
 
 MODEL = "mlx/smollm2-135m"
@@ -191,13 +191,3 @@ def test_a_config_that_cannot_be_read(tiny: Path) -> None:
     (tiny / "config.json").write_text("{")
     with pytest.raises(ModelError, match="config.json cannot be read"):
         needed_bytes(tiny, "cpu")
-
-
-def test_too_large(home: Path) -> None:
-    found = find_weights(MODEL, home)
-    check_fits(found, machine("cpu", 4), None)
-    with pytest.raises(ModelTooLarge, match=r"needs about 1\.2 GB on this machine's cpu, and 0\.9 GB are available"):
-        check_fits(found, machine("cpu", 0.9), None)
-    with pytest.raises(ModelTooLarge, match=r"0\.5 GB are allowed by lm\.memory_limit_gb"):
-        check_fits(found, machine("metal", 64), 0.5)
-    check_fits(found, machine("cpu", 0.1), 3.0)
