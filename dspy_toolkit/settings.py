@@ -41,7 +41,7 @@ class LMSettings(Section):
     """The language model that runs the programs."""
 
     model: str = "mlx/smollm2-135m"
-    """`mlx/smollm2-135m` (embedded), `mlx/HUB-ID`, `mlx/FOLDER`, or any LiteLLM model name."""
+    """`mlx/smollm2-135m` (embedded), `mlx/HUB-ID`, `mlx/FOLDER` (each also `+ADAPTER`), or any LiteLLM model name."""
     reflection_model: str | None = None
     """The model that writes instructions (MIPROv2's proposer, GEPA's reflector); `model` when not given."""
     api_key: SecretStr | None = None

@@ -95,7 +95,9 @@ def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> It
 def _folder(bare: str, settings: Settings) -> Path | None:
     """Where the weights of a model are now; None when they are not on this machine yet."""
     from dspy_toolkit.lm.embedded import EMBEDDED, EMBEDDED_PACKAGE
+    from dspy_toolkit.lm.weights import split_adapter
 
+    bare, _ = split_adapter(bare)
     if bare == EMBEDDED:
         folder = settings.path("models", EMBEDDED)
         if (folder / "origin.json").is_file():

@@ -55,6 +55,7 @@ class Engine:
         self._hardware = hardware or inspect_hardware()
         self._plan = plan_model(weights_, self._hardware, settings)
         self._tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
+        self.has_thinking, self.has_tool_parser = self._tokenizer.has_thinking, self._tokenizer.has_tool_parser
         self._condition = threading.Condition()
         self._waiting: deque[Row] = deque()
         self._arrived: deque[Row] = deque()  # of the waiting, those that the batch has not looked at yet

@@ -226,6 +226,10 @@ class TextEngine(Protocol):
     """What the provider needs of an engine; the MLX engine and the fake for tests both have it."""
 
     model: str
+    has_thinking: bool
+    """Whether it can reason before it answers."""
+    has_tool_parser: bool
+    """Whether calls of tools can be told from its text."""
 
     @property
     def closed(self) -> bool:

@@ -77,20 +77,25 @@ class MeteredLM(dspy.LM):
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         self.meter.charge()
-        return super().__call__(prompt, messages=messages, **self._seeded(kwargs))
+        return super().__call__(prompt, messages=messages, **self._completed(kwargs))
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         self.meter.charge()
-        return await super().acall(prompt, messages=messages, **self._seeded(kwargs))
+        return await super().acall(prompt, messages=messages, **self._completed(kwargs))
 
-    def _seeded(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """DSPy asks for another sample by `rollout_id`, which it keeps to itself: hand it on as the seed, so that a
-        run repeated from nothing draws the same samples.
+    def _completed(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What a call of an engine needs beside what DSPy says.
+
+        DSPy asks for another sample by `rollout_id`, which it keeps to itself: handed on as the seed, a run repeated from
+        nothing draws the same samples. And LiteLLM would import the `mcp` package for any call with tools.
         """
-        rollout = kwargs.get("rollout_id", self.kwargs.get("rollout_id"))
-        if rollout is None or not self.model.startswith("mlx/"):
+        if not self.model.startswith("mlx/"):
             return kwargs
-        return {"seed": int(rollout), **kwargs}
+        rollout = kwargs.get("rollout_id", self.kwargs.get("rollout_id"))
+        extra: dict[str, Any] = {} if rollout is None else {"seed": int(rollout)}
+        if kwargs.get("tools"):
+            extra["_skip_mcp_handler"] = True
+        return {**extra, **kwargs}
 
     def update_history(self, entry: dict[str, Any]) -> None:
         """Called by DSPy for each reply, cached or not: count it, then keep it as DSPy does."""
