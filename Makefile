@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test test-system soak check lock docs
+.PHONY: setup demo test test-system soak bench check lock docs
 
 setup: $(STAMP)
 
@@ -31,6 +31,11 @@ test-system: setup
 # Long: load, kills, many nights.
 soak: setup
 	$(BIN)/python -m pytest -m soak
+
+# The engine against other ways of running the same model; some 25 minutes on 2 idle cores. A peer that is missing is named,
+# with the command that installs it.
+bench: setup
+	$(BIN)/python -m benchmarks.lm $(BENCH)
 
 # Lint, format, types and documentation; no tests.
 check: setup

@@ -1,13 +1,16 @@
-"""The table at the end of an optimization, and the commands that come next."""
+"""The tables at the end of a flow, and the commands that come next."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.console import Console
 
     from dspy_toolkit.evaluation import Report
+    from dspy_toolkit.measurement import Fall, Measurement
     from dspy_toolkit.recording import Run
     from dspy_toolkit.registry import Decision
     from dspy_toolkit.workbench import Workbench
@@ -64,6 +67,39 @@ def print_summary(bench: Workbench, run: Run, decision: Decision, console: Conso
     for command in _next(bench, run, decision):
         # Printed as it is: a command that is broken over two lines cannot be copied.
         console.print(f"  {_escaped(command)}", highlight=False, soft_wrap=True)
+
+
+def print_figures(
+    measurement: Measurement,
+    history: Mapping[str, Sequence[float]],
+    falls: Sequence[Fall],
+    console: Console | None = None,
+) -> None:
+    """Print a machine's figures on stdout, beside the median of its earlier runs.
+
+    Args:
+        console: another place to print to.
+    """
+    from statistics import median
+
+    from rich import box
+    from rich.table import Table
+
+    from dspy_toolkit.cli import render
+
+    console = console or render.console()
+    conditions, fallen = measurement.conditions, {fall.figure.name for fall in falls}
+    table = Table(title=f"{conditions.chip} · {conditions.model}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("", "now", "median before", "runs before"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for figure in measurement.figures:
+        earlier = history.get(figure.name, ())
+        now = f"{figure.value:.3g} {figure.unit}"
+        usual = f"{median(earlier):.3g} {figure.unit}" if earlier else ""
+        table.add_row(
+            figure.name, f"[yellow]{now}[/]" if figure.name in fallen else now, usual, str(len(earlier) or "")
+        )
+    console.print(table)
 
 
 def _next(bench: Workbench, run: Run, decision: Decision) -> list[str]:

@@ -55,7 +55,7 @@ def test_every_entrypoint_is_a_flow_that_takes_the_parameters(settings: dict[str
         assert deployment["work_pool"]["name"] == "mlx"
         assert not Path(deployment["work_pool"]["job_variables"]["working_dir"]).is_absolute()
         names.add(f"{flow.name}/{deployment['name']}")
-    assert "optimize-program/nightly-router" in names
+    assert names == {"optimize-program/nightly-router", "benchmark-machine/weekly-machine"}
 
 
 def test_the_schedule_is_a_cron_line(settings: dict[str, Any]) -> None:

@@ -1,0 +1,54 @@
+"""A whole compilation of the router, as the flow makes it, with the same settings for every system."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.lm.asking import Caller, Found, Setting
+from benchmarks.lm.systems import System
+from benchmarks.lm.workloads import Way, Workload
+from dspy_toolkit.lm.throughput import THREADS
+
+COMPILATIONS: dict[str, tuple[str, dict[str, int], int]] = {
+    "bootstrap": ("bootstrap", {"candidates": 2, "max_bootstrapped_demos": 4, "val_rows": 32}, 160),
+    "mipro": ("mipro", {"trials": 4, "demo_sets": 4, "slice": 12, "val_rows": 30}, 300),
+}
+"""Workload → optimizer, its settings, and the calls that it may spend."""
+
+
+def compilation(system: System, workload: Workload, way: Way, setting: Setting) -> Iterator[Found]:
+    """Seconds and calls of one compilation, and what it came to on the validation rows."""
+    from dspy_toolkit.datasets import from_records
+    from dspy_toolkit.datasets.table import row_hash
+    from dspy_toolkit.lm.connection import Connection
+    from dspy_toolkit.optimizers import Choice, compile_program
+    from dspy_toolkit.projects.router import project
+    from dspy_toolkit.store import Store
+
+    optimizer, settings, calls = COMPILATIONS[workload.name]
+    settings = {**settings, "val_rows": max(round(settings["val_rows"] * setting.scale), 4)}
+    chosen: dict[str, Any] = {"optimizer": optimizer, "settings": settings, "budget": "light", "reason": "benchmark"}
+    choice = Choice(**chosen, lm_calls=calls, predicted_lm_calls=calls, alternatives={})
+    train, val = (
+        from_records(rows).assign(_row=[row_hash(row) for row in rows]) for rows in (setting.train, setting.val)
+    )
+    lm, adapter = system.lm(workload.max_tokens)
+    Caller(system, workload, way, f"warm-up {workload.name}")(setting.train[-1])
+    with tempfile.TemporaryDirectory(prefix="dspy-toolkit-benchmark-") as folder:
+        compiled = compile_program(
+            project.build(),
+            choice,
+            train,
+            val,
+            project.dataset,
+            project.metric,
+            Connection(lm, adapter, lm, adapter),
+            Store(folder),
+            threads=THREADS,
+        )
+    yield Found("seconds", compiled.seconds, "s", f"{compiled.lm_calls} calls, settings {json.dumps(settings)}")
+    yield Found("rate", compiled.lm_calls / compiled.seconds, "requests/s")
+    yield Found("right", 100 * compiled.val_mean, "%", f"validation, {100 * compiled.val_baseline:.0f} % before")

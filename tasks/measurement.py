@@ -1,0 +1,76 @@
+"""Measuring this machine, and holding the figures against what it reached before."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from dspy_toolkit.cli.progress import step
+from dspy_toolkit.cli.summary import print_figures
+from dspy_toolkit.lm import connect
+from dspy_toolkit.lm.hardware import inspect_hardware
+from dspy_toolkit.lm.throughput import Figure, measure_engine, measure_rates
+from dspy_toolkit.measurement import Fall, Measurement, fallen, identify, keep, read_history
+from dspy_toolkit.settings import load_settings
+from tasks.policy import RETRY_DELAYS, accelerator, is_transient
+
+
+@task(
+    task_run_name="measure this machine",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
+def measure_machine(requests: int) -> Measurement:
+    """The hardware's rates, then the engine's figures; with the accelerator to itself."""
+    settings = load_settings()
+    with accelerator(), step("measure") as reporter:
+        connection = connect(settings)
+        rates = measure_rates()
+        figures = (
+            Figure(name="matrix_product", value=rates.flops / 1e9, unit="GFLOP/s"),
+            Figure(name="memory_copy", value=rates.bytes / 1e9, unit="GB/s"),
+            *measure_engine(connection, requests=requests, progress=reporter.calls),
+        )
+    conditions = identify(inspect_hardware(), connection.model, settings.lm.batch_size, requests)
+    return Measurement(conditions=conditions, figures=figures)
+
+
+@task(
+    task_run_name="record this machine's figures",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=is_transient,
+)
+def record_measurement(measurement: Measurement, name: str) -> tuple[Fall, ...]:
+    """Write the figures into MLflow, and warn of those that have fallen."""
+    settings, conditions = load_settings(), measurement.conditions
+    with step("record"):
+        history = read_history(settings, conditions)
+        falls = fallen(measurement.figures, history)
+        keep(settings, measurement, falls, name)
+    names = {fall.figure.name for fall in falls}
+    create_table_artifact(
+        [
+            {
+                "figure": figure.name,
+                "value": f"{figure.value:.3g} {figure.unit}",
+                "earlier runs": len(history.get(figure.name, ())),
+                "verdict": "fallen" if figure.name in names else "",
+            }
+            for figure in measurement.figures
+        ],
+        key="machine-figures",
+        description=f"{conditions.chip}, {conditions.cores} cores, {conditions.model}",
+    )
+    if falls:
+        create_markdown_artifact(
+            "## Slower than before\n\n" + "\n".join(f"- {fall.sentence}" for fall in falls),
+            key="machine-warning",
+            description="Figures that fell by a fifth or more below this machine's median",
+        )
+    print_figures(measurement, history, falls)
+    return falls
