@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -48,6 +48,14 @@ class LMSettings(Section):
     """For a LiteLLM model; the provider's own environment variable works too."""
     api_base: str | None = None
     """For a LiteLLM model: the address of its server."""
+    backend: Literal["auto", "mlx", "torch"] = "auto"
+    """What runs an `mlx/` model: `auto` is MLX, then torch where it is installed, then `fallbacks`; `torch` begins with
+    torch; `mlx` is MLX alone.
+    """
+    fallbacks: tuple[str, ...] = ()
+    """LiteLLM models to ask, in this order, when no backend on this machine can run an `mlx/` model. Prompts leave the
+    machine for those listed here, and for no others.
+    """
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Of the task model; 0 is greedy."""
     max_tokens: int = Field(default=256, ge=1)
@@ -64,6 +72,14 @@ class LMSettings(Section):
     """How long to wait for it."""
     memory_limit_gb: float | None = Field(default=None, gt=0)
     """Refuse a model that needs more; by default what the machine has to spare."""
+
+    @field_validator("fallbacks")
+    @classmethod
+    def _check_fallbacks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if "/" not in name or name.startswith(("mlx/", "torch/")):
+                raise ValueError(f"{name!r} is not a LiteLLM model, such as openai/gpt-4o")
+        return names
 
 
 class DataSettings(Section):

@@ -97,12 +97,18 @@ def _text(content: Any) -> Any:
     return content
 
 
+def sign(response: Any, name: str) -> ModelResponse:
+    """Let a response say who answered, in the field that OpenAI has for what the model runs on, and in `model`."""
+    # LiteLLM puts the name that was asked for into the `model` of a streamed response; this other field it leaves alone.
+    response.model = response.system_fingerprint = name
+    return response
+
+
 def fill(response: ModelResponse, model: str, replies: list[Reply]) -> ModelResponse:
     """Write the replies, one a choice, and their usage into LiteLLM's `response`."""
     from litellm.types.utils import Choices, Usage
     from litellm.types.utils import Message as LiteLLMMessage
 
-    response.model = model
     response.created = int(time.time())
     response.choices = [  # pyright: ignore[reportAttributeAccessIssue]
         Choices(
@@ -113,7 +119,7 @@ def fill(response: ModelResponse, model: str, replies: list[Reply]) -> ModelResp
     prompt, completion = replies[0].prompt_tokens, sum(reply.completion_tokens for reply in replies)
     usage = Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
     response.usage = usage  # pyright: ignore[reportAttributeAccessIssue]
-    return response
+    return sign(response, model)
 
 
 def as_litellm(error: ToolkitError, model: str) -> Exception:
@@ -133,6 +139,12 @@ def as_litellm(error: ToolkitError, model: str) -> Exception:
 def chunk(text: str, *, last: bool = False, reason: str = "", usage: Any = None) -> GenericStreamingChunk:
     """One piece of a streamed reply, as LiteLLM takes it."""
     return {"text": text, "is_finished": last, "finish_reason": reason, "index": 0, "tool_use": None, "usage": usage}
+
+
+def signed(piece: GenericStreamingChunk, name: str) -> GenericStreamingChunk:
+    """A piece that says who answers, in what LiteLLM copies to the chunk and from the first chunk to the whole response."""
+    # A piece without text is one that LiteLLM holds back; anything more in it makes it look for what is there, and fail.
+    return {**piece, "provider_specific_fields": {"system_fingerprint": name}} if piece["text"] else piece
 
 
 def last_chunk(reply: Reply) -> GenericStreamingChunk:
