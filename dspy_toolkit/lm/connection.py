@@ -24,6 +24,7 @@ from dspy_toolkit.lm.elsewhere import LiteLLMBackend
 from dspy_toolkit.lm.fallback import Backend, Chain, backend_order
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.provider import EngineBackend, import_litellm, serve, withdraw
+from dspy_toolkit.lm.torch_weights import calm_threads
 from dspy_toolkit.lm.weights import PREFIX, Weights, find_weights
 from dspy_toolkit.settings import Settings
 
@@ -176,6 +177,7 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 def _connect_one(model: str, settings: Settings) -> tuple[MeteredLM, dspy.Adapter]:
+    calm_threads()
     import_litellm()
     if model.startswith(PREFIX):
         return mlx_lm(_serve(model, settings), settings)

@@ -28,6 +28,7 @@ from dspy_toolkit.lm.tokenizer import load_tokenizer
 from dspy_toolkit.lm.torch_sampling import Sampler
 from dspy_toolkit.lm.torch_weights import (
     INSTALL,
+    calm_threads,
     check_torch_fits,
     choose_device,
     free_memory,
@@ -58,6 +59,7 @@ class TorchEngine:
         """
         if not torch_installed():
             raise ModelError(f"torch is not installed, so it cannot run {weights_.name}. {INSTALL}")
+        calm_threads()
         self.model = weights_.name
         self._weights, self._settings, self._device = weights_, settings, device
         self._tokenizer = load_tokenizer(weights_.folder, weights_.sha256)

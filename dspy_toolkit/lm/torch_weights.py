@@ -33,11 +33,17 @@ def torch_installed() -> bool:
     return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
 
 
-def import_torch() -> Any:
-    """torch, with CPU threads that sleep while they wait for each other."""
+def calm_threads() -> None:
+    """Let torch's CPU threads sleep while they wait for each other. Call it before torch or transformers is imported."""
     # By default they spin: beside other busy processes a token then takes twenty times as long (1.8 s instead of 0.09 s with
-    # two threads, on two cores that three other processes were using). Read when torch is imported first.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # two threads, on two cores that three other processes were using). The variable is of the OpenMP that torch brings, and
+    # is read when that is loaded, which transformers does as soon as it is imported itself.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+
+def import_torch() -> Any:
+    """torch, its threads calm."""
+    calm_threads()
     import torch  # pyright: ignore[reportMissingImports]
 
     return torch
@@ -81,7 +87,7 @@ def load_torch_model(weights: Weights, device: str) -> Any:
     torch = import_torch()
     try:
         config = json.loads((weights.folder / "config.json").read_text())
-        with _without_progress():
+        with _quietly():
             model, found = _load(weights.folder, config, torch.float32 if device == "cpu" else "auto")
     except (ValueError, KeyError, TypeError, OSError, RuntimeError, AttributeError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -175,14 +181,16 @@ def _halve(rows: Any, width: int) -> Any:
 
 
 @contextmanager
-def _without_progress() -> Iterator[None]:
-    """No progress bar on the terminal while transformers loads."""
+def _quietly() -> Iterator[None]:
+    """Nothing on the terminal while transformers loads: no progress bar, and no report of what our error says."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
