@@ -24,7 +24,7 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not system and not soak"
 
-# What needs more than pip: a Prefect server and worker of its own.
+# What needs more than pip: a Prefect server and worker of its own, and a CPU build of torch in a folder of its own.
 test-system: setup
 	$(BIN)/python -m pytest -m system
 

@@ -48,6 +48,14 @@ class LMSettings(Section):
     """For a LiteLLM model; the provider's own environment variable works too."""
     api_base: str | None = None
     """For a LiteLLM model: the address of its server."""
+    backend: Literal["auto", "mlx", "torch"] = "auto"
+    """What runs an `mlx/` model: `auto` is MLX, then torch where it is installed, then `fallbacks`; `torch` begins with
+    torch; `mlx` is MLX alone.
+    """
+    fallbacks: tuple[str, ...] = ()
+    """LiteLLM models to ask, in this order, when no backend on this machine can run an `mlx/` model. Prompts leave the
+    machine for those listed here, and for no others.
+    """
     temperature: float = Field(default=0.0, ge=0, le=2)
     """Of the task model; 0 is greedy."""
     max_tokens: int = Field(default=256, ge=1)
@@ -72,6 +80,14 @@ class LMSettings(Section):
     def _number(cls, value: Any) -> Any:
         # The environment has only text, and a choice of numbers does not convert it.
         return int(value) if isinstance(value, str) and value.isdigit() else value
+
+    @field_validator("fallbacks")
+    @classmethod
+    def _check_fallbacks(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if "/" not in name or name.startswith(("mlx/", "torch/")):
+                raise ValueError(f"{name!r} is not a LiteLLM model, such as openai/gpt-4o")
+        return names
 
 
 class DataSettings(Section):

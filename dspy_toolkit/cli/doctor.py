@@ -65,6 +65,7 @@ def examine(*, generate: bool = False) -> Iterator[Finding]:
         return
     if hardware is not None:
         yield from model_findings.models(settings, hardware)
+        yield from model_findings.backends(settings, hardware)
     yield from findings.home(settings)
     yield from findings.tracking(settings)
     if hardware is not None:

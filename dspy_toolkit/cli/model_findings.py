@@ -10,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,32 @@ def models(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
                 yield from _weights(role, name, settings, hardware)
             except ToolkitError as error:
                 yield wrong("model", role, name, str(error))
+
+
+def backends(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
+    """What would run an `mlx/` model, in the order of trying; nothing is imported or asked."""
+    from dspy_toolkit.lm.fallback import backend_order
+    from dspy_toolkit.lm.torch_weights import INSTALL, torch_installed
+
+    def about(name: str) -> str:
+        if name == "mlx":
+            return f"mlx {version('mlx')} ({hardware.device})"
+        if name == "torch" and torch_installed():
+            return f"torch {version('torch')}"
+        return name if name != "torch" else "torch (not installed)"
+
+    order = backend_order(settings.lm)
+    value = f"{', then '.join(about(name) for name in order)} (lm.backend is {settings.lm.backend})"
+    if "torch" in order and not torch_installed():
+        yield wrong("model", "backends", value, f"{INSTALL} Or set lm.backend to auto.")
+        return
+    if settings.lm.backend == "mlx" and settings.lm.fallbacks:
+        advice = "lm.fallbacks are not asked: set lm.backend to auto if they should be."
+        yield Finding(subject="model", name="backends", value=value, state="note", advice=advice)
+        return
+    if settings.lm.backend == "auto" and not torch_installed():
+        value += "; torch is not installed"
+    yield Finding(subject="model", name="backends", value=value)
 
 
 def generation(settings: Settings) -> Iterator[Finding]:

@@ -20,9 +20,12 @@ import dspy
 
 from dspy_toolkit.errors import StoreError
 from dspy_toolkit.lm.adapter import CountingChatAdapter, GrammarAdapter
+from dspy_toolkit.lm.elsewhere import LiteLLMBackend
+from dspy_toolkit.lm.fallback import Backend, Chain, backend_order
 from dspy_toolkit.lm.meter import MeteredLM
-from dspy_toolkit.lm.provider import import_litellm, serve, withdraw
-from dspy_toolkit.lm.weights import PREFIX, find_weights
+from dspy_toolkit.lm.provider import EngineBackend, import_litellm, serve, withdraw
+from dspy_toolkit.lm.torch_weights import calm_threads
+from dspy_toolkit.lm.weights import PREFIX, Weights, find_weights
 from dspy_toolkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
 
 OPEN_FILES = 4096
 
-_engines: dict[str, TextEngine] = {}
+_chains: dict[str, Chain] = {}
 _lock = threading.RLock()
 _closes_at_exit = False
 
@@ -73,7 +76,7 @@ def model_names(settings: Settings) -> tuple[str, str]:
     """(task model, reflection model) as `connect` would name them: with weights' hashes, loading nothing."""
 
     def name(model: str) -> str:
-        if model in _engines:  # it answers already, under its full name
+        if model in _chains:  # it answers already, under its full name
             return model
         return find_weights(model, settings.path()).name if model.startswith(PREFIX) else model
 
@@ -101,7 +104,22 @@ def use_cache(settings: Settings) -> None:
                 f"The cache of replies cannot be kept in {folder}: {error}. "
                 "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
             ) from error
+        _keep_own_replies(dspy.cache)
         setattr(dspy.cache, "_dspy_toolkit_folder", folder)  # noqa: B010  (not an attribute that its class knows)
+
+
+def _keep_own_replies(cache: Any) -> None:
+    """Let `cache` forget what another model said in an MLX model's place: it would pass for that model's answer for ever."""
+    put = cache.put
+
+    def put_own(request: dict[str, Any], value: Any, *arguments: Any, **options: Any) -> None:
+        asked = str(request.get("model"))
+        # The same weights on torch are the same model.
+        own = (asked, f"torch/{asked.removeprefix(PREFIX)}")
+        if not asked.startswith(PREFIX) or (getattr(value, "system_fingerprint", None) or asked) in own:
+            put(request, value, *arguments, **options)
+
+    cache.put = put_own
 
 
 def allow_files() -> None:
@@ -118,7 +136,11 @@ def allow_files() -> None:
 
 
 def serve_engine(engine: TextEngine) -> None:
-    """Let `engine` answer for its model's name until `close_engines` or the end of the process."""
+    """Let `engine`, which falls back on nothing, answer for its model's name until `close_engines` or the process ends."""
+    _answer(Chain(engine.model, [EngineBackend(engine.model, lambda: engine)]))
+
+
+def _answer(chain: Chain) -> None:
     global _closes_at_exit
     with _lock:
         if not _closes_at_exit:
@@ -126,18 +148,18 @@ def serve_engine(engine: TextEngine) -> None:
             # all replies had come. And MLX's streams must be destroyed by their own thread, before the interpreter goes.
             threading._register_atexit(close_engines)  # pyright: ignore[reportAttributeAccessIssue]
             _closes_at_exit = True
-        _engines[engine.model] = engine
-        serve(engine)
+        _chains[chain.model] = chain
+        serve(chain)
 
 
 def close_engines() -> None:
     """Stop every engine of this process and release the accelerator. What waits for a reply gets EngineFailed."""
     with _lock:
-        engines = dict(_engines)
-        _engines.clear()
-    for name, engine in engines.items():
+        chains = dict(_chains)
+        _chains.clear()
+    for name, chain in chains.items():
         withdraw(name)
-        engine.close()
+        chain.close()
 
 
 def mlx_lm(model: str, settings: Settings) -> tuple[MeteredLM, dspy.Adapter]:
@@ -155,29 +177,60 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 def _connect_one(model: str, settings: Settings) -> tuple[MeteredLM, dspy.Adapter]:
+    calm_threads()
     import_litellm()
     if model.startswith(PREFIX):
         return mlx_lm(_serve(model, settings), settings)
-    options = _options(settings)
+    return MeteredLM(model, **_options(settings), **_access(settings)), CountingChatAdapter()
+
+
+def _access(settings: Settings) -> dict[str, Any]:
+    """The key and the address of a LiteLLM model."""
+    access: dict[str, Any] = {}
     if settings.lm.api_key is not None:
-        options["api_key"] = settings.lm.api_key.get_secret_value()
+        access["api_key"] = settings.lm.api_key.get_secret_value()
     if settings.lm.api_base is not None:
-        options["api_base"] = settings.lm.api_base
-    return MeteredLM(model, **options), CountingChatAdapter()
+        access["api_base"] = settings.lm.api_base
+    return access
 
 
 def _serve(model: str, settings: Settings) -> str:
-    """Serve the engine of `model`, the one that there is or a new one; the name that it answers for."""
-    from dspy_toolkit.lm.engine import Engine
-
+    """Let the chain of `model` answer, the one that there is or a new one; the name that it answers for."""
     with _lock:
-        served = _engines.get(model)
-        if served is not None and not served.closed:
+        served = _chains.get(model)
+        if served is not None and not served.current.closed:
             return served.model
     weights = find_weights(model, settings.path())
     with _lock:
-        engine = _engines.get(weights.name)
-        if engine is None or engine.closed:
-            engine = Engine(weights, settings.lm)
-        serve_engine(engine)
-    return engine.model
+        chain = _chains.get(weights.name)
+        if chain is None or chain.current.closed:
+            chain = Chain(weights.name, _backends(weights, settings))
+            chain.open()
+        _answer(chain)
+    return chain.model
+
+
+def _backends(weights: Weights, settings: Settings) -> list[Backend]:
+    """Who answers for an MLX model, in order, none of them started."""
+
+    def mlx() -> TextEngine:
+        from dspy_toolkit.lm.engine import Engine
+
+        return Engine(weights, settings.lm)
+
+    def torch() -> TextEngine:
+        from dspy_toolkit.lm.torch_engine import TorchEngine
+
+        return TorchEngine(weights, settings.lm)
+
+    # A key is for one provider: with several, each takes its own from its own variable.
+    access = _access(settings) if len(settings.lm.fallbacks) == 1 else {}
+    made: list[Backend] = []
+    for name in backend_order(settings.lm):
+        if name == "mlx":
+            made.append(EngineBackend(weights.name, mlx))
+        elif name == "torch":
+            made.append(EngineBackend(f"torch/{weights.name.removeprefix(PREFIX)}", torch))
+        else:
+            made.append(LiteLLMBackend(name, access))
+    return made

@@ -110,7 +110,7 @@ class EngineCollector:
 
     def __init__(self, engines: Callable[[], Mapping[str, TextEngine]] | None = None) -> None:
         """Args: engines: those to report by name; by default those that this process serves at the time of the scrape."""
-        self._engines = engines or (lambda: dict(provider._engines))
+        self._engines = engines or (provider.served)
 
     def describe(self) -> list[Metric]:
         """Nothing: registering collects nothing yet."""

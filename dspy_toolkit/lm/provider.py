@@ -1,6 +1,7 @@
 """The engine behind LiteLLM: a custom provider named `mlx`.
 
-Registers engines under their models' names and answers LiteLLM's four ways of calling; `translation` does the rest.
+Registers engines under their models' names, with what each falls back on, and answers LiteLLM's four ways of calling;
+`translation` and `fallback` do the rest.
 
 Errors become LiteLLM's exception of the same meaning, with the toolkit's own as their cause: `root_error` finds it again.
 """
@@ -8,26 +9,32 @@ Errors become LiteLLM's exception of the same meaning, with the toolkit's own as
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import ModelError, RequestRefused, ToolkitError
+from dspy_toolkit.errors import EngineFailed, ModelError, RequestRefused, ToolkitError
 from dspy_toolkit.lm.exchange import Message, TextEngine, Ticket
+from dspy_toolkit.lm.fallback import Chain
 from dspy_toolkit.lm.translation import (
     PROVIDER,
     as_litellm,
     chunk,
     fill,
-    last_chunk,
+    last_chunks,
+    signed,
     translate,
     turn,
 )
 
 if TYPE_CHECKING:
-    from litellm.types.utils import GenericStreamingChunk
+    from litellm.types.utils import ModelResponse
 
-_engines: dict[str, TextEngine] = {}
+    from dspy_toolkit.lm.translation import Piece
+
+_chains: dict[str, Chain] = {}
 
 
 def import_litellm() -> Any:
@@ -40,8 +47,13 @@ def import_litellm() -> Any:
     return litellm
 
 
-def serve(engine: TextEngine) -> None:
-    """Make `engine` answer for its model's name in this process. Serving it again changes nothing."""
+def serve(answering: TextEngine | Chain) -> None:
+    """Make an engine, or a chain, answer for its model's name in this process. Serving it again changes nothing."""
+    if isinstance(answering, Chain):
+        chain = answering
+    else:
+        chain = Chain(answering.model, [EngineBackend(answering.model, lambda: answering)])
+        chain.open()
     litellm = import_litellm()
     if not any(entry["provider"] == PROVIDER for entry in litellm.custom_provider_map):
         # Added to, never replaced: the list may hold somebody else's providers.
@@ -50,14 +62,17 @@ def serve(engine: TextEngine) -> None:
             {"provider": PROVIDER, "custom_handler": _make_handler()},
         ]
         litellm.utils.custom_llm_setup()
-    if engine.model not in _engines:
+    if chain.model not in _chains:
         litellm.register_model(
             {
-                engine.model: {
+                chain.model: {
                     "litellm_provider": PROVIDER,
                     "mode": "chat",
                     "supports_response_schema": True,
                     "supports_system_messages": True,
+                    # Not supports_reasoning: DSPy would then send reasoning_effort, which LiteLLM refuses of providers
+                    # that it does not know.
+                    "supports_function_calling": any(engine.has_tool_parser for engine in _engines_of(chain)),
                     "input_cost_per_token": 0.0,
                     "output_cost_per_token": 0.0,
                     "cache_creation_input_token_cost": 0.0,
@@ -65,26 +80,46 @@ def serve(engine: TextEngine) -> None:
                 }
             }
         )
-    _engines[engine.model] = engine
+    _chains[chain.model] = chain
 
 
 def withdraw(model: str) -> None:
     """Stop answering for a model's name."""
-    _engines.pop(model, None)
+    _chains.pop(model, None)
+
+
+def served() -> dict[str, TextEngine]:
+    """The engines of this process by their models' names."""
+    return {model: engine for model, chain in list(_chains.items()) for engine in _engines_of(chain)}
+
+
+def _engines_of(chain: Chain) -> list[TextEngine]:
+    """The engine that answers now, if it is one of this process and was made already."""
+    backend = chain.current
+    return [backend.made] if isinstance(backend, EngineBackend) and backend.made is not None else []
+
+
+def find_chain(model: str) -> Chain:
+    """Who answers for `model`. Raises ModelError when nothing was connected in this process."""
+    name = f"{PROVIDER}/{model.removeprefix(PROVIDER + '/')}"
+    if name not in _chains:
+        raise ModelError(f"No engine of this process runs {name}. Call dspy_toolkit.lm.connect first.")
+    return _chains[name]
 
 
 def find_engine(model: str) -> TextEngine:
-    """The engine that answers for `model`. Raises ModelError when none was connected in this process."""
-    name = f"{PROVIDER}/{model.removeprefix(PROVIDER + '/')}"
-    if name not in _engines:
-        raise ModelError(f"No engine of this process runs {name}. Call dspy_toolkit.lm.connect first.")
-    return _engines[name]
+    """The engine that answers for `model` now. Raises ModelError when there is none in this process."""
+    chain = find_chain(model)
+    backend = chain.current
+    if not isinstance(backend, EngineBackend):
+        raise ModelError(f"No engine of this process runs {chain.model}: {backend.name} answers for it.")
+    return backend.engine()
 
 
 def count_prompt(model: str, messages: list[Any]) -> int:
-    """Tokens of a prompt: exact for an engine of this process, LiteLLM's estimate for any other model."""
-    if model in _engines:
-        return _engines[model].count_tokens([Message(**turn(message)) for message in messages])
+    """Tokens of a prompt: exact where an engine of this process answers, LiteLLM's estimate elsewhere."""
+    if model in _chains and isinstance(backend := _chains[model].current, EngineBackend):
+        return backend.engine().count_tokens([Message(**turn(message)) for message in messages])
     return int(import_litellm().token_counter(model=model, messages=messages))
 
 
@@ -102,84 +137,160 @@ def root_error(error: BaseException | None) -> ToolkitError | None:
     return None
 
 
-def _submit(model: str, call: dict[str, Any], *, streaming: bool = False) -> list[Ticket]:
-    engine = find_engine(model)
-    requests = translate(call["messages"], call.get("optional_params") or {}, call.get("timeout"))
-    if streaming and len(requests) > 1:
-        raise RequestRefused(f"n is {len(requests)}; with streaming it must be 1.")
-    tickets: list[Ticket] = []
-    try:
-        for request in requests:
-            tickets.append(engine.submit(request))
-    except ToolkitError:
-        _cancel(tickets)
-        raise
-    return tickets
+class EngineBackend:
+    """An engine of this process, made when it is asked first."""
 
+    def __init__(self, name: str, make: Callable[[], TextEngine]) -> None:
+        """Args: name: what a response says of who answered; make: gives the engine, or raises ModelError."""
+        self.name, self._make = name, make
+        self._engine: TextEngine | None = None
+        self._lock = threading.Lock()
+        self._closed = False
 
-async def _submit_async(model: str, call: dict[str, Any], *, streaming: bool = False) -> list[Ticket]:
-    # Templating and tokenizing take milliseconds: not on the event loop.
-    submitted = asyncio.ensure_future(asyncio.to_thread(_submit, model, call, streaming=streaming))
-    try:
-        return await asyncio.shield(submitted)
-    except asyncio.CancelledError:
-        # Its caller went away while the thread was at it: what it submits is for nobody.
-        submitted.add_done_callback(lambda task: _cancel(task.result()) if not task.exception() else None)
-        raise
+    @property
+    def closed(self) -> bool:
+        """Whether it, or its engine, was closed."""
+        return self._closed or (self._engine is not None and self._engine.closed)
+
+    @property
+    def made(self) -> TextEngine | None:
+        """The engine, where it was asked already."""
+        return self._engine
+
+    def engine(self) -> TextEngine:
+        """The engine. Raises ModelError when it cannot be made."""
+        with self._lock:
+            if self._closed:
+                raise EngineFailed(f"The engine of {self.name} was closed. Connect again.")
+            if self._engine is None:
+                try:
+                    self._engine = self._make()
+                except ImportError as error:
+                    raise ModelError(f"{self.name} cannot run here: {error}.") from error
+            return self._engine
+
+    def open(self) -> None:
+        self.engine()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            engine = self._engine
+        if engine is not None:
+            engine.close()
+
+    def completion(self, call: dict[str, Any]) -> ModelResponse:
+        tickets: list[Ticket] = []
+        try:
+            tickets = self._submit(call)
+            return fill(call["model_response"], self.name, [ticket.result() for ticket in tickets])
+        finally:
+            _cancel(tickets)
+
+    async def acompletion(self, call: dict[str, Any]) -> ModelResponse:
+        tickets: list[Ticket] = []
+        try:
+            tickets = await self._submit_async(call)
+            replies = [await asyncio.wrap_future(ticket.future) for ticket in tickets]
+            return fill(call["model_response"], self.name, replies)
+        finally:
+            _cancel(tickets)
+
+    def streaming(self, call: dict[str, Any]) -> Generator[Piece]:
+        tickets: list[Ticket] = []
+        try:
+            tickets = self._submit(call, streaming=True)
+            for piece in tickets[0]:
+                yield signed(chunk(piece), self.name)
+            for piece in last_chunks(tickets[0].result()):
+                yield piece
+        finally:
+            _cancel(tickets)
+
+    async def astreaming(self, call: dict[str, Any]) -> AsyncGenerator[Piece]:
+        tickets: list[Ticket] = []
+        try:
+            tickets = await self._submit_async(call, streaming=True)
+            async for piece in tickets[0]:
+                yield signed(chunk(piece), self.name)
+            for piece in last_chunks(tickets[0].result()):
+                yield piece
+        finally:
+            _cancel(tickets)
+
+    def _submit(self, call: dict[str, Any], *, streaming: bool = False) -> list[Ticket]:
+        engine = self.engine()
+        requests = translate(call["messages"], call.get("optional_params") or {}, call.get("timeout"))
+        if streaming and len(requests) > 1:
+            raise RequestRefused(f"n is {len(requests)}; with streaming it must be 1.")
+        tickets: list[Ticket] = []
+        try:
+            for request in requests:
+                tickets.append(engine.submit(request))
+        except ToolkitError:
+            _cancel(tickets)
+            raise
+        return tickets
+
+    async def _submit_async(self, call: dict[str, Any], *, streaming: bool = False) -> list[Ticket]:
+        # Templating and tokenizing take milliseconds, making an engine seconds: not on the event loop.
+        submitted = asyncio.ensure_future(asyncio.to_thread(self._submit, call, streaming=streaming))
+        try:
+            return await asyncio.shield(submitted)
+        except asyncio.CancelledError:
+            # Its caller went away while the thread was at it: what it submits is for nobody.
+            submitted.add_done_callback(lambda task: _cancel(task.result()) if not task.exception() else None)
+            raise
 
 
 def _make_handler() -> Any:
     from litellm.llms.custom_llm import CustomLLM
 
     class MLXProvider(CustomLLM):
-        """LiteLLM's four ways of calling; each submits, waits, and gives up its rows when its caller goes away."""
+        """LiteLLM's four ways of calling; each asks the backends of the model in turn."""
 
         def completion(self, model: str, *args: Any, **call: Any) -> Any:
-            tickets: list[Ticket] = []
-            try:
-                tickets = _submit(model, call)
-                return fill(call["model_response"], model, [ticket.result() for ticket in tickets])
-            except ToolkitError as error:
-                raise as_litellm(error, model) from error
-            finally:
-                _cancel(tickets)
+            with _translated(model):
+                for attempt in find_chain(model).attempts():
+                    with attempt as backend:
+                        return backend.completion(call)
+            raise AssertionError("the last attempt returns or raises")
 
         async def acompletion(self, model: str, *args: Any, **call: Any) -> Any:
-            tickets: list[Ticket] = []
-            try:
-                tickets = await _submit_async(model, call)
-                replies = [await asyncio.wrap_future(ticket.future) for ticket in tickets]
-                return fill(call["model_response"], model, replies)
-            except ToolkitError as error:
-                raise as_litellm(error, model) from error
-            finally:
-                _cancel(tickets)
+            with _translated(model):
+                for attempt in find_chain(model).attempts():
+                    with attempt as backend:
+                        return await backend.acompletion(call)
+            raise AssertionError("the last attempt returns or raises")
 
-        def streaming(self, model: str, *args: Any, **call: Any) -> Iterator[GenericStreamingChunk]:
-            tickets: list[Ticket] = []
-            try:
-                tickets = _submit(model, call, streaming=True)
-                for piece in tickets[0]:
-                    yield chunk(piece)
-                yield last_chunk(tickets[0].result())
-            except ToolkitError as error:
-                raise as_litellm(error, model) from error
-            finally:
-                _cancel(tickets)
+        def streaming(self, model: str, *args: Any, **call: Any) -> Generator[Piece]:  # pyright: ignore[reportIncompatibleMethodOverride]
+            with _translated(model):
+                for attempt in find_chain(model).attempts():
+                    with attempt as backend, contextlib.closing(backend.streaming(call)) as parts:
+                        for part in parts:
+                            attempt.begun = True
+                            yield part
+                        return
 
-        async def astreaming(self, model: str, *args: Any, **call: Any) -> AsyncIterator[GenericStreamingChunk]:  # pyright: ignore[reportIncompatibleMethodOverride]
-            tickets: list[Ticket] = []
-            try:
-                tickets = await _submit_async(model, call, streaming=True)
-                async for piece in tickets[0]:
-                    yield chunk(piece)
-                yield last_chunk(tickets[0].result())
-            except ToolkitError as error:
-                raise as_litellm(error, model) from error
-            finally:
-                _cancel(tickets)
+        async def astreaming(self, model: str, *args: Any, **call: Any) -> AsyncGenerator[Piece]:  # pyright: ignore[reportIncompatibleMethodOverride]
+            with _translated(model):
+                for attempt in find_chain(model).attempts():
+                    with attempt as backend:
+                        async with contextlib.aclosing(backend.astreaming(call)) as parts:
+                            async for part in parts:
+                                attempt.begun = True
+                                yield part
+                        return
 
     return MLXProvider()
+
+
+@contextlib.contextmanager
+def _translated(model: str) -> Iterator[None]:
+    try:
+        yield
+    except ToolkitError as error:
+        raise as_litellm(error, model) from error
 
 
 def _cancel(tickets: list[Ticket]) -> None:

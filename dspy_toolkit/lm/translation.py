@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dspy_toolkit.errors import (
     DeadlineExceeded,
@@ -29,6 +29,9 @@ from dspy_toolkit.lm.exchange import GenerationRequest, Reply, TokenLogprob, mak
 
 if TYPE_CHECKING:
     from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk, ModelResponse, ModelResponseStream
+
+    Piece: TypeAlias = GenericStreamingChunk | ModelResponseStream
+    """A piece of a streamed reply, in either of the forms that LiteLLM takes."""
 
 PROVIDER = "mlx"
 IGNORED = {"stream", "stream_options", "user", "num_retries", "max_retries", "metadata", "store", "safety_identifier"}
@@ -158,12 +161,18 @@ def _text(content: Any) -> Any:
     return "".join(str(part.get("text", "")) for part in content)
 
 
+def sign(response: Any, name: str) -> ModelResponse:
+    """Let a response say who answered, in the field that OpenAI has for what the model runs on, and in `model`."""
+    # LiteLLM puts the name that was asked for into the `model` of a streamed response; this other field it leaves alone.
+    response.model = response.system_fingerprint = name
+    return response
+
+
 def fill(response: ModelResponse, model: str, replies: list[Reply]) -> ModelResponse:
     """Write the replies, one a choice, their usage and their timings into LiteLLM's `response`."""
     from litellm.types.utils import Choices, Usage
     from litellm.types.utils import Message as LiteLLMMessage
 
-    response.model = model
     response.created = int(time.time())
     choices = []
     for index, reply in enumerate(replies):
@@ -184,7 +193,7 @@ def fill(response: ModelResponse, model: str, replies: list[Reply]) -> ModelResp
     response.usage = Usage(**_usage(replies))  # pyright: ignore[reportAttributeAccessIssue]
     # Written into the dictionary that LiteLLM adds its own to: a new one would be replaced.
     response._hidden_params["engine"] = [reply.model_dump(include=TIMINGS) for reply in replies]
-    return response
+    return sign(response, model)
 
 
 TIMINGS = {"queue_seconds", "prefill_seconds", "decode_seconds", "seconds", "reused_tokens", "forced_tokens"}
@@ -244,7 +253,7 @@ def chunk(text: str, *, last: bool = False, reason: str = "", usage: Any = None)
     return {"text": text, "is_finished": last, "finish_reason": reason, "index": 0, "tool_use": None, "usage": usage}
 
 
-def last_chunks(reply: Reply) -> Iterator[GenericStreamingChunk | ModelResponseStream]:
+def last_chunks(reply: Reply) -> Iterator[Piece]:
     """The end of a streamed reply: what is not text (reasoning, tool calls, log-probabilities) whole, then its usage."""
     from litellm.types.utils import Delta, ModelResponseStream, StreamingChoices
 
@@ -258,6 +267,12 @@ def last_chunks(reply: Reply) -> Iterator[GenericStreamingChunk | ModelResponseS
         choice = StreamingChoices(index=0, delta=Delta(role="assistant", content=None, **extra), logprobs=logprobs)
         yield ModelResponseStream(choices=[choice])
     yield last_chunk(reply)
+
+
+def signed(piece: GenericStreamingChunk, name: str) -> GenericStreamingChunk:
+    """A piece that says who answers, in what LiteLLM copies to the chunk and from the first chunk to the whole response."""
+    # A piece without text is one that LiteLLM holds back; anything more in it makes it look for what is there, and fail.
+    return {**piece, "provider_specific_fields": {"system_fingerprint": name}} if piece["text"] else piece
 
 
 def last_chunk(reply: Reply) -> GenericStreamingChunk:

@@ -75,6 +75,21 @@ def test_a_setting_tells_where_it_comes_from_and_keeps_its_secret(
     assert "hidden" not in str(seen)
 
 
+def test_the_order_of_the_backends(command, monkeypatch: pytest.MonkeyPatch, home: Settings) -> None:
+    for name in ("fallback", "torch_weights"):
+        monkeypatch.setattr(f"dspy_toolkit.lm.{name}.torch_installed", lambda: False)
+    monkeypatch.setenv("DSPY_TOOLKIT_LM__FALLBACKS", '["openai/gpt-4o-mini"]')
+    found = lines(command("doctor", "--json"))["model.backends"]
+    assert found["state"] == "ok" and found["value"].startswith("mlx ")
+    assert ", then openai/gpt-4o-mini" in found["value"] and "torch is not installed" in found["value"]
+    monkeypatch.setenv("DSPY_TOOLKIT_LM__BACKEND", "mlx")
+    found = lines(command("doctor", "--json"))["model.backends"]
+    assert found["state"] == "note" and "openai" not in found["value"] and "lm.backend" in found["advice"]
+    monkeypatch.setenv("DSPY_TOOLKIT_LM__BACKEND", "torch")
+    found = lines(command("doctor", "--json"))["model.backends"]
+    assert found["state"] == "wrong" and "dspy-toolkit[torch]" in found["advice"]
+
+
 def test_little_space_is_wrong(tmp_path: Path) -> None:
     found = {finding.name: finding for finding in home_findings(Settings(home=tmp_path / "new"), spare=2**63)}
     assert found["disk"].state == "wrong" and "Free some space" in found["disk"].advice

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
 from dspy_toolkit.lm.exchange import GenerationRequest, Snapshot, TextEngine, Ticket, make_request
 
 LENGTH = 10
@@ -32,3 +34,11 @@ def turns(user: str, system: str | None = None) -> list[dict[str, str]]:
 
 def send(engine: TextEngine, messages: list[dict[str, str]], **fields: Any) -> Ticket:
     return engine.submit(make_request(**{"messages": messages, "max_tokens": LENGTH, **fields}))
+
+
+def needs_torch() -> None:
+    """Skip the test where the extra `torch` is not installed."""
+    from dspy_toolkit.lm.torch_weights import INSTALL, torch_installed
+
+    if not torch_installed():
+        pytest.skip(f"torch is not installed. {INSTALL} `make test-system` brings a CPU build of its own.")

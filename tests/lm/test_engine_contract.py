@@ -1,4 +1,4 @@
-"""What every engine does, the fake and the real one alike."""
+"""What every engine does: the fake, the real one on MLX, and the same weights on torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asking import STORY, ask, settled
+from asking import STORY, ask, needs_torch, settled
 
 from dspy_toolkit.errors import (
     DeadlineExceeded,
@@ -34,17 +34,30 @@ def answer(request: GenerationRequest) -> str:
     return " ".join(f"wave{number}," for number in range(1000))
 
 
-@pytest.fixture(scope="module", params=["fake", "real"])
+@pytest.fixture(scope="module", params=["fake", "real", "torch"])
 def shared(request: pytest.FixtureRequest) -> Iterator[TextEngine]:
     if request.param == "real":
         yield request.getfixturevalue("engine")
         return
-    fake = FakeEngine(answer, seconds_per_token=0.002)
-    yield fake
-    fake.close()
+    if request.param == "fake":
+        engine: TextEngine = FakeEngine(answer, seconds_per_token=0.002)
+    else:
+        engine = torch_engine(request.getfixturevalue("model_home"))
+        engine.submit(ask(max_tokens=1)).result(120)  # loading is not what the deadlines here are about
+    yield engine
+    engine.close()
 
 
-@pytest.fixture(params=["fake", "real"])
+def torch_engine(home: Path, **limits: Any) -> TextEngine:
+    """The embedded model on torch, or a skip that says why not."""
+    needs_torch()
+    from dspy_toolkit.lm.torch_engine import TorchEngine
+    from dspy_toolkit.lm.weights import find_weights
+
+    return TorchEngine(find_weights("mlx/smollm2-135m", home), LMSettings(lease="share", **limits), device="cpu")
+
+
+@pytest.fixture(params=["fake", "real", "torch"])
 def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     """A fresh engine that runs one request at a time, with limits of its own."""
     made: list[TextEngine] = []
@@ -52,6 +65,8 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
     def make(**limits: Any) -> TextEngine:
         if request.param == "fake":
             made.append(FakeEngine(answer, seconds_per_token=0.05, **limits))
+        elif request.param == "torch":
+            made.append(torch_engine(request.getfixturevalue("model_home"), **limits))
         else:
             from dspy_toolkit.lm.engine import Engine
             from dspy_toolkit.lm.weights import find_weights
