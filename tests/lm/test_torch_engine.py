@@ -108,8 +108,11 @@ def test_an_exception_ends_one_request_and_a_dead_thread_is_started_again(
     assert tickets[1].result(60).text
     thread = engine._thread
     assert thread is not None
-    errors.append(SystemExit("killed"))
+    running = send(engine, turns("Tell a story."), max_tokens=1000)
+    next(iter(running))
     tickets = [send(engine, turns("Hello!"), max_tokens=2) for _ in range(3)]
+    errors.append(SystemExit("killed"))
+    running.cancel()
     for ticket in tickets:
         with pytest.raises(EngineFailed, match="killed"):
             ticket.result(60)
