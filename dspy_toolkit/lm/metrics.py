@@ -136,6 +136,14 @@ class EngineCollector:
             for model, snapshot in seen.items():
                 gauge.add_metric([model], value(snapshot))
             yield gauge
+        fallbacks = CounterMetricFamily(
+            f"{PREFIX}fallbacks",
+            "Requests that moved from one who could not answer to the next.",
+            labels=["from", "to"],
+        )
+        for names, count in provider.moves().items():
+            fallbacks.add_metric(names, count)
+        yield fallbacks
         # Not imported for this: a process that has no engine of MLX has no numbers of it.
         mx: Any = sys.modules.get("mlx.core")
         for name, (about, function) in MEMORY.items() if mx is not None else ():

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,14 @@ def withdraw(model: str) -> None:
 def served() -> dict[str, TextEngine]:
     """The engines of this process by their models' names."""
     return {model: engine for model, chain in list(_chains.items()) for engine in _engines_of(chain)}
+
+
+def moves() -> dict[tuple[str, str], int]:
+    """How often somebody else had to answer, by the names of who could not and of who was asked next."""
+    counted: Counter[tuple[str, str]] = Counter()
+    for chain in list(_chains.values()):
+        counted.update(dict(chain.moves))
+    return dict(counted)
 
 
 def _engines_of(chain: Chain) -> list[TextEngine]:

@@ -5,7 +5,7 @@ the one before it. `rows` does the text, the grammar and the stop strings, as it
 
 What is covered: a bounded queue, a deadline for each request, also while it waits, cancelling and closing at the next token
 or the next 512 tokens of a prompt, an exception that ends one request only, a thread that dies; the next request starts it
-again. What is not: decoding several requests together, tools, LoRA adapters; deadlines while the model is being loaded.
+again. What is not: decoding several requests together, adapters (LoRA), deadlines while the model is being loaded.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from dspy_toolkit.errors import EngineBusy, EngineFailed, ModelError, RequestRefused, ToolkitError
 from dspy_toolkit.lm.exchange import GenerationRequest, Message, Reply, Snapshot, Ticket
 from dspy_toolkit.lm.lease import Lease, acquire
+from dspy_toolkit.lm.metrics import observe
 from dspy_toolkit.lm.rows import Outcome, Row
 from dspy_toolkit.lm.tokenizer import load_tokenizer
 from dspy_toolkit.lm.torch_sampling import Sampler
@@ -55,15 +56,20 @@ class TorchEngine:
         device: `cuda`, `mps` or `cpu`; the best there is by default.
 
         Raises:
-            ModelError: torch is not installed, or the tokenizer cannot be read.
+            ModelError: torch is not installed, the weights have an adapter, or the tokenizer cannot be read.
         """
         if not torch_installed():
             raise ModelError(f"torch is not installed, so it cannot run {weights_.name}. {INSTALL}")
+        if weights_.adapter is not None:
+            raise ModelError(
+                f"{weights_.name} has an adapter, which mlx_lm alone can read. Fuse it with `mlx_lm.fuse`, or use "
+                "lm.backend=mlx."
+            )
         calm_threads()
         self.model = weights_.name
         self._weights, self._settings, self._device = weights_, settings, device
         self._tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
-        self.has_thinking, self.has_tool_parser = self._tokenizer.has_thinking, False
+        self.has_thinking, self.has_tool_parser = self._tokenizer.has_thinking, self._tokenizer.has_tool_parser
         self._condition = threading.Condition()
         self._waiting: deque[Row] = deque()
         self._running: Row | None = None
@@ -83,12 +89,10 @@ class TorchEngine:
         """Queue a request.
 
         Raises:
-            RequestRefused: the prompt is longer than the context, the grammar cannot be compiled, or there are tools.
+            RequestRefused: the prompt is longer than the context, or the grammar cannot be compiled.
             EngineBusy: the queue is full.
             EngineFailed: the engine was closed.
         """
-        if request.tools:
-            raise RequestRefused("The torch engine calls no tools. Leave `tools` out, or use lm.backend=mlx.")
         prompt = self._tokenizer.encode_request(request)
         context = self._tokenizer.context_size
         if len(prompt) + request.max_tokens > context:
@@ -217,7 +221,7 @@ class TorchEngine:
             self._check(row)
             began, size = time.monotonic(), len(row.reply)
             context = np.concatenate([row.prompt[: row.prompt_size], np.asarray(row.reply, dtype=np.int64)])
-            outcome = row.take(*sampler.choose(logits, _allowed(row.matcher, len(logits)), context))  # pyright: ignore
+            outcome = row.take(*sampler.choose(logits, _allowed(row.matcher, len(logits)), context))
             if outcome is not None:
                 return outcome
             row.stream()
@@ -252,6 +256,7 @@ class TorchEngine:
                 try:
                     if isinstance(result, Reply):
                         future.set_result(result)
+                        observe(self.model, result)
                     else:
                         future.set_exception(_failure(result))
                     kind = "finished" if isinstance(result, Reply) else "failed"

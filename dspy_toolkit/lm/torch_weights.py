@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import ModelError, ModelTooLarge
+from dspy_toolkit.lm.hardware import machine_memory
 from dspy_toolkit.lm.weights import Weights, needed_bytes
 
 INSTALL = "Install it: `pip install 'dspy-toolkit[torch]'`."
+WORKING_BYTES = 600 * 2**20
+"""Room for the attention cache and activations of one request, beside the weights."""
 ROTATED = ("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")
 """Parameters whose rows are the rotary pairs."""
-WORKING_BYTES = 600 * 2**20
-"""What one row and a step take beside the weights, of a small model."""
 
 
 def torch_installed() -> bool:
@@ -65,11 +66,9 @@ def check_torch_fits(weights: Weights, device: str, limit_gb: float | None) -> N
     Raises:
         ModelTooLarge: with both numbers.
     """
-    import psutil
-
     torch = import_torch()
     need = needed_bytes(weights.folder, "cpu") // (1 if device == "cpu" else 2) + WORKING_BYTES
-    have = torch.cuda.mem_get_info()[0] if device == "cuda" else psutil.virtual_memory().available
+    have = torch.cuda.mem_get_info()[0] if device == "cuda" else machine_memory()[1]
     if limit_gb is not None:
         have = int(limit_gb * 2**30)
     if need > have:

@@ -31,6 +31,7 @@ from dspy_toolkit.lm.connection import _answer, _backends, mlx_lm, use_cache
 from dspy_toolkit.lm.elsewhere import LiteLLMBackend
 from dspy_toolkit.lm.exchange import GenerationRequest, TextEngine, Ticket
 from dspy_toolkit.lm.fallback import FAILURES, Chain, backend_order
+from dspy_toolkit.lm.metrics import exposition
 from dspy_toolkit.lm.provider import EngineBackend, count_prompt, find_engine, serve
 from dspy_toolkit.lm.weights import find_weights
 from dspy_toolkit.settings import LMSettings, Settings, load_settings
@@ -179,6 +180,7 @@ def test_a_failure_moves_down_the_list_with_a_warning_a_count_and_a_name(
     assert mlx in first and torch in first and "on fire" in first and "for this request" in first
     assert torch in second and listed in second and "from now on" in second
     assert elsewhere.calls[0]["model"] == "big"
+    assert f'fallbacks_total{{from="{mlx}",to="{torch}"}} 1.0' in exposition().decode()
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -83,7 +83,7 @@ def test_seeds_and_times(torch_engine: TorchEngine) -> None:
     assert counts.steps > 0 and counts.computed_tokens > 0 and counts.model_seconds > 0 and counts.prefix_bytes > 0
 
 
-def test_tools_are_refused(torch_engine: TorchEngine) -> None:
+def test_tools_without_a_parser_are_refused(torch_engine: TorchEngine) -> None:
     with pytest.raises(RequestRefused, match="tools"):
         torch_engine.submit(ask(tools=({"type": "function", "function": {"name": "look"}},)))
 
