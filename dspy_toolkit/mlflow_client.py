@@ -38,6 +38,9 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 _LOADING = threading.Lock()
+OPEN_SECONDS = 120.0
+"""Making a database takes some five seconds, on a busy machine thirty."""
+_opened: set[Path] = set()
 
 
 def connect(settings: Settings) -> MlflowClient:
@@ -53,8 +56,24 @@ def connect(settings: Settings) -> MlflowClient:
     _load()
     from mlflow import MlflowClient
 
-    with mlflow_errors(f"Cannot open the MLflow store {_without_password(uri)}"):
+    with mlflow_errors(f"Cannot open the MLflow store {_without_password(uri)}"), _alone(file):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@contextmanager
+def _alone(file: Path | None) -> Iterator[None]:
+    """Open a database file that this process has not opened before one process at a time.
+
+    MLflow makes the tables of a new one in a hundred steps, and two processes at it break each other's.
+    """
+    from filelock import FileLock
+
+    if file is None or file in _opened:
+        yield
+        return
+    with FileLock(f"{file}.lock", timeout=OPEN_SECONDS, is_singleton=False):
+        yield
+    _opened.add(file)
 
 
 @contextmanager

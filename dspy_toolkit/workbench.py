@@ -28,6 +28,7 @@ from dspy_toolkit.programs import lasting_location, load_program
 from dspy_toolkit.project import ChampionPart, Project, ProjectRef, fingerprint_program, load_project, resolve
 from dspy_toolkit.recording import Run, measures_of, parameters_of, plot_of
 from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version
+from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.signatures import fields_of, signature_hash
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 __all__ = ["PACKAGES", "Workbench"]
 
 PACKAGES = ("dspy-toolkit", "dspy", "gepa", "litellm", "llguidance", "mlx", "mlx-lm", "optuna", "transformers")
+
+FIRST_SECONDS = 300.0
+"""How long to wait while another run makes a project's first version."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +79,15 @@ class Workbench:
         Raises:
             RegistryError: it could not be kept.
         """
-        name, settings = self.project.name, self.settings
-        if champion(settings, name).version is not None:
+        if champion(self.settings, self.project.name).version is not None:
             return
+        # Of two runs that begin at once, the second finds the first one's.
+        with registry_lock(self.settings, FIRST_SECONDS, "first-champion.lock"):
+            if champion(self.settings, self.project.name).version is None:
+                self._make_champion()
+
+    def _make_champion(self) -> None:
+        name, settings = self.project.name, self.settings
         program = self.project.build()
         made = Manifest(
             **self._origin(program),

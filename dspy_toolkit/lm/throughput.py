@@ -35,6 +35,10 @@ THREADS = 16
 """Callers at once, as DSPy's optimizers have."""
 REQUESTS = 48
 """Of one burst of classifications; of free text a third."""
+ANSWER = 200
+"""Characters of free text, so that every reply ends by itself and is about as long as any other."""
+MAX_TOKENS = 192
+"""More than any reply needs."""
 CPU_SIDE, GPU_SIDE = 1536, 4096
 """Of the square matrices whose product is timed: 7 and 137 billion operations."""
 COPIED = 192 * 2**20
@@ -187,7 +191,7 @@ def measure_engine(
             f"Set lm.model to an MLX model, such as {PREFIX}smollm2-135m."
         )
     engine = find_engine(connection.model)
-    lm = connection.lm.metered().copy(cache=False, temperature=0.0, max_tokens=96)
+    lm = connection.lm.metered().copy(cache=False, temperature=0.0, max_tokens=MAX_TOKENS)
     texts = made_up_texts(2 * requests + threads)
 
     def tell(done: int, doing: str) -> None:
@@ -261,7 +265,7 @@ def _program(instructions: str, salt: str) -> Any:
     import dspy
 
     label = Literal["timber", "metal", "cloth", "glass", "paper", "clay"]
-    answer = (label, dspy.OutputField()) if instructions is SORTING else (str, dspy.OutputField())
+    answer = (label, dspy.OutputField()) if instructions is SORTING else (str, dspy.OutputField(max_length=ANSWER))
     name = "drawer" if instructions is SORTING else "answer"
     fields: Any = {"text": (str, dspy.InputField(desc=f"a note, as it was found (box {salt})")), name: answer}
     return dspy.Predict(dspy.make_signature(fields, instructions))

@@ -19,15 +19,18 @@ LOCK_SECONDS = 60.0
 
 
 @contextmanager
-def registry_lock(settings: Settings, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+def registry_lock(settings: Settings, seconds: float = LOCK_SECONDS, name: str = "registry.lock") -> Iterator[None]:
     """Hold the home's registry, over threads and processes; wait for at most `seconds`.
+
+    Args:
+        name: of another lock of the home, for what takes this one within.
 
     Raises:
         RegistryError: somebody else held it all that time (retryable), or the home cannot be written.
     """
     from filelock import FileLock, Timeout
 
-    file = settings.path("registry.lock")
+    file = settings.path(name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # A lock object of its own for every caller: one shared object would let two threads in together.

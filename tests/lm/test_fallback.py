@@ -83,6 +83,15 @@ class Elsewhere:
         return Provider()
 
 
+@pytest.fixture(autouse=True)
+def engines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests close all engines that they see: not the session's."""
+    from dspy_toolkit.lm import connection, provider
+
+    monkeypatch.setattr(connection, "_chains", {})
+    monkeypatch.setattr(provider, "_chains", {})
+
+
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Elsewhere:
     from dspy_toolkit.lm.provider import import_litellm
