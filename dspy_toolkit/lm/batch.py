@@ -10,6 +10,7 @@ engine resets it.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -89,6 +90,7 @@ class Batch:
         self._unpacked: tuple[Any, Any] = (None, None)
         """The packed prefix that was asked for last, and what it holds: rows of one prefix must get the same object."""
         self.computed_tokens = self.padding_tokens = self.prefix_hits = 0
+        self.read_seconds = 0.0
         self._decoding = Decoding(self._model, tokenizer, hardware.device)
         self._work: deque[_Work] = deque()
         self._ready: list[tuple[Row, int, Any]] = []
@@ -122,6 +124,7 @@ class Batch:
             "computed_tokens": self.computed_tokens,
             "padding_tokens": self.padding_tokens,
             "prefix_hits": self.prefix_hits,
+            "read_seconds": self.read_seconds,
             "steps": steps.steps,
             "widths": steps.widths,
             "step_seconds": steps.seconds,
@@ -144,8 +147,10 @@ class Batch:
         rows = [*self.rows, *beside]
         if not rows:
             return True
+        if len(rows) >= self._pressure.width:
+            return False
         tokens = sum(self._own(each) + min(each.room, LOOK_AHEAD) for each in (*rows, row))
-        return len(rows) < self._pressure.width and tokens * self._token_bytes <= self._memory.kv_budget_bytes
+        return tokens * self._token_bytes <= self._memory.kv_budget_bytes
 
     def _own(self, row: Row) -> int:
         """Prompt tokens that a row holds for itself."""
@@ -249,7 +254,9 @@ class Batch:
         """Read on, and hand the rows over when all is read; the places of the model's input that this took."""
         reading, before, padding = work.reading, work.reading.computed, work.reading.padding
         if not reading.done:
+            began = time.perf_counter()
             reading.advance(places)
+            self.read_seconds += time.perf_counter() - began
         taken = reading.computed - before
         self.computed_tokens += taken
         self.padding_tokens += reading.padding - padding

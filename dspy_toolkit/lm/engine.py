@@ -63,6 +63,8 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._serving = False  # the thread will look at the queue again
         self._closing = False
+        self._counted: dict[str, Any] = {}
+        """What the batch of this thread had done when it was counted last."""
         self._counts: dict[str, Any] = dict.fromkeys(Snapshot.model_fields, 0)
 
     # What callers use, on any thread.
@@ -149,6 +151,7 @@ class Engine:
             if self._settings.lease == "wait":
                 held = acquire(self._hardware.device, self._settings.lease_seconds, stop=self._stop_waiting)
             batch = Batch(self._weights, self._tokenizer, self._plan, self._hardware)
+            self._counted = {}
             while self._wait_for_work(batch):
                 self._turn(batch)
             self._end(self._closed_early())
@@ -209,9 +212,17 @@ class Engine:
             finally:
                 self._settle(self._left_behind(), error)
             batch.reset()
-        with self._condition:
-            self._counts |= batch.counts
+        self._count(batch)
         self._finish(batch.take_over())
+
+    def _count(self, batch: Batch) -> None:
+        """Add what the batch did since the last time; what it holds is as it is now."""
+        now = batch.counts
+        with self._condition:
+            for name, value in now.items():
+                held = name.endswith("_bytes")
+                self._counts[name] = value if held else self._counts[name] + value - self._counted.get(name, 0)
+            self._counted = now
 
     def _admit(self, batch: Batch) -> None:
         taken: list[Row] = []

@@ -213,7 +213,9 @@ class Snapshot(Value):
     step_seconds: float = 0.0
     """Of all steps together."""
     model_seconds: float = 0.0
-    """Of these and of computing prefixes, what the model itself took."""
+    """Of these, what the model itself took."""
+    read_seconds: float = 0.0
+    """Of reading prompts, prefixes included; all of it the model's."""
     prefix_hits: int = 0
     """Admitted prompts that began with a kept or shared prefix."""
     prefix_bytes: int = 0

@@ -47,7 +47,8 @@ COUNTERS: dict[str, tuple[str, Callable[[Snapshot], float]]] = {
     "steps": ("Decoding steps.", lambda s: s.steps),
     "step_rows": ("Rows of all decoding steps together.", lambda s: s.widths),
     "step_seconds": ("Time of all decoding steps together.", lambda s: s.step_seconds),
-    "model_seconds": ("Time that the model itself took, for steps and prefixes.", lambda s: s.model_seconds),
+    "model_seconds": ("Time of the decoding steps that the model itself took.", lambda s: s.model_seconds),
+    "read_seconds": ("Time of reading prompts and prefixes.", lambda s: s.read_seconds),
 }
 GAUGES: dict[str, tuple[str, Callable[[Snapshot], float]]] = {
     "queued_requests": ("Requests that wait for admission.", lambda s: s.queued),
