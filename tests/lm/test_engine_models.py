@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from asking import send, settled, turns
 from reference import Reference
-from tiny import Kind, write_tiny
+from tiny import Kind
 
 from dspy_toolkit.lm.engine import Engine
 from dspy_toolkit.lm.weights import find_weights
@@ -23,14 +23,12 @@ Open = Callable[[Kind], tuple[Engine, Reference]]
 
 
 @pytest.fixture
-def open_tiny(tmp_path: Path, model_home: Path) -> Iterator[Open]:
+def open_tiny(tmp_path: Path, tiny: Callable[[Kind], Path]) -> Iterator[Open]:
     """An engine of a tiny model, and mlx_lm alone on the same weights."""
     made: list[Engine | Reference] = []
 
     def open_tiny(kind: Kind) -> tuple[Engine, Reference]:
-        tokenizer = find_weights("mlx/smollm2-135m", model_home).folder
-        folder = write_tiny(tmp_path / kind, kind, tokenizer=tokenizer)
-        weights = find_weights(f"mlx/{folder}", tmp_path)
+        weights = find_weights(f"mlx/{tiny(kind)}", tmp_path)
         engine, reference = Engine(weights, LMSettings(lease="share")), Reference(weights)
         made.extend([engine, reference])
         return engine, reference
@@ -74,10 +72,12 @@ def test_a_prefix_is_computed_once_for_many_rows(open_tiny: Open, kind: Kind) ->
 def test_prompts_that_differ_inside_a_message_share_up_to_its_start(open_tiny: Open) -> None:
     """Of caches that cannot be cut, the next prompt can use only what ends where it still agrees: whole messages."""
     engine, reference = open_tiny("hybrid")
-    first = [turns(f"Where does topic {n} go?", RULES) for n in (1, 2)]
+    first = [turns(f"Where does topic {n} go?", RULES) for n in (1, 2, 3)]
     for ticket in [send(engine, prompt) for prompt in first]:
         ticket.result(60)
+    before = settled(engine)
     other = turns("How is the weather?", RULES)
     reply = send(engine, other).result(60)
     assert reply.reused_tokens > 100
+    assert settled(engine).computed_tokens - before.computed_tokens < 40, "the rules were not read again"
     reference.check(other, reply.text)
