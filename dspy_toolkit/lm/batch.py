@@ -167,11 +167,18 @@ class Batch:
         with self._on_stream():
             self._plan(rows)
 
-    def _plan(self, rows: Sequence[Row]) -> None:
-        """Queue what `rows` need to be read: beginnings worth sharing first, the rest of each prompt after."""
+    def _plan(self, rows: Sequence[Row], computed: Sequence[tuple[np.ndarray, Any]] = ()) -> None:
+        """Queue what `rows` need to be read: beginnings worth sharing first, the rest of each prompt after.
+
+        Args:
+            computed: (tokens, prefix) read just now for these rows; kept or not, they start from it.
+        """
         for row in rows:
             length, kept = self.prefixes.longest(row.prompt)
             prefix = self._unpack(kept)
+            for tokens, fresh in computed:
+                if length < len(tokens) < len(row.prompt) and np.array_equal(tokens, row.prompt[: len(tokens)]):
+                    length, prefix = len(tokens), fresh
             shared = self._boundary(row, self.prefixes.shared(row.prompt), length)
             # A little more to share than what is kept already is not worth a second copy of it.
             if shared > length + length // 8:
@@ -262,15 +269,14 @@ class Batch:
         self.padding_tokens += reading.padding - padding
         if reading.done:
             self._work.popleft()
-            for at, tokens in work.kept.items():
-                self._keep(tokens, reading, at)
+            computed = [(tokens, self._keep(tokens, reading, at)) for at, tokens in work.kept.items()]
             if work.rows:
                 self._decoding.join(work.rows, reading.caches)
-            self._plan(work.waiting)
+            self._plan(work.waiting, computed)
         return taken
 
-    def _keep(self, tokens: np.ndarray, reading: Reading, row: int) -> None:
-        """Keep what one row of a reading has left in the caches."""
+    def _keep(self, tokens: np.ndarray, reading: Reading, row: int) -> Any:
+        """Keep what one row of a reading has left in the caches, and give it."""
         import mlx.core as mx
 
         from dspy_toolkit.lm.caches import compact
@@ -278,6 +284,7 @@ class Batch:
         prefix = compact([cache.extract(row) for cache in reading.caches])
         mx.eval([layer.state for layer in prefix])
         self.prefixes.keep(tokens, *self._pack(prefix))
+        return prefix
 
     def _cut(self, kept: Any, length: int) -> tuple[Any, int]:
         from dspy_toolkit.lm.caches import cut

@@ -12,6 +12,7 @@ from reference import Reference
 from dspy_toolkit.lm.engine import Engine
 from dspy_toolkit.lm.rows import Row
 from dspy_toolkit.lm.weights import find_weights
+from dspy_toolkit.settings import LMSettings
 
 SYSTEM = "You classify requests. " + " ".join(
     f"Rule {n}: requests about topic {n} go to desk {n % 5}." for n in range(12)
@@ -134,3 +135,17 @@ def test_a_choice_is_over_with_its_first_telling_token(engine: Engine) -> None:
     reply = send(engine, turns("Pick."), grammar=grammar, max_tokens=40).result(60)
     assert reply.completion_tokens - reply.forced_tokens == 1
     assert settled(engine).steps - before.steps == 1
+
+
+def test_prefixes_in_eight_bits_take_less_and_serve_as_well(model_home: Path) -> None:
+    engine = Engine(find_weights("mlx/smollm2-135m", model_home), LMSettings(lease="share", kv_bits=8))
+    try:
+        prompts = [turns(f"Where does a request about topic {n} go?", SYSTEM) for n in range(3)]
+        replies = [ticket.result(120) for ticket in [send(engine, prompt) for prompt in prompts]]
+        replies.append(send(engine, prompts[0]).result(120))
+        assert sum(reply.reused_tokens > 100 for reply in replies) >= 3
+        assert all(reply.text for reply in replies)
+        # Of two prefixes or three: of the first row's whole prompt, of what all share, of the prompt that came twice.
+        assert 0 < settled(engine).prefix_bytes < 3 * 0.3 * 46080 * replies[0].prompt_tokens
+    finally:
+        engine.close()

@@ -193,7 +193,9 @@ def test_waiting_for_the_accelerator(model_home: Path, tmp_path: Path, monkeypat
 
 def test_model_too_large(model_home: Path) -> None:
     weights = find_weights("mlx/smollm2-135m", model_home)
-    with pytest.raises(ModelTooLarge, match=r"needs about 1\.\d GB .* There are 512\.0 MB \(lm\.memory_limit_gb is 0\.5"):
+    with pytest.raises(
+        ModelTooLarge, match=r"needs about 1\.\d GB .* There are 512\.0 MB \(lm\.memory_limit_gb is 0\.5"
+    ):
         Engine(weights, LMSettings(memory_limit_gb=0.5))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from asking import send, settled, turns
@@ -81,3 +82,18 @@ def test_prompts_that_differ_inside_a_message_share_up_to_its_start(open_tiny: O
     assert reply.reused_tokens > 100
     assert settled(engine).computed_tokens - before.computed_tokens < 40, "the rules were not read again"
     reference.check(other, reply.text)
+
+
+@pytest.mark.parametrize("kind", ["llama", "hybrid"])
+@pytest.mark.parametrize("bits", [None, 8])
+def test_prompts_that_share_are_answered_with_no_room_to_keep_what_they_share(
+    open_tiny: Open, kind: Kind, bits: Any
+) -> None:
+    engine, reference = open_tiny(kind)
+    engine._plan = engine._plan.model_copy(update={"prefix_budget_bytes": 0, "kv_bits": bits})
+    prompts = [turns(f"Where does topic {n} go?", RULES) for n in range(6)]
+    replies = [ticket.result(60) for ticket in [send(engine, prompt) for prompt in prompts]]
+    for prompt, reply in zip(prompts, replies, strict=True):
+        reference.check(prompt, reply.text)
+    assert sum(reply.reused_tokens > 100 for reply in replies) >= 4
+    assert settled(engine).prefix_bytes == 0
