@@ -58,12 +58,15 @@ def check_home(settings: Any) -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """End with code 130 on Ctrl-C or SIGTERM, whatever the interrupt turns into on its way up, and soon."""
+    from dspy_toolkit.optimizers.quiet import aloud
+
     interrupted = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_IGN)  # the first is enough
         interrupted.set()
-        print("\nInterrupted. What was computed is kept: run the same command again to go on.", file=sys.stderr)
+        with aloud():  # an optimizer may be silenced just now
+            print("\nInterrupted. What was computed is kept: run the same command again to go on.", file=sys.stderr)
         threading.Thread(target=_end_soon, daemon=True).start()
         raise KeyboardInterrupt
 
