@@ -44,7 +44,7 @@ def rate(system: System, workload: Workload, way: Way, setting: Setting) -> Iter
     yield Found("tokens", total / len(answered), "tokens/reply")
     yield Found("latency", median(done.latencies), "s", "median of a request")
     if before is not None:
-        yield from _of_steps(before, _snapshot(system), done, primed=workload.primed)
+        yield from _of_steps(before, _snapshot(system), done)
     if way == "native" and before is not None and setting.shape is not None and not failures:
         yield _floor(workload, setting, setting.shape, call.program, rows[:count], primes, done)
 
@@ -68,7 +68,7 @@ def at_full_width(system: System, workload: Workload, way: Way, setting: Setting
     done = burst(ask, rows[:THREADS])
     tokens = sum(reply.completion_tokens for reply in done.results)
     yield Found("rate", tokens / done.seconds, "tokens/s")
-    found = list(_of_steps(before, _snapshot(system), done, primed=True))
+    found = list(_of_steps(before, _snapshot(system), done))
     yield from found or [Found("step_overhead", None, "ms", "n/a: the engine counts no steps")]
 
 
@@ -76,11 +76,9 @@ def _snapshot(system: System) -> Any:
     return system.engine.snapshot() if isinstance(system, EngineSystem) else None
 
 
-def _of_steps(before: Any, after: Any, done: Burst[Any], *, primed: bool) -> Iterator[Found]:
+def _of_steps(before: Any, after: Any, done: Burst[Any]) -> Iterator[Found]:
     for figure in step_figures(before, after, done.seconds):
-        # Computing a shared prefix is model time outside the steps: the overhead beside it cannot be told.
-        if primed or figure.name != "step_overhead":
-            yield Found(figure.name, figure.value, figure.unit)
+        yield Found(figure.name, figure.value, figure.unit)
     if (steps := after.steps - before.steps) > 0:
         yield Found("width", (after.widths - before.widths) / steps, "rows/step")
     if (computed := after.computed_tokens - before.computed_tokens) > 0:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator
+import threading
+from collections.abc import Generator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,9 @@ class GenerateSystem:
     def ask(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature] | None = None) -> Answer:
         return self._thread.submit(self._generate, messages, max_tokens).result()
 
-    def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Iterator[str]:
+    def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Generator[str]:
         pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        given_up = threading.Event()
 
         def generate() -> None:
             from mlx_lm import stream_generate
@@ -62,13 +64,18 @@ class GenerateSystem:
             try:
                 for response in stream_generate(self._model, self._tokenizer, prompt, max_tokens=max_tokens):
                     pieces.put(response.text)
+                    if given_up.is_set():
+                        break
             finally:
                 pieces.put(None)
 
         done = self._thread.submit(generate)
-        while (piece := pieces.get()) is not None:
-            yield piece
-        done.result()
+        try:
+            while (piece := pieces.get()) is not None:
+                yield piece
+            done.result()
+        finally:
+            given_up.set()
 
     def drop(self) -> None:
         self._over = True

@@ -109,8 +109,10 @@ def figure(rows: Rows, systems: Sequence[str], caption: str) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    shown = [w for w in WORKLOADS if any(row["workload"] == w.name and row["value"] is not None for row in rows)]
-    across = min(len(shown), 3) or 1
+    # What only the engine can be asked has nothing to be compared with.
+    names = {row["workload"] for row in rows if row["value"] is not None}
+    shown = [workload for workload in WORKLOADS if workload.name in names and workload.measure != "width"]
+    across = min(len(shown), 2) or 1
     down = -(-len(shown) // across) or 1
     drawn = Figure(figsize=(4.6 * across, 0.8 + 2.7 * down), dpi=130, layout="constrained")
     canvas = FigureCanvasAgg(drawn)
@@ -146,17 +148,19 @@ def _panel(axes: Axes, rows: Rows, workload: Workload, systems: Sequence[str]) -
         text = f" {_number(value)}" + (f"  ({right:.0f} %)" if right is not None else "")
         axes.text(value, place, text, va="center", fontsize=8, color=INK)
         labels.setdefault(system, []).append(place)
-    unit = {"burst": "requests/s", "stream": "seconds (less is better)", "compile": "seconds (less is better)"}
-    what = {"burst": "; in brackets: valid" if workload.kind == "configure" else "; in brackets: right"}
-    axes.set_xlabel(unit.get(workload.measure, "tokens/s") + what.get(workload.measure, ""), fontsize=8, color=INK)
+    unit = "requests/s" if workload.measure == "burst" else "seconds (less is better)"
+    brackets = {"burst": "valid" if workload.kind == "configure" else "right", "compile": "right on validation"}
+    what = f"; in brackets: {brackets[workload.measure]}" if workload.measure in brackets else ""
+    axes.set_xlabel(unit + what, fontsize=8, color=INK)
     floor = value_of(rows, workload.name, "native", "engine", "floor")
     if floor and workload.measure == "burst":
         axes.axvline(floor, color="#b3362b", linewidth=1, linestyle=(0, (4, 3)))
-        axes.text(floor, len(bars) - 0.45, "least time ", ha="right", va="top", fontsize=7, color="#b3362b")
+        axes.text(floor, len(bars) - 1, "least time ", ha="right", va="center", fontsize=7, color="#b3362b")
         longest = max(longest, floor / 1.3)
     axes.set_xlim(0, longest * 1.35)
     axes.set_yticks([sum(places) / len(places) for places in labels.values()], list(labels), fontsize=8)
-    axes.invert_yaxis()
+    # Bars of one thickness, whoever takes part.
+    axes.set_ylim(max(len(bars), 2 * len(systems)) - 0.4, -0.6)
     axes.set_title(workload.title, loc="left", fontsize=10, color=INK)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False, labelsize=8, colors=INK)

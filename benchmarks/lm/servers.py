@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class Server:
         answer = self._post(messages, max_tokens, signature).raise_for_status().json()
         return Answer(answer["choices"][0]["message"].get("content") or "", answer["usage"]["completion_tokens"])
 
-    def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Iterator[str]:
+    def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Generator[str]:
         body = {**self._body(messages, max_tokens, signature), "stream": True}
         with self._client.stream("POST", f"{self.address}/chat/completions", json=body) as response:
             response.raise_for_status()

@@ -12,7 +12,7 @@ Peers are called through DSPy's `ChatAdapter` without its second attempt as JSON
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -59,8 +59,8 @@ class System(Protocol):
         """Natively, greedy. Safe from any thread."""
         ...
 
-    def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Iterator[str]:
-        """The same, in pieces."""
+    def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Generator[str]:
+        """The same, in pieces. Closing it gives the rest up."""
         ...
 
     def drop(self) -> None:
@@ -139,8 +139,12 @@ class EngineSystem:
         reply = self._submit(messages, max_tokens, signature).result()
         return Answer(reply.text, reply.completion_tokens)
 
-    def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Iterator[str]:
-        yield from self._submit(messages, max_tokens, signature)
+    def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Generator[str]:
+        ticket = self._submit(messages, max_tokens, signature)
+        try:
+            yield from ticket
+        finally:
+            ticket.cancel()
 
     def drop(self) -> None:
         """They take a second or two."""
