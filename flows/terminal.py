@@ -65,9 +65,10 @@ def interruptible() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_IGN)  # the first is enough
         interrupted.set()
+        # Before anything is said: where nobody reads any more, saying it raises.
+        threading.Thread(target=_end_soon, daemon=True).start()
         with aloud():  # an optimizer may be silenced just now
             print("\nInterrupted. What was computed is kept: run the same command again to go on.", file=sys.stderr)
-        threading.Thread(target=_end_soon, daemon=True).start()
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
