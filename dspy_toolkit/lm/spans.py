@@ -40,7 +40,7 @@ def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_toke
     """Add one call to the active span, if MLflow has one. Never raises.
 
     Args:
-        response: LiteLLM's; its `_hidden_params["engine"]` holds the engine's numbers, where an engine gave it.
+        response: LiteLLM's; its `_hidden_params["engine"]` holds the engine's numbers, one entry a choice, where an engine gave it.
         cached: whether a cache answered; then nothing was computed, and only the call is counted.
         prompt_tokens: of this call.
         completion_tokens: of this call.
@@ -72,8 +72,11 @@ def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_toke
 
 
 def _of_engine(response: Any) -> dict[str, float]:
+    """The numbers of all choices together: they are generated side by side, so that the longest time is the call's."""
     hidden = getattr(response, "_hidden_params", None)
-    engine = hidden.get("engine") if isinstance(hidden, dict) else None
-    if not isinstance(engine, dict):
+    choices = hidden.get("engine") if isinstance(hidden, dict) else None
+    if not choices:
         return {}
-    return {name: engine[name] for name in FROM_ENGINE if isinstance(engine.get(name), int | float)}
+    return {
+        name: (max if name.endswith("seconds") else sum)(choice[name] for choice in choices) for name in FROM_ENGINE
+    }

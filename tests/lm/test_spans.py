@@ -52,7 +52,7 @@ def lm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MeteredLM:
 
     def with_numbers(*arguments: Any) -> Any:
         response = fill(*arguments)
-        response._hidden_params["engine"] = dict(ENGINE)
+        response._hidden_params["engine"] = [ENGINE for _ in response._hidden_params["engine"]]
         return response
 
     monkeypatch.setattr(provider, "fill", with_numbers)
@@ -90,14 +90,24 @@ def test_a_response_without_the_engines_numbers(store: Settings) -> None:
         pass
 
     class Odd:
-        _hidden_params = {"engine": {"queue_seconds": "soon", "decode_seconds": 1.0}}
+        _hidden_params = {"engine": [{"queue_seconds": "soon"}]}
 
     with mlflow.start_span("call", span_type="LLM") as span:
         for response in (Bare(), Odd(), None, {"choices": []}):
             annotate(response, cached=False, prompt_tokens=2, completion_tokens=1)
     kept = attributes(span)
-    assert (kept["calls"], kept["prompt_tokens"], kept["decode_seconds"]) == (4, 8, 1.0)
+    # What cannot be read is left out whole.
+    assert (kept["calls"], kept["prompt_tokens"]) == (3, 6)
     assert "queue_seconds" not in kept
+
+
+def test_the_engines_own_numbers_get_there(store: Settings, tmp_path: Path) -> None:
+    lm = fake_connection(lambda request: "one two three", tmp_path, seconds_per_token=0.01).lm
+    with mlflow.start_span("call") as span:
+        lm("a b", n=2)
+    kept = attributes(span)
+    assert FROM_ENGINE[0] in kept
+    assert 0.03 <= kept["seconds"] < 10
 
 
 def test_threads_that_share_a_span(store: Settings) -> None:
