@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from dspy_toolkit.cli.progress import step
 from dspy_toolkit.cli.summary import print_figures
@@ -13,16 +11,10 @@ from dspy_toolkit.lm.hardware import inspect_hardware
 from dspy_toolkit.lm.throughput import Figure, measure_engine, measure_rates
 from dspy_toolkit.measurement import Fall, Measurement, fallen, identify, keep, read_history
 from dspy_toolkit.settings import load_settings
-from tasks.policy import RETRY_DELAYS, accelerator, is_transient
+from tasks.policy import accelerator, uncached_task
 
 
-@task(
-    task_run_name="measure this machine",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@uncached_task(task_run_name="measure this machine")
 def measure_machine(requests: int) -> Measurement:
     """The hardware's rates, then the engine's figures; with the accelerator to itself."""
     settings = load_settings()
@@ -38,13 +30,7 @@ def measure_machine(requests: int) -> Measurement:
     return Measurement(conditions=conditions, figures=figures)
 
 
-@task(
-    task_run_name="record this machine's figures",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@uncached_task(task_run_name="record this machine's figures")
 def record_measurement(measurement: Measurement, name: str) -> tuple[Fall, ...]:
     """Write the figures into MLflow, and warn of those that have fallen."""
     settings, conditions = load_settings(), measurement.conditions

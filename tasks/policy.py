@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import task
-from prefect.cache_policies import INPUTS, TASK_SOURCE
+from prefect import Task, task
+from prefect.cache_policies import INPUTS, NO_CACHE, TASK_SOURCE
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from pydantic import BaseModel
@@ -59,6 +59,18 @@ def refs_in(value: Any) -> Iterator[Ref]:
             yield from refs_in(item)
 
 
+RETRYING: dict[str, Any] = {
+    "retries": len(RETRY_DELAYS),
+    "retry_delay_seconds": RETRY_DELAYS,
+    "retry_condition_fn": is_transient,
+}
+
+
+def uncached_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A task that runs each time, since it writes or measures."""
+    return task(cache_policy=NO_CACHE, **RETRYING, **options)
+
+
 def cached_task(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A task whose result is reused across runs. Its arguments and its result are JSON values.
 
@@ -70,9 +82,7 @@ def cached_task(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
             cache_policy=INPUTS + TASK_SOURCE,
             persist_result=True,
             result_serializer="json",
-            retries=len(RETRY_DELAYS),
-            retry_delay_seconds=RETRY_DELAYS,
-            retry_condition_fn=is_transient,
+            **RETRYING,
             **options,
         )(function)
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.transactions import Transaction, get_transaction
 from pydantic import BaseModel
 
@@ -16,7 +14,7 @@ from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision, champion, rollback
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.workbench import Workbench
-from tasks.policy import RETRY_DELAYS, is_transient
+from tasks.policy import uncached_task
 
 
 class Release(BaseModel):
@@ -26,13 +24,7 @@ class Release(BaseModel):
     run_id: str | None
 
 
-@task(
-    task_run_name="release {run.ref.name}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@uncached_task(task_run_name="release {run.ref.name}")
 def release_program(run: Run) -> Release:
     """Keep and promote the candidate if it passed; a failure on the way leaves the old champion in place."""
     bench = Workbench.open(run.ref.location, load_settings())
@@ -54,13 +46,7 @@ def restore_champion(release: Transaction) -> None:
         rollback(bench.settings, bench.project.name)
 
 
-@task(
-    task_run_name="record {run.ref.name}",
-    cache_policy=NO_CACHE,
-    retries=len(RETRY_DELAYS),
-    retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=is_transient,
-)
+@uncached_task(task_run_name="record {run.ref.name}")
 def record_run(run: Run, release: Release) -> str:
     """Write the run into MLflow and show it; complete also when every step before came from the cache."""
     bench = Workbench.open(run.ref.location, load_settings())

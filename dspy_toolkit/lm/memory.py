@@ -2,8 +2,8 @@
 
 `plan_memory` is arithmetic only: what there is, less the weights and one step's activations, goes to the KV cache of the
 running rows, to kept prefixes and to buffers that MLX keeps for reuse, in the proportion 9 : 2 : 2, each up to what is of
-use. The proportion is that of the amounts that a small machine gets by with: 384 MiB of rows, which mlx_lm holds up to
-three times while rows join and leave, 256 MiB of prefixes, 256 MiB of buffers. A model is refused before it is loaded when
+use. The proportion is that of the amounts that a small machine gets by with: 384 MiB of rows, which are held up to three
+times while rows join and leave, 256 MiB of prefixes, 256 MiB of buffers. A model is refused before it is loaded when
 no row would fit beside it. `Pressure` watches what is really left while the engine runs.
 
 What is covered: the machine's memory, a container's limit, Metal's recommended working set, a CUDA device's memory. What is
@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 
 MIB = 2**20
 HELD = 3
-"""Times that mlx_lm holds the running rows' KV cache while rows join and leave, at most."""
+"""Times that the running rows' KV cache is held while rows join, at most: the batch as it was, the rows that were read, and the
+batch that both are copied into, which grows ahead of what it holds."""
 KV_LEAST, PREFIX_LEAST, CACHE_LEAST = 384 * MIB, 256 * MIB, 256 * MIB
 """Of rows, prefixes and freed buffers: what a small machine gets by with, and what even the smallest model may have."""
 STEP_LEAST = 256 * MIB
@@ -168,7 +169,7 @@ def plan_memory(
         "weights": (size(model_bytes), f"on {hardware.device}; {size(step)} more for a step's activations"),
         "KV cache": (
             size(kv),
-            f"{size(token_bytes)} a token; mlx_lm holds up to {HELD} times as much while rows join and leave",
+            f"{size(token_bytes)} a token; up to {HELD} times as much for a moment, while rows join",
         ),
         "prefixes": (size(prefixes), "beginnings that prompts share, the least recently used going first"),
         "freed buffers": (size(cache), "what MLX may keep for reuse"),

@@ -1,31 +1,25 @@
 """The torch engine: the MLX engine's contract over PyTorch, for where MLX cannot be had. Simple rather than fast.
 
-One thread loads the model, answers one request after another, and frees the model. A prompt starts from what it shares with
+Its thread answers one request after another. A prompt starts from what it shares with
 the one before it. `rows` does the text, the grammar and the stop strings, as it does for the MLX engine.
 
-What is covered: a bounded queue, a deadline for each request, also while it waits, cancelling and closing at the next token
-or the next 512 tokens of a prompt, an exception that ends one request only, a thread that dies; the next request starts it
-again. What is not: decoding several requests together, adapters (LoRA), deadlines while the model is being loaded.
+What is covered, beside what every engine covers (`engine_thread`): cancelling and closing at the next token or the next 512
+tokens of a prompt, an exception that ends one request only. What is not: decoding several requests together, adapters
+(LoRA), deadlines while the model is being loaded.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import InvalidStateError
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dspy_toolkit.errors import EngineBusy, EngineFailed, ModelError, RequestRefused, ToolkitError
-from dspy_toolkit.lm.exchange import GenerationRequest, Message, Reply, Snapshot, Ticket
-from dspy_toolkit.lm.lease import Lease, acquire
-from dspy_toolkit.lm.metrics import observe
+from dspy_toolkit.errors import ModelError, RequestRefused, ToolkitError
+from dspy_toolkit.lm.engine_thread import EngineThread
 from dspy_toolkit.lm.rows import Outcome, Row
-from dspy_toolkit.lm.tokenizer import load_tokenizer
 from dspy_toolkit.lm.torch_sampling import Sampler
 from dspy_toolkit.lm.torch_weights import (
     INSTALL,
@@ -46,8 +40,10 @@ PREFILL_CHUNK = 512
 """Prompt tokens computed at once; between two chunks a request can be given up."""
 
 
-class TorchEngine:
+class TorchEngine(EngineThread):
     """One model behind one thread. Torch is imported, and the model loaded, with the first request."""
+
+    label = "torch engine"
 
     def __init__(self, weights_: Weights, settings: LMSettings, device: str | None = None) -> None:
         """Args:
@@ -66,148 +62,40 @@ class TorchEngine:
                 "lm.backend=mlx."
             )
         calm_threads()
-        self.model = weights_.name
-        self._weights, self._settings, self._device = weights_, settings, device
-        self._tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
-        self.has_thinking, self.has_tool_parser = self._tokenizer.has_thinking, self._tokenizer.has_tool_parser
-        self._condition = threading.Condition()
-        self._waiting: deque[Row] = deque()
-        self._running: Row | None = None
-        self._thread: threading.Thread | None = None
-        self._serving = False  # the thread will look at the queue again
-        self._closing = False
-        self._counts: dict[str, Any] = dict.fromkeys(Snapshot.model_fields, 0)
+        super().__init__(weights_, settings)
+        self._device = device
 
-    # What callers use, on any thread.
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closing
-
-    def submit(self, request: GenerationRequest) -> Ticket:
-        """Queue a request.
-
-        Raises:
-            RequestRefused: the prompt is longer than the context, or the grammar cannot be compiled.
-            EngineBusy: the queue is full.
-            EngineFailed: the engine was closed.
-        """
-        prompt = self._tokenizer.encode_request(request)
-        context = self._tokenizer.context_size
-        if len(prompt) + request.max_tokens > context:
-            raise RequestRefused(
-                f"The prompt has {len(prompt)} tokens and the reply may have {request.max_tokens}, but the context of "
-                f"{self.model} is {context}. Shorten the prompt (fewer or shorter demonstrations), or lower lm.max_tokens."
-            )
-        matcher = self._tokenizer.matcher(request.grammar) if request.grammar else None
-        limit = min(request.deadline_seconds or self._settings.deadline_seconds, self._settings.deadline_seconds)
-        marks = self._tokenizer.reply_format(request, prompt)
-        row = Row(request, Ticket(), prompt, matcher, self._tokenizer.decode, self._tokenizer.stop_tokens, limit, marks)
-        with self._condition:
-            if self._closing:
-                raise EngineFailed(f"The engine of {self.model} was closed. Connect again.")
-            if len(self._waiting) >= self._settings.queue_size:
-                raise EngineBusy(
-                    f"The engine's queue is full: {len(self._waiting)} requests wait (lm.queue_size). Try again later."
-                )
-            self._waiting.append(row)
-            self._counts["requests"] += 1
-            if self._thread is None or not self._serving or not self._thread.is_alive():
-                # The one before may still be freeing its model: the new one waits for it before loading its own.
-                before, self._serving = self._thread, True
-                self._thread = threading.Thread(
-                    target=self._run, args=(before,), name=f"torch engine {self.model}", daemon=True
-                )
-                self._thread.start()
-            self._condition.notify()
-        return row.ticket
-
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt that `messages` make, template included."""
-        return len(self._tokenizer.encode_chat(messages))
-
-    def snapshot(self) -> Snapshot:
-        """The counters now."""
-        with self._condition:
-            return Snapshot(**{**self._counts, "queued": len(self._waiting), "active": int(self._running is not None)})
-
-    def close(self) -> None:
-        """Stop the thread and free the model. What waits or runs fails with EngineFailed. Idempotent."""
-        with self._condition:
-            self._closing = True
-            self._condition.notify()
-            thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join()
-
-    # What runs on the engine's thread.
-
-    def _run(self, before: threading.Thread | None) -> None:
-        """The thread: an isolation boundary. Whatever ends it reaches every waiting caller; the next request restarts it."""
-        held: Lease | None = None
-        device = self._device
-        try:
-            if before is not None:
-                before.join()
-            device = device or choose_device()
-            if self._settings.lease == "wait":
-                name = "metal" if device == "mps" else device  # one accelerator, whoever computes on it
-                held = acquire(name, self._settings.lease_seconds, stop=self._stop_waiting)
-            check_torch_fits(self._weights, device, self._settings.memory_limit_gb)
-            self._serve(device)
-            self._end(self._closed())
-        except BaseException as error:
-            if not self._closing and not isinstance(error, ToolkitError):
-                log.exception("The torch engine of %s failed.", self.model)
-            self._end(self._closed() if self._closing else error)
-        finally:
-            free_memory(device)
-            if held is not None:
-                held.release()
-
-    def _serve(self, device: str) -> None:
-        # A frame of its own, so that the model is gone when the thread gives the memory back.
+    def _serve(self) -> None:
+        device = self._device = self._device or choose_device()
+        self._take_lease("metal" if device == "mps" else device)  # one accelerator, whoever computes on it
+        check_torch_fits(self._weights, device, self._settings.memory_limit_gb)
+        # Held by this frame alone, so that the model is gone when the thread gives the memory back.
         text = _Text(load_torch_model(self._weights, device), device)
-        while (row := self._next()) is not None:
-            self._answer(row, text)
+        while self._wait_for_work():
+            if (row := self._next()) is not None:
+                self._answer(row, text)
 
-    def _closed(self) -> EngineFailed:
-        return EngineFailed(f"The engine of {self.model} was closed while this request waited. Connect again.")
-
-    def _stop_waiting(self) -> bool:
-        """While another process holds the accelerator: deadlines still count, and closing does not wait."""
-        self._give_up_queued()
-        return self._closing
-
-    def _next(self) -> Row | None:
-        with self._condition:
-            while not self._closing and not self._waiting:
-                self._condition.wait()
-            if self._closing:
-                return None
-            self._running = row = self._waiting.popleft()
-            row.started = time.monotonic()
-            return row
+    def _free(self) -> None:
+        free_memory(self._device)
 
     def _answer(self, row: Row, text: _Text) -> None:
         try:
-            result = row.finish(self._generate(row, text))
+            over = [(row, self._generate(row, text))]
+            failure = None
         except Exception as error:  # isolation boundary: one request
             if not isinstance(error, ToolkitError):
                 text.forget()  # what was read of it may be half of a step
                 log.exception("A request to the torch engine of %s failed.", self.model)
-            result = error
+            over, failure = [], error
         with self._condition:
             self._counts["prompt_tokens"] += row.prompt_size
-            self._counts["reused_tokens"] += row.reused
             self._counts["prefix_hits"] += row.reused > 0
-            self._counts["forced_tokens"] += row.forced
-            self._counts["decoded_tokens"] += len(row.reply) - row.forced
             self._counts["computed_tokens"] += max(len(row.prompt) - row.reused, 0)
             self._counts["model_seconds"] += text.take_seconds()
             self._counts["prefix_bytes"] = text.nbytes
-        self._settle([row], result)
+        self._finish(over)
+        if failure is not None:
+            self._settle([row], failure)
 
     def _generate(self, row: Row, text: _Text) -> Outcome:
         """Decode until the row is over. Raises what ends it otherwise: deadline, cancelling, closing, its grammar."""
@@ -234,45 +122,9 @@ class TorchEngine:
     def _check(self, row: Row) -> None:
         self._give_up_queued()
         if self._closing:
-            raise self._closed()
+            raise self._closed_early()
         if row.given_up(time.monotonic()):
             raise row.overdue()
-
-    def _give_up_queued(self) -> None:
-        now = time.monotonic()
-        with self._condition:
-            # Asked once a row: a caller may cancel between two looks, and the row would be on neither side.
-            gone = {row for row in self._waiting if row.given_up(now)}
-            if gone:
-                self._waiting = deque(row for row in self._waiting if row not in gone)
-        for row in gone:
-            self._settle([row], row.overdue())
-
-    def _settle(self, rows: Iterable[Row], result: Reply | BaseException) -> None:
-        """Tell each row's caller how it ended, and count it."""
-        for row in rows:
-            future = row.ticket.future
-            with self._condition:
-                try:
-                    if isinstance(result, Reply):
-                        future.set_result(result)
-                        observe(self.model, result)
-                    else:
-                        future.set_exception(_failure(result))
-                    kind = "finished" if isinstance(result, Reply) else "failed"
-                except InvalidStateError:  # the caller gave up first
-                    kind = "cancelled"
-                if self._running is row:
-                    self._running = None
-                self._counts[kind] += 1
-
-    def _end(self, error: BaseException) -> None:
-        with self._condition:
-            # Under the lock: a request that comes after this starts a new thread, one before it is failed here.
-            self._serving = False
-            left = [*([self._running] if self._running is not None else []), *self._waiting]
-            self._waiting.clear()
-        self._settle(left, error)
 
 
 class _Text:
@@ -356,16 +208,3 @@ def _allowed(matcher: Any, size: int) -> np.ndarray | None:
     allowed = np.unpackbits(bits, bitorder="little")[:size].astype(bool)
     # Some models pad their vocabulary beyond the tokenizer's.
     return np.pad(allowed, (0, size - len(allowed)))
-
-
-def _failure(error: BaseException) -> ToolkitError:
-    """A fresh error for one caller: a shared one would gather the tracebacks of all of them."""
-    if isinstance(error, ToolkitError):
-        failure = type(error)(*error.args)
-        failure.__cause__ = error.__cause__
-        return failure
-    failure = EngineFailed(
-        f"The torch engine failed: {type(error).__name__}: {error}. The next request starts it again."
-    )
-    failure.__cause__ = error
-    return failure

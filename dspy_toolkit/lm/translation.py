@@ -266,15 +266,10 @@ def last_chunks(reply: Reply) -> Iterator[Piece]:
         logprobs = None if reply.logprobs is None else _choice_logprobs(reply.logprobs)
         choice = StreamingChoices(index=0, delta=Delta(role="assistant", content=None, **extra), logprobs=logprobs)
         yield ModelResponseStream(choices=[choice])
-    yield last_chunk(reply)
+    yield chunk("", last=True, reason=reply.finish_reason, usage=_usage([reply]))
 
 
 def signed(piece: GenericStreamingChunk, name: str) -> GenericStreamingChunk:
     """A piece that says who answers, in what LiteLLM copies to the chunk and from the first chunk to the whole response."""
     # A piece without text is one that LiteLLM holds back; anything more in it makes it look for what is there, and fail.
     return {**piece, "provider_specific_fields": {"system_fingerprint": name}} if piece["text"] else piece
-
-
-def last_chunk(reply: Reply) -> GenericStreamingChunk:
-    """The end of a streamed reply, with its usage."""
-    return chunk("", last=True, reason=reply.finish_reason, usage=_usage([reply]))
