@@ -6,7 +6,7 @@ a candidate that is not better than the program as it came, on the same validati
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.lm.connection import Connection
@@ -24,6 +24,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEARCHES = {"bootstrap": bootstrap.search, "mipro": mipro.search, "gepa": gepa.search}
+
+
+class ArmResult(Value):
+    """How one arm of a race fared."""
+
+    name: str
+    verdict: Literal["won", "dropped", "left out", "failed"]
+    reason: str
+    """One sentence, with the numbers."""
+    mean: float = 0.0
+    """Of its best program on `items` validation rows that no arm chose by."""
+    items: int = 0
+    rounds: int = 0
+    """That it took part in."""
+    lm_calls: int = 0
+    """Logical."""
 
 
 class Compiled(Value):
@@ -47,6 +63,8 @@ class Compiled(Value):
     """Whether the budget ran out before the search was through."""
     trials: tuple[Trial, ...] = ()
     """Empty when nothing was scored: `val_mean` and `val_baseline` say nothing then."""
+    arms: tuple[ArmResult, ...] = ()
+    """Of a race, the winner first; empty otherwise."""
 
     @property
     def summary(self) -> str:

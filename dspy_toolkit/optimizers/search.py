@@ -46,6 +46,12 @@ class Trial(Value):
     val_mean: float
     lm_calls: int
     """Logical calls spent when it had been scored."""
+    arm: str = ""
+    """The optimizer that made it."""
+    tokens: float = 0.0
+    """Prompt and reply of one run, on average."""
+    seconds: float = 0.0
+    """Of one run's calls that no cache answered, on average; 0 when a cache answered all."""
 
 
 @dataclass
