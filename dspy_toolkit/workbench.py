@@ -22,6 +22,7 @@ from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.lm.connection import Connection, connect, model_names
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers import Choice, Compiled, Profile, compile_program, find_budget, probe, select
+from dspy_toolkit.optimizers.laps import Lap, LapResult, run_lap
 from dspy_toolkit.optimizers.search import Progress
 from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.programs import lasting_location, load_program
@@ -159,12 +160,20 @@ class Workbench:
         return fingerprint_program(self.project, self.settings, model=task, reflection_model=reflection)
 
     def compile(
-        self, fingerprint: str, choice: Choice, train: Ref, val: Ref, progress: Progress | None = None
+        self,
+        fingerprint: str,
+        choice: Choice,
+        train: Ref,
+        val: Ref,
+        progress: Progress | None = None,
+        *,
+        profile: Profile | None = None,
     ) -> Compiled:
         """Search for a better prompt on the training and validation rows.
 
         Args:
             fingerprint: the program's when the run began. What is cached under it must come from that program.
+            profile: what `choice` was made from; a race needs it.
 
         Raises:
             ProjectError: the program, its metric or its models have changed since.
@@ -173,6 +182,26 @@ class Workbench:
         return compile_program(
             self.project.build(),
             choice,
+            self.store.read_frame(train),
+            self.store.read_frame(val),
+            self.project.dataset,
+            self.project.metric,
+            self.connection,
+            self.store,
+            profile=profile,
+            seed=self.settings.optimize.seed,
+            threads=self.settings.optimize.threads,
+            progress=progress,
+        )
+
+    def run_lap(
+        self, fingerprint: str, lap: Lap, train: Ref, val: Ref, progress: Progress | None = None
+    ) -> LapResult:
+        """One lap of one arm of a race; see `compile` for the arguments and errors."""
+        self._check_unchanged(fingerprint)
+        return run_lap(
+            self.project.build(),
+            lap,
             self.store.read_frame(train),
             self.store.read_frame(val),
             self.project.dataset,
