@@ -27,7 +27,14 @@ from dspy_toolkit.optimizers.search import Progress
 from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.programs import lasting_location, load_program
 from dspy_toolkit.project import ChampionPart, Project, ProjectRef, fingerprint_program, load_project, resolve
-from dspy_toolkit.recording import Run, measures_of, parameters_of, plot_of
+from dspy_toolkit.recording import (
+    Run,
+    measures_of,
+    measures_of_compiling,
+    parameters_of,
+    parameters_of_compiling,
+    plot_of,
+)
 from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
@@ -336,6 +343,27 @@ class Workbench:
             {"outcome": decision.outcome, "reason": decision.reason, "version": decision.version},
             tables=tables,
             run_id=run_id,
+        )
+
+    def record_race(self, ref: ProjectRef, profile: Profile, choice: Choice, found: Compiled, name: str) -> str:
+        """Write a race that stopped before the sealed test into MLflow, and return its run's id.
+
+        Raises:
+            RegistryError: MLflow cannot be written.
+        """
+        return record_run(
+            self.settings,
+            self.project.name,
+            name,
+            parameters_of_compiling(ref, choice, self.project, self.settings),
+            measures_of_compiling(profile, found),
+            {
+                "profile.json": profile.model_dump_json(indent=2),
+                "choice.json": choice.model_dump_json(indent=2),
+                "race.json": found.model_dump_json(indent=2),
+                f"program/{PROGRAM_FILE}": program_bytes(self.store.read_json(found.program)),
+            },
+            {"outcome": "compared", "reason": found.summary},
         )
 
     def plot(self, run: Run) -> bytes | None:
