@@ -53,8 +53,8 @@ def search(search: Search, settings: dict[str, int]) -> None:
     search.score(search.program.deepcopy(), "unchanged")
     if search.exhausted:
         return
-    count = settings["slice"]
-    rows = balanced(shorter_half(search.train, count), count, seed=search.seed)
+    # The first of one and the same order, so that a larger slice begins as a smaller one.
+    rows = balanced(shorter_half(search.train, MOST_ROWS), MOST_ROWS, seed=search.seed)[: settings["slice"]]
     search.say(f"demonstrations from {len(rows)} rows")
     most = min(DEMOS, len(rows))
     candidate = bootstrap(search, rows, min(settings["max_bootstrapped_demos"], most), most)
