@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.datasets import DatasetSpec, examples
-from dspy_toolkit.errors import BudgetExhausted, MetricError, OptimizerError, ToolkitError
+from dspy_toolkit.errors import BudgetExhausted, MetricError, OptimizerError, RequestRefused, ToolkitError
 from dspy_toolkit.evaluation import score_rows
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.metrics import Metric
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+AT_FAULT = (MetricError, OptimizerError, RequestRefused)
+"""The toolkit's errors that an arm itself brings about: a prompt that does not fit the model among them."""
 NONE = "none"
 """The arm that searches nothing."""
 
@@ -100,32 +102,33 @@ def run_lap(
     watch = Stopwatch()
     try:
         search = _search(program, lap, train, val, spec, metric, connection, seed, threads, progress)
+        best = program if search is None else search.best or program
+        items = sample_rows(val, lap.rows + lap.items, seed).iloc[lap.rows :]
+        lm = connection.lm.metered()
+        rows = score_rows(
+            best,
+            examples(items, spec, fields_of(program)),
+            metric,
+            keys=[str(key) for key in items["_row"]],
+            split="val",
+            lm=lm,
+            adapter=connection.adapter,
+            threads=threads,
+        )
     except Exception as error:  # isolation boundary: one arm of a race
-        # The model's failure is everybody's, and may pass; the metric's and the optimizer's are what this arm came to.
-        if isinstance(error, ToolkitError) and not isinstance(error, MetricError | OptimizerError):
+        # The model's failure is everybody's, and may pass; so is one of the program as it came. The rest speaks against the arm.
+        model_failed = isinstance(error, ToolkitError) and not isinstance(error, AT_FAULT)
+        if model_failed or lap.arm == NONE:
             raise
         log.warning("The arm %s of the race failed: %s", lap.arm, explain(error))
         return LapResult(arm=lap.arm, error=explain(error), seconds=float(watch))
-    best = program if search is None else search.best or program
-    sample = sample_rows(val, lap.rows + lap.items, seed).iloc[lap.rows :]
-    lm = connection.lm.metered()
-    rows = score_rows(
-        best,
-        examples(sample, spec, fields_of(program)),
-        metric,
-        keys=[str(key) for key in sample["_row"]],
-        split="val",
-        lm=lm,
-        adapter=connection.adapter,
-        threads=threads,
-    )
     meters = [lm.meter, *([] if search is None else [search.meter])]
     return LapResult(
         arm=lap.arm,
         program=store.save_json(state_of(best)),
         prompt=digest(prompt_of(best)),
         values=tuple(row.value for row in rows),
-        groups=tuple(str(group) for group in sample["_group"]),
+        groups=tuple(str(group) for group in items["_group"]),
         search_calls=0 if search is None else search.meter.logical,
         item_calls=lm.meter.logical,
         physical_calls=sum(meter.physical for meter in meters),
