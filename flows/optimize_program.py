@@ -5,6 +5,9 @@ python -m flows.optimize_program --project router
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from cyclopts import Parameter
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.transactions import transaction
@@ -20,7 +23,10 @@ from tasks.scoring import compare_with_champion
 
 @flow(flow_run_name="optimize {project}", persist_result=True, result_serializer="json")
 def optimize_program(
-    project: str = "router", optimizer: OptimizerName | None = None, budget: BudgetName | None = None
+    project: str = "router",
+    optimizer: OptimizerName | None = None,
+    budget: BudgetName | None = None,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
 ) -> Decision:
     """Compile `project` and promote the result only if it beats the champion on the sealed test.
 
@@ -28,13 +34,14 @@ def optimize_program(
         project: a name, path/to/file.py:attr, or path/to/file.toml.
         optimizer: auto, bootstrap, mipro or gepa; the project's or the settings' by default.
         budget: light (300 LM calls), medium (1,200) or heavy (5,000); the sealed test apart.
+        start: search from this program where its fields fit: project@champion, project@3, a folder, or a project.
     """
-    ref = resolve_project(project)
+    ref = resolve_project(project, start)
     dataset = prepare_dataset(ref.data)
     profile = probe_program(ref.program, dataset.train, dataset.val)
-    choice = select_optimizer(ref.program, profile, optimizer, budget)
-    candidate = compile_program(ref.program, choice, dataset.train, dataset.val)
-    comparison = compare_with_champion(ref.program, ref.champion, choice, candidate, dataset)
+    choice = select_optimizer(ref.program, profile, optimizer, budget, ref.start)
+    candidate = compile_program(ref.program, choice, dataset.train, dataset.val, ref.start)
+    comparison = compare_with_champion(ref.program, ref.champion, choice, candidate, dataset, ref.start)
     run = Run(
         name=flow_run.get_name() or f"optimize {ref.name}",
         ref=ref,

@@ -51,7 +51,8 @@ def search(search: Search, settings: dict[str, int]) -> None:
     """Score the unchanged program, then candidate after candidate until they, or the budget, are through."""
     from dspy.teleprompt import BootstrapFewShot
 
-    search.score(search.program.deepcopy(), "unchanged")
+    if not search.trials:  # else a start was scored beside it
+        search.score(search.program.deepcopy(), "unchanged")
     for number in range(settings["candidates"]):
         if search.exhausted:
             return

@@ -15,6 +15,7 @@ from dspy_toolkit.optimizers import bootstrap, gepa, mipro
 from dspy_toolkit.optimizers.plan import Choice, Optimizer
 from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.optimizers.search import Progress, Search, Stopwatch, Trial
+from dspy_toolkit.optimizers.starting import Start
 from dspy_toolkit.optimizers.states import prompt_of, state_of
 from dspy_toolkit.signatures import fields_of
 from dspy_toolkit.store import Ref, Store, Value
@@ -92,6 +93,7 @@ def compile_program(
     connection: Connection,
     store: Store,
     *,
+    start: Start | None = None,
     seed: int = 0,
     threads: int = 16,
     progress: Progress | None = None,
@@ -101,6 +103,7 @@ def compile_program(
     Args:
         program: as it came; it is not changed.
         train, val: two splits. The third is not asked for.
+        start: a program from elsewhere: one more candidate, and what the search starts from where it is the better one.
 
     Raises:
         MetricError: the metric fails on more than a tenth of the rows.
@@ -124,7 +127,10 @@ def compile_program(
         lm_calls=choice.lm_calls,
         progress=progress,
     )
-    SEARCHES[choice.optimizer](search, choice.settings)
+    if start is not None and prompt_of(start.program) != prompt_of(program):
+        search.begin_from(start.program, start.label)
+    if not search.exhausted:
+        SEARCHES[choice.optimizer](search, choice.settings)
     if not search.trials and not search.exhausted:
         search.score(program.deepcopy(), "unchanged")
     best = search.best or program

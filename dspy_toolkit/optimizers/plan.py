@@ -40,6 +40,11 @@ class Choice(Value):
     """The other optimizers, each with the reason why it was not taken."""
 
     @property
+    def unexplained(self) -> Choice:
+        """This without its words: what is cached under it is not made again because a sentence reads differently."""
+        return self.model_copy(update={"reason": "", "alternatives": {}})
+
+    @property
     def val_rows(self) -> int:
         """Validation rows that candidates are compared on; 0 when nothing is compiled."""
         return int(self.settings.get("val_rows", 0))

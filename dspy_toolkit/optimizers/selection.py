@@ -1,32 +1,39 @@
-"""Which optimizer, with a written reason: a pure function of the profile and the budget.
+"""Which optimizer, with a written reason: a pure function of the profile, the budget and like runs.
 
 The order of preference follows what was published (GEPA before MIPROv2 before BootstrapFewShot where a model can
 reflect: arXiv 2507.19457) and what a profile rules out: without a usable reflector the two that write instructions have
-nothing to write with.
+nothing to write with. Where there are enough like runs their gains decide the order (`experience`), and a profile still
+rules out what it rules out.
 """
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, get_args
 
 from dspy_toolkit.errors import OptimizerError, nearest
 from dspy_toolkit.optimizers import bootstrap, gepa, mipro
 from dspy_toolkit.optimizers.budget import Budget
+from dspy_toolkit.optimizers.experience import prefer
 from dspy_toolkit.optimizers.plan import Choice, Impossible, Optimizer, Plan
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.settings import OptimizerName
+
+if TYPE_CHECKING:
+    from dspy_toolkit.history import PastRun
 
 PERFECT = 0.995
 """A baseline from which there is nothing to gain."""
 PLANNERS = {"bootstrap": bootstrap.plan, "mipro": mipro.plan, "gepa": gepa.plan}
 
 
-def select(profile: Profile, optimizer: str, budget: Budget) -> Choice:
+def select(profile: Profile, optimizer: str, budget: Budget, history: Iterable[PastRun] = ()) -> Choice:
     """Choose.
 
     Args:
         optimizer: `auto`, or the one to take.
         budget: what it may spend.
+        history: like runs (`experience.alike`), in any order.
 
     Raises:
         OptimizerError: no such optimizer, or it cannot run with this budget (or none can).
@@ -52,7 +59,7 @@ def select(profile: Profile, optimizer: str, budget: Budget) -> Choice:
             reason=why,
             alternatives=dict.fromkeys(plans, "nothing to gain"),
         )
-    return _best(profile, plans, budget)
+    return _best(profile, plans, budget, history)
 
 
 def check_optimizer(name: str) -> None:
@@ -61,9 +68,10 @@ def check_optimizer(name: str) -> None:
         raise OptimizerError(f"There is no optimizer {name!r}.{nearest(name, known)} Correct --optimizer.")
 
 
-def _best(profile: Profile, plans: dict[str, Plan | Impossible], budget: Budget) -> Choice:
+def _best(profile: Profile, plans: dict[str, Plan | Impossible], budget: Budget, history: Iterable[PastRun]) -> Choice:
     against: dict[str, str] = {}
-    for name in ("gepa", "mipro", "bootstrap"):
+    order, learned = prefer(("gepa", "mipro", "bootstrap"), history)
+    for name in order:
         plan = plans[name]
         if isinstance(plan, Impossible):
             against[name] = plan.reason
@@ -71,7 +79,7 @@ def _best(profile: Profile, plans: dict[str, Plan | Impossible], budget: Budget)
             against[name] = objection
         else:
             rest = {other: f"{name} comes first" for other in plans if other != name and other not in against}
-            return _choice(name, plan, budget, _praise(name, profile), {**against, **rest})
+            return _choice(name, plan, budget, f"{_praise(name, profile)} {learned}".rstrip(), {**against, **rest})
     why = "; ".join(f"{name}: {reason}" for name, reason in against.items())
     raise OptimizerError(f"No optimizer can run here ({why}). Add rows, or take a larger --budget.")
 
