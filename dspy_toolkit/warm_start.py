@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.datasets.table import as_text
+from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.optimizers.starting import Start, carry
 from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.programs import (
@@ -49,7 +50,7 @@ def find_start(reference: str | dspy.Module, project: Project, settings: Setting
         ProjectError: the other project cannot be found, or no predictor fits.
     """
     if isinstance(reference, str):
-        name, loaded = _load(reference, settings)
+        name, loaded = _load(reference, project, settings)
         other, rows = loaded.program, loaded.manifest.trained_rows if loaded.manifest else ()
     else:
         name, other, rows = GIVEN, reference, ()
@@ -90,19 +91,28 @@ def parent_of(part: StartPart | None, project: Project) -> int | str | None:
     return int(version) if name == project.name and version.isdigit() else part.name
 
 
-def _load(reference: str, settings: Settings) -> tuple[str, LoadedProgram]:
+def _load(reference: str, project: Project, settings: Settings) -> tuple[str, LoadedProgram]:
     """(a name that means the same tomorrow, the program)."""
     if is_version(reference):
         found = find_version(settings, reference)
         name = f"{found.project}@{found.version}"
-        return name, load_program(settings, name)
+        return name, _read(name, project, settings)
     if is_saved(reference):
-        loaded = load_program(settings, reference)
-        sha256 = loaded.manifest.program_sha256 if loaded.manifest else ""
-        return f"{loaded.project.name}@sha256:{sha256[:12]}", loaded
+        loaded = _read(reference, project, settings)
+        manifest = loaded.manifest
+        return f"{manifest.project}@sha256:{manifest.program_sha256[:12]}" if manifest else loaded.project.name, loaded
     name = project_name(reference)
-    live = champion(settings, name).version
-    if live is not None:
+    if (live := champion(settings, name).version) is not None:
         name = f"{name}@{live}"
         return name, load_program(settings, name, reference if is_location(reference) else "")
     return name, load_program(settings, reference)
+
+
+def _read(reference: str, project: Project, settings: Settings) -> LoadedProgram:
+    try:
+        return load_program(settings, reference)
+    except ProjectError:
+        if not project.location:
+            raise
+        # Its project is not here. One with the same fields, such as the same project elsewhere, fits without it.
+        return load_program(settings, reference, project.location)

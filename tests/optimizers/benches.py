@@ -29,14 +29,14 @@ class Bench:
         bench.__dict__["connection"] = self.connection
         return bench
 
-    def find(self, optimizer: str = "gepa", budget: str | None = None) -> Run:
+    def find(self, optimizer: str = "gepa", budget: str | None = None, start: str | None = None) -> Run:
         """The steps up to the decision, each on a workbench of its own, as tasks in other processes have."""
-        ref = self.open().resolve()
+        ref = self.open().resolve(start)
         data = self.open().prepare()
         profile = self.open().probe(data.train, data.val)
-        choice = self.open().select(profile, optimizer, budget)
-        compiled = self.open().compile(ref.program.fingerprint, choice, data.train, data.val)
-        challenged = self.open().challenge(ref.champion, compiled, choice, data)
+        choice = self.open().select(profile, optimizer, budget, start=ref.start)
+        compiled = self.open().compile(ref.program.fingerprint, choice, data.train, data.val, start=ref.start)
+        challenged = self.open().challenge(ref.champion, compiled, choice, data, start=ref.start)
         return Run(
             name="a run",
             ref=ref,
