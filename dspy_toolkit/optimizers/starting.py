@@ -63,7 +63,6 @@ def carry(
     """
     renames = renames or {}
     theirs = {name: _shape(predictor, renames) for name, predictor in other.named_predictors()}
-    # By name in the same order: a copy of a state, so that a live demonstration is not shared.
     sources = dict(other.named_predictors())
     carried = program.deepcopy()
     fitting = 0
@@ -73,12 +72,10 @@ def carry(
         fitting += 1
         source = sources[match]
         predictor.signature = signature_of(predictor).with_instructions(signature_of(source).instructions)
-        demos = state_of(source)["demos"]
+        demos = state_of(source)["demos"]  # plain JSON, whether they were saved or are live
         predictor.demos = [fit for demo in demos if (fit := _fitted(demo, predictor, renames)) is not None]
         if lost := len(demos) - len(predictor.demos):
-            log.warning(
-                "%d of %d demonstrations of %s do not fit %s; they are left out.", lost, len(demos), whence, name
-            )
+            log.warning("%d of %d demonstrations of %s do not fit the fields here.", lost, len(demos), whence)
     if not fitting:
         raise ProjectError(
             f"No predictor of {whence} fits this program. Its fields: {_listed(other, renames)}; here: "

@@ -81,7 +81,7 @@ class TestWhatFits:
         assert carry(dspy.ChainOfThought(Colour), told(), "x@1").predictors()[0].demos == SHOWN
 
     def test_renamed_fields_are_found_under_their_new_names(self) -> None:
-        old = dspy.Predict("thing: str -> label: str", instructions=HINT)
+        old = dspy.Predict(dspy.Signature("thing: str -> label: str", HINT))
         old.demos = [dspy.Example(thing="a lime 1", label="green")]
         with pytest.raises(ProjectError, match="thing -> label; here: text -> label"):
             carry(program(), old, "old@1")
@@ -96,7 +96,7 @@ class TestWhatFits:
         with caplog.at_level(logging.WARNING):
             carried = carry(program(), told(demos=[SHOWN[0], bad]), "tones@1")
         assert carried.demos == SHOWN[:1]
-        assert "1 of 2 demonstrations of tones@1 do not fit self" in caplog.text
+        assert "1 of 2 demonstrations of tones@1 do not fit the fields here" in caplog.text
 
     def test_nothing_fits_lists_both_sides(self) -> None:
         other = Steps(one="question -> answer", two="answer -> sure: bool")
@@ -129,9 +129,8 @@ class TestSearching:
         assert compiled.changed
         assert HINT in json.dumps(toy.state(compiled))
         assert compiled.lm_calls <= 300
-        assert sum(trial.val_mean == compiled.trials[0].val_mean for trial in compiled.trials[2:]) == 0, (
-            "from the start"
-        )
+        if optimizer == "bootstrap":  # the others try other instructions too
+            assert {trial.val_mean for trial in compiled.trials[1:]} == {1.0}, "each candidate keeps the start's"
 
     def test_a_worse_start_is_one_candidate_and_no_more(self, toy: Toy, optimizer: str) -> None:
         toy.knows = lambda request: "Classify." in request.messages[0].content or by_demos(request)
@@ -149,7 +148,9 @@ class TestSearching:
         beside = toy.compile(
             choice(optimizer, 120), toy.connect(model="mlx/fake@same"), start=Start(program(), "from colours@1")
         )
-        assert beside.trials == alone.trials
+        assert [(trial.label, trial.val_mean, trial.lm_calls) for trial in beside.trials] == [
+            (trial.label, trial.val_mean, trial.lm_calls) for trial in alone.trials
+        ]
 
     def test_the_budget_holds(self, toy: Toy, optimizer: str) -> None:
         toy.knows = by_instruction
@@ -167,7 +168,7 @@ class TestSearching:
         compiled = toy.compile(made, start=Start(told(demos=[]), "from tones@1"))
         assert compiled.lm_calls <= 300
         if optimizer != "gepa":  # GEPA's evaluations depend on what it finds
-            assert not compiled.exhausted or compiled.lm_calls == 300
+            assert not compiled.exhausted
 
 
 @given(calls=st.integers(20, 5000), val=st.integers(5, 200), cost=st.floats(1, 4), feedback=st.booleans())
@@ -278,7 +279,7 @@ def test_a_whole_run_from_another_projects_program(shared: Shared) -> None:
     assert manifest.parent == "tones@1"
     assert "elsewhere" in manifest.trained_rows
     shared.whole(optimizer="bootstrap")
-    without, [started] = (read_history(shared.toy.settings).runs[0], read_history(shared.toy.settings).runs[1:])
+    without, started = read_history(shared.toy.settings).runs
     assert (started.start, without.start) == ("tones@1", "")
     assert started.search != without.search
 
