@@ -53,6 +53,7 @@ def optimize(
     *,
     inputs: Iterable[str] | None = None,
     outputs: Iterable[str] | None = None,
+    start: dspy.Module | str | None = None,
     settings: Settings | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Result:
@@ -69,6 +70,9 @@ def optimize(
         budget: `light` (300 LM calls), `medium` (1,200), `heavy` (5,000), a number of calls (`800`) or a time (`15m`); the
             sealed test apart.
         inputs, outputs: columns; by default the program's fields of these names that the rows have.
+        start: a program whose instructions and demonstrations are tried first, and searched on from where they are
+            better: a module, `project@champion`, `project@3` or a folder. Which rows a module was tuned on is not known:
+            let none of them be among `rows`.
         settings: by default `dspy-toolkit.toml` and the environment.
         progress: told (done, all, what is going on).
 
@@ -90,13 +94,12 @@ def optimize(
         dataset=spec,
     )
     bench = Workbench(project, settings, records)
+    part = bench.start(start) if start is not None else None
     dataset = bench.prepare()
     profile = bench.probe(dataset.train, dataset.val)
-    choice = bench.select(profile, optimizer, budget)
-    compiled = bench.compile(
-        bench.fingerprint(), choice, dataset.train, dataset.val, progress, profile=profile
-    )
-    challenged = bench.challenge(ChampionPart(), compiled, choice, dataset, progress)
+    choice = bench.select(profile, optimizer, budget, bench.experience(profile, optimizer), part)
+    compiled = bench.compile(bench.fingerprint(), choice, dataset.train, dataset.val, progress, part, profile=profile)
+    challenged = bench.challenge(ChampionPart(), compiled, choice, dataset, progress, part)
     improved = challenged.outcome == "promoted"
     return Result(
         program=bench.program(compiled) if improved else program.deepcopy(),

@@ -65,7 +65,7 @@ def load_state(settings: Settings, reference: str, location: str = "") -> tuple[
 
     A saved program can be looked at in this way when its project is no longer there.
     """
-    if _is_version(reference) or _is_saved(reference):
+    if is_version(reference) or is_saved(reference):
         return load_version(settings, reference)
     name = project_name(reference) if is_location(reference) else reference
     if champion(settings, name).version is not None:
@@ -98,6 +98,16 @@ def is_location(text: str) -> bool:
     return ":" in text or "/" in text or text.endswith((".toml", ".py"))
 
 
+def is_version(reference: str) -> bool:
+    """Whether `reference` names a version in the registry, such as `router@champion` (whether or not there is one)."""
+    return "@" in reference and "/" not in reference and "\\" not in reference
+
+
+def is_saved(reference: str) -> bool:
+    """Whether `reference` is a folder that holds a saved program."""
+    return not is_version(reference) and (Path(reference).expanduser() / MANIFEST_FILE).is_file()
+
+
 def lasting_location(location: str) -> str:
     """A project's location that means the same in another working folder: file paths become absolute, names stay."""
     place, colon, attribute = location.rpartition(":") if ".py:" in location else (location, "", "")
@@ -106,20 +116,12 @@ def lasting_location(location: str) -> str:
     return f"{Path(place).expanduser().resolve()}{colon}{attribute}"
 
 
-def _is_saved(reference: str) -> bool:
-    return not _is_version(reference) and (Path(reference).expanduser() / MANIFEST_FILE).is_file()
-
-
-def _is_version(reference: str) -> bool:
-    return "@" in reference and "/" not in reference and "\\" not in reference
-
-
 def _find_project(manifest: Manifest, reference: str, location: str) -> Project:
     """The project of a saved program: where the caller says, else where it was, else by its name."""
     if location:
         return load_project(location)
     # Loading a project runs its code: what a folder from somewhere names must not be run, only what a registry does.
-    noted = "" if _is_saved(reference) else manifest.location
+    noted = "" if is_saved(reference) else manifest.location
     try:
         return load_project(noted or manifest.project)
     except ProjectError as missing:

@@ -1,19 +1,22 @@
 """What one run of the steps found, and what is written down of it: parameters, numbers, a plot.
 
-Not covered: where it is written (`dspy_toolkit.tracking`), and when (`dspy_toolkit.workbench`).
+Not covered: where it is written (`dspy_toolkit.tracking`), when (`dspy_toolkit.workbench`), and reading it back
+(`dspy_toolkit.history`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from dspy_toolkit.challenge import Challenge
 from dspy_toolkit.datasets import Dataset
+from dspy_toolkit.datasets.checking import choices_of
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
 from dspy_toolkit.plots import comparison_plot
 from dspy_toolkit.project import Project, ProjectRef
-from dspy_toolkit.store import Value
+from dspy_toolkit.signatures import fields_of
+from dspy_toolkit.store import Value, digest
 
 if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings
@@ -35,17 +38,26 @@ class Run(Value):
 def parameters_of(run: Run, project: Project, settings: Settings) -> dict[str, Any]:
     """What was asked for, and what the result depends on."""
     return {
-        **parameters_of_compiling(run.ref, run.choice, project, settings),
+        **parameters_of_compiling(run.ref, run.profile, run.choice, project, settings),
+        # What was found may be nothing, whatever was chosen.
+        "optimizer": run.compiled.optimizer,
+        "search": search_of(run),
         "champion_before": run.ref.champion.version,
     }
 
 
-def parameters_of_compiling(ref: ProjectRef, choice: Choice, project: Project, settings: Settings) -> dict[str, Any]:
+def parameters_of_compiling(
+    ref: ProjectRef, profile: Profile, choice: Choice, project: Project, settings: Settings
+) -> dict[str, Any]:
     """The same, of what comes before a champion is looked at."""
     return {
         "optimizer": choice.optimizer,
+        "chosen": choice.optimizer,
         "settings": choice.settings,
         "budget": choice.budget,
+        "start": ref.start.name if ref.start else "",
+        "task": task_kind(project),
+        "profile": profile,
         "model": ref.program.model,
         "reflection_model": ref.program.reflection_model,
         "seed": settings.optimize.seed,
@@ -55,10 +67,38 @@ def parameters_of_compiling(ref: ProjectRef, choice: Choice, project: Project, s
     }
 
 
+def search_of(run: Run) -> str:
+    """sha256 of all that a compilation depends on: runs that share it made the same search, from the cache or not."""
+    choice, start = run.choice, run.ref.start
+    return digest(
+        run.ref.program.fingerprint,
+        [run.dataset.train.sha256, run.dataset.val.sha256],
+        [choice.optimizer, choice.settings, choice.lm_calls],
+        start.state.sha256 if start else "",
+    )
+
+
+def task_kind(project: Project) -> str:
+    """What the program is to answer: `choice`, `number` or `text`; `record` for several outputs, a list or a model; `open`
+    where the rows hold no answer.
+    """
+    fields, outputs = fields_of(project.build()), project.dataset.outputs
+    if len(outputs) != 1:
+        return "record" if outputs else "open"
+    kind = fields.get(outputs[0], str)
+    if choices_of(kind) is not None:
+        return "choice"
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if kind is str:
+        return "text"
+    return "number" if kind in (int, float) else "record"
+
+
 def measures_of(run: Run) -> dict[str, Any]:
     """What was measured; of the sealed test only when it was opened."""
     comparison = run.challenge.comparison
-    measures = measures_of_compiling(run.profile, run.compiled)
+    measures = measures_of_compiling(run.profile, run.choice, run.compiled)
     if comparison is not None:
         measures |= {
             "sealed_candidate": comparison.candidate.mean,
@@ -74,13 +114,16 @@ def measures_of(run: Run) -> dict[str, Any]:
     return measures
 
 
-def measures_of_compiling(profile: Profile, compiled: Compiled) -> dict[str, Any]:
+def measures_of_compiling(profile: Profile, choice: Choice, compiled: Compiled) -> dict[str, Any]:
     """What was measured up to the compiled program."""
     return {
         "probe_baseline": profile.baseline,
-        "val_baseline": compiled.val_baseline,
-        "val_candidate": compiled.val_mean,
+        # Where nothing was scored they would read as a program that answers nothing rightly.
+        "val_baseline": compiled.val_baseline if compiled.trials else None,
+        "val_candidate": compiled.val_mean if compiled.trials else None,
+        "val_gain": compiled.val_mean - compiled.val_baseline if compiled.trials else None,
         "trial_val_mean": [trial.val_mean for trial in compiled.trials],
+        "predicted_lm_calls": choice.predicted_lm_calls,
         "compile_lm_calls": compiled.lm_calls,
         "compile_physical_calls": compiled.physical_calls,
         "compile_prompt_tokens": compiled.prompt_tokens,

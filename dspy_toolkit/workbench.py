@@ -10,7 +10,8 @@ Not covered: caching and retrying steps (the orchestrator does), and what a pers
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -18,15 +19,26 @@ from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.challenge import Challenge, challenge
 from dspy_toolkit.datasets import Dataset, from_records, prepare, read_rows
-from dspy_toolkit.errors import ProjectError
+from dspy_toolkit.errors import ProjectError, RegistryError
+from dspy_toolkit.history import PastRun, read_history
 from dspy_toolkit.lm.connection import Connection, connect, model_names
 from dspy_toolkit.metrics import name_of
-from dspy_toolkit.optimizers import Choice, Compiled, Profile, compile_program, find_budget, probe, select
+from dspy_toolkit.optimizers import Budget, Choice, Compiled, Profile, compile_program, find_budget, probe, select
+from dspy_toolkit.optimizers.experience import alike
 from dspy_toolkit.optimizers.laps import Lap, LapResult, run_lap
 from dspy_toolkit.optimizers.search import Progress
+from dspy_toolkit.optimizers.starting import choose_with_start
 from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.programs import lasting_location, load_program
-from dspy_toolkit.project import ChampionPart, Project, ProjectRef, fingerprint_program, load_project, resolve
+from dspy_toolkit.project import (
+    ChampionPart,
+    Project,
+    ProjectRef,
+    StartPart,
+    fingerprint_program,
+    load_project,
+    resolve,
+)
 from dspy_toolkit.recording import (
     Run,
     measures_of,
@@ -42,11 +54,14 @@ from dspy_toolkit.settings import Settings
 from dspy_toolkit.signatures import fields_of, signature_hash
 from dspy_toolkit.store import Ref, Store
 from dspy_toolkit.tracking import close_failed, open_run, record_run
+from dspy_toolkit.warm_start import find_start, parent_of, start_program, trained_rows
 
 if TYPE_CHECKING:
     import dspy
 
 __all__ = ["PACKAGES", "Workbench"]
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("dspy-toolkit", "dspy", "gepa", "litellm", "llguidance", "mlx", "mlx-lm", "optuna", "transformers")
 
@@ -113,11 +128,26 @@ class Workbench:
             settings, name, f"{name} as it is", {"optimizer": "none"}, {}, tags={"version": saved}, run_id=run_id
         )
 
-    def resolve(self) -> ProjectRef:
-        """Everything that can change a result, read now. Never cached."""
+    def resolve(self, start: str | None = None) -> ProjectRef:
+        """Everything that can change a result, read now. Never cached.
+
+        Args:
+            start: the program that the search starts from, as `find_start` understands it.
+        """
         task, reflection = model_names(self.settings)
         live = champion(self.settings, self.project.name)
-        return resolve(self.project, self.settings, model=task, reflection_model=reflection, champion=live)
+        return resolve(
+            self.project,
+            self.settings,
+            model=task,
+            reflection_model=reflection,
+            champion=live,
+            start=self.start(start) if start else None,
+        )
+
+    def start(self, reference: str | dspy.Module) -> StartPart:
+        """What this project can take from another program. Raises ProjectError when no predictor fits."""
+        return find_start(reference, self.project, self.settings, self.store)
 
     def prepare(self) -> Dataset:
         """Read, check and split the rows into three objects of the store."""
@@ -156,10 +186,41 @@ class Workbench:
         asked = optimizer or (project.optimizer if project.optimizer != "auto" else defaults.optimizer)
         return asked, budget or project.budget or defaults.budget
 
-    def select(self, profile: Profile, optimizer: str | None, budget: str | None) -> Choice:
-        """Choose an optimizer; None is as `wishes` says."""
+    def experience(self, profile: Profile, optimizer: str | None) -> tuple[PastRun, ...]:
+        """Earlier runs like this one, for `select`; none for an optimizer that was asked for by name.
+
+        A history that cannot be read is a warning: it makes a choice better, and its absence must not cost the run.
+        """
+        if self.wishes(optimizer, None)[0] != "auto":
+            return ()
+        try:
+            runs = read_history(self.settings).runs
+        except RegistryError as error:
+            log.warning("Chosen without the history of earlier runs. %s", error)
+            return ()
+        return alike(runs, profile, model_names(self.settings)[0])
+
+    def select(
+        self,
+        profile: Profile,
+        optimizer: str | None,
+        budget: str | None,
+        history: Iterable[PastRun] = (),
+        start: StartPart | None = None,
+    ) -> Choice:
+        """Choose an optimizer; None is as `wishes` says.
+
+        Args:
+            history: what `experience` gave.
+            start: what the search starts from; scoring it is part of the budget.
+        """
         asked, granted = self.wishes(optimizer, budget)
-        return select(profile, asked, find_budget(granted))
+
+        def choose(budget: Budget) -> Choice:
+            return select(profile, asked, budget, history, started=start is not None)
+
+        whole = find_budget(granted)
+        return choose(whole) if start is None else choose_with_start(choose, profile, whole)
 
     def fingerprint(self) -> str:
         """Of the program, its metric and its models; see `ProgramPart`."""
@@ -173,6 +234,7 @@ class Workbench:
         train: Ref,
         val: Ref,
         progress: Progress | None = None,
+        start: StartPart | None = None,
         *,
         profile: Profile | None = None,
     ) -> Compiled:
@@ -180,6 +242,7 @@ class Workbench:
 
         Args:
             fingerprint: the program's when the run began. What is cached under it must come from that program.
+            start: what the search starts from where it is better than the project's own program.
             profile: what `choice` was made from; a race needs it.
 
         Raises:
@@ -196,13 +259,20 @@ class Workbench:
             self.connection,
             self.store,
             profile=profile,
+            start=start_program(start, self.project, self.store),
             seed=self.settings.optimize.seed,
             threads=self.settings.optimize.threads,
             progress=progress,
         )
 
     def run_lap(
-        self, fingerprint: str, lap: Lap, train: Ref, val: Ref, progress: Progress | None = None
+        self,
+        fingerprint: str,
+        lap: Lap,
+        train: Ref,
+        val: Ref,
+        progress: Progress | None = None,
+        start: StartPart | None = None,
     ) -> LapResult:
         """One lap of one arm of a race; see `compile` for the arguments and errors."""
         self._check_unchanged(fingerprint)
@@ -215,6 +285,7 @@ class Workbench:
             self.project.metric,
             self.connection,
             self.store,
+            start=start_program(start, self.project, self.store),
             seed=self.settings.optimize.seed,
             threads=self.settings.optimize.threads,
             progress=progress,
@@ -230,9 +301,18 @@ class Workbench:
             )
 
     def challenge(
-        self, live: ChampionPart, compiled: Compiled, choice: Choice, dataset: Dataset, progress: Progress | None = None
+        self,
+        live: ChampionPart,
+        compiled: Compiled,
+        choice: Choice,
+        dataset: Dataset,
+        progress: Progress | None = None,
+        start: StartPart | None = None,
     ) -> Challenge:
-        """Put the compiled program against the champion (the fresh program, while there is none)."""
+        """Put the compiled program against the champion (the fresh program, while there is none).
+
+        Rows that the champion, or what the search started from, was tuned on test neither.
+        """
         champion_program, tuned_on = self.project.build(), frozenset[str]()
         if live.version is not None:
             loaded = load_program(self.settings, f"{self.project.name}@{live.version}", self.project.location)
@@ -247,7 +327,7 @@ class Workbench:
             self.connection,
             self.store,
             val_rows=choice.val_rows,
-            tuned_on=tuned_on,
+            tuned_on=tuned_on | trained_rows(start, dataset.sealed, self.project.dataset, self.store),
             progress=progress,
         )
 
@@ -259,6 +339,7 @@ class Workbench:
         """Where the compiled program came from, and how it scored."""
         program, challenged = self.project.build(), run.challenge
         rows = [self.store.read_frame(part)["_row"] for part in (run.dataset.train, run.dataset.val)]
+        inherited = trained_rows(run.ref.start, run.dataset.sealed, self.project.dataset, self.store)
         reports: dict[str, Any] = {"compiled": run.compiled.model_dump(mode="json", exclude={"program"})}
         for name in ("candidate_val", "champion_val", "comparison"):
             if (report := getattr(challenged, name)) is not None:
@@ -269,8 +350,9 @@ class Workbench:
             optimizer_settings=run.choice.settings,
             model=run.ref.program.model,
             split_sha256={name: getattr(run.dataset, name).sha256 for name in ("train", "val", "sealed")},
-            trained_rows=tuple(sorted(str(row) for part in rows for row in part)),
+            trained_rows=tuple(sorted({*inherited, *(str(row) for part in rows for row in part)})),
             reports=reports,
+            parent=parent_of(run.ref.start, self.project),
             previous_champion=run.ref.champion.version,
         )
 
@@ -355,8 +437,8 @@ class Workbench:
             self.settings,
             self.project.name,
             name,
-            parameters_of_compiling(ref, choice, self.project, self.settings),
-            measures_of_compiling(profile, found),
+            parameters_of_compiling(ref, profile, choice, self.project, self.settings),
+            measures_of_compiling(profile, choice, found),
             {
                 "profile.json": profile.model_dump_json(indent=2),
                 "choice.json": choice.model_dump_json(indent=2),

@@ -5,6 +5,9 @@ python -m flows.optimize_program --project router
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from cyclopts import Parameter
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.transactions import transaction
@@ -24,6 +27,7 @@ def optimize_program(
     project: str = "router",
     optimizer: OptimizerName | None = None,
     budget: BudgetName | None = None,
+    start: Annotated[str | None, Parameter(name="--from")] = None,
     dry_run: bool = False,
     workers: bool = False,
 ) -> Decision | Choice:
@@ -33,17 +37,18 @@ def optimize_program(
         project: a name, path/to/file.py:attr, or path/to/file.toml.
         optimizer: auto, race, labelled, bootstrap, random, mipro or gepa; the project's or the settings' by default.
         budget: light (300 LM calls), medium (1,200), heavy (5,000), a number of calls (800) or a time (15m); the sealed test apart.
+        start: search from this program where its fields fit: project@champion, project@3, a folder, or a project.
         dry_run: stop before anything is compiled, with the choice and what each optimizer would cost.
         workers: run the arms of a race on the workers of the pool, side by side.
     """
-    ref = resolve_project(project)
+    ref = resolve_project(project, start)
     dataset = prepare_dataset(ref.data)
     profile = probe_program(ref.program, dataset.train, dataset.val)
-    choice = select_optimizer(ref.program, profile, optimizer, budget)
+    choice = select_optimizer(ref.program, profile, optimizer, budget, ref.start)
     if dry_run:
         return choice
-    candidate = compile_program(ref.program, choice, profile, dataset.train, dataset.val, workers=workers)
-    comparison = compare_with_champion(ref.program, ref.champion, choice, candidate, dataset)
+    candidate = compile_program(ref.program, choice, profile, dataset.train, dataset.val, ref.start, workers=workers)
+    comparison = compare_with_champion(ref.program, ref.champion, choice, candidate, dataset, ref.start)
     run = Run(
         name=flow_run.get_name() or f"optimize {ref.name}",
         ref=ref,

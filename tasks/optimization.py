@@ -11,8 +11,9 @@ from prefect.artifacts import create_markdown_artifact, create_progress_artifact
 
 from dspy_toolkit.cli.progress import Reporter, step
 from dspy_toolkit.cli.summary import print_choice
+from dspy_toolkit.history import PastRun
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
-from dspy_toolkit.project import ProgramPart
+from dspy_toolkit.project import ProgramPart, StartPart
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Ref
 from dspy_toolkit.workbench import Workbench
@@ -30,19 +31,34 @@ def probe_program(program: ProgramPart, train: Ref, val: Ref) -> Profile:
         return bench.probe(train, val, reporter.rows)
 
 
-def select_optimizer(program: ProgramPart, profile: Profile, optimizer: str | None, budget: str | None) -> Choice:
+def select_optimizer(
+    program: ProgramPart,
+    profile: Profile,
+    optimizer: str | None,
+    budget: str | None,
+    start: StartPart | None = None,
+) -> Choice:
     """Choose, with a written reason. What was not said is taken from the project, then from the settings."""
     bench = Workbench.open(program.location, load_settings())
-    # Resolved before the cached task, so that a changed default is not answered from the cache.
-    choice = _select(program, profile, *bench.wishes(optimizer, budget))
+    # Resolved before the cached task, so that neither a changed default nor a new like run is answered from the cache.
+    history = bench.experience(profile, optimizer)
+    choice = _select(program, profile, *bench.wishes(optimizer, budget), history, start)
     print_choice(choice)
     return choice
 
 
 @cached_task(task_run_name="select an optimizer for {program.project}")
-def _select(program: ProgramPart, profile: Profile, optimizer: str, budget: str) -> Choice:
+def _select(
+    program: ProgramPart,
+    profile: Profile,
+    optimizer: str,
+    budget: str,
+    history: tuple[PastRun, ...],
+    start: StartPart | None,
+) -> Choice:
     with step("select"):
-        choice = Workbench.open(program.location, load_settings()).select(profile, optimizer, budget)
+        bench = Workbench.open(program.location, load_settings())
+        choice = bench.select(profile, optimizer, budget, history, start)
     others = "\n".join(f"- {name}: {reason}" for name, reason in choice.alternatives.items())
     create_markdown_artifact(
         f"## {choice.optimizer}\n\n{choice.reason}\n\nAbout {choice.predicted_lm_calls} of {choice.lm_calls} LM calls "
@@ -54,24 +70,33 @@ def _select(program: ProgramPart, profile: Profile, optimizer: str, budget: str)
 
 
 def compile_program(
-    program: ProgramPart, choice: Choice, profile: Profile, train: Ref, val: Ref, *, workers: bool = False
+    program: ProgramPart,
+    choice: Choice,
+    profile: Profile,
+    train: Ref,
+    val: Ref,
+    start: StartPart | None = None,
+    *,
+    workers: bool = False,
 ) -> Compiled:
     """Search for a better prompt. It is given two of the three splits.
 
     Args:
         profile: what `choice` was made from; a race goes on from it.
+        start: a program from elsewhere, to search on from where it is the better one.
         workers: run the arms of a race on the workers of the pool.
     """
     if choice.optimizer == "race":
-        return run_race(program, choice, profile, train, val, workers=workers)
-    return _compile(program, choice, train, val)
+        return run_race(program, choice, profile, train, val, start, workers=workers)
+    # A reason names the runs before this one: what was searched already is not searched again for other words.
+    return _compile(program, choice.unexplained, train, val, start)
 
 
 @cached_task(task_run_name="compile {program.project} with {choice.optimizer}")
-def _compile(program: ProgramPart, choice: Choice, train: Ref, val: Ref) -> Compiled:
+def _compile(program: ProgramPart, choice: Choice, train: Ref, val: Ref, start: StartPart | None) -> Compiled:
     bench = Workbench.open(program.location, load_settings())
     with accelerator(), step("compile") as reporter, _live(program.project, reporter):
-        return bench.compile(program.fingerprint, choice, train, val, reporter.calls)
+        return bench.compile(program.fingerprint, choice, train, val, reporter.calls, start)
 
 
 @contextmanager

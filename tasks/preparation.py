@@ -15,12 +15,12 @@ from tasks.policy import cached_task
 
 
 @task(task_run_name="resolve {location}", cache_policy=NO_CACHE)
-def resolve_project(location: str) -> ProjectRef:
+def resolve_project(location: str, start: str | None = None) -> ProjectRef:
     """Read everything that can change a result: never cached. A project without a champion gets its own program as one."""
     with step("resolve"):
         bench = Workbench.open(location, load_settings())
         bench.ensure_champion()
-        return bench.resolve()
+        return bench.resolve(start)
 
 
 @cached_task(task_run_name="prepare {data.project}")

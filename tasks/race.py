@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
-from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import wait_for_flow_run
@@ -19,7 +18,7 @@ from dspy_toolkit.optimizers.compiling import of_race
 from dspy_toolkit.optimizers.laps import Lap, LapResult
 from dspy_toolkit.optimizers.race import race
 from dspy_toolkit.optimizers.search import Stopwatch
-from dspy_toolkit.project import ProgramPart
+from dspy_toolkit.project import ProgramPart, StartPart
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Ref
 from dspy_toolkit.workbench import Workbench
@@ -31,34 +30,41 @@ DEPLOYMENT = "run-arm/worker"
 
 
 @cached_task(task_run_name="{lap.arm} for {program.project}")
-def run_lap(program: ProgramPart, lap: Lap, train: Ref, val: Ref) -> LapResult:
+def run_lap(program: ProgramPart, lap: Lap, train: Ref, val: Ref, start: StartPart | None) -> LapResult:
     """One lap. It is given two of the three splits."""
     bench = Workbench.open(program.location, load_settings())
     with accelerator(), step(lap.arm) as reporter:
-        return bench.run_lap(program.fingerprint, lap, train, val, reporter.calls)
+        return bench.run_lap(program.fingerprint, lap, train, val, reporter.calls, start)
 
 
 def run_race(
-    program: ProgramPart, choice: Choice, profile: Profile, train: Ref, val: Ref, *, workers: bool
+    program: ProgramPart,
+    choice: Choice,
+    profile: Profile,
+    train: Ref,
+    val: Ref,
+    start: StartPart | None,
+    *,
+    workers: bool,
 ) -> Compiled:
     """Run a race whose laps are tasks: what was run before comes from the cache, also after the process was killed."""
     watch = Stopwatch()
     runner = _on_workers if workers else _here
-    return of_race(race(choice, profile, partial(runner, program, train, val)), float(watch))
+    return of_race(race(choice, profile, partial(runner, program, train, val, start)), float(watch))
 
 
-def _here(program: ProgramPart, train: Ref, val: Ref, laps: Sequence[Lap]) -> list[LapResult]:
-    return [run_lap(program, lap, train, val) for lap in laps]
+def _here(program: ProgramPart, train: Ref, val: Ref, start: StartPart | None, laps: Sequence[Lap]) -> list[LapResult]:
+    return [run_lap(program, lap, train, val, start) for lap in laps]
 
 
-def _on_workers(program: ProgramPart, train: Ref, val: Ref, laps: Sequence[Lap]) -> list[LapResult]:
+def _on_workers(
+    program: ProgramPart, train: Ref, val: Ref, start: StartPart | None, laps: Sequence[Lap]
+) -> list[LapResult]:
     """Start all, then wait for all. A run that failed is an arm that failed, but for the program as it came."""
     started = []
     for lap in laps:
-        parameters = {
-            name: value.model_dump(mode="json")
-            for name, value in {"program": program, "lap": lap, "train": train, "val": val}.items()
-        }
+        given = {"program": program, "lap": lap, "train": train, "val": val, "start": start}
+        parameters = {name: value.model_dump(mode="json") for name, value in given.items() if value is not None}
         try:
             started.append(run_deployment(DEPLOYMENT, parameters=parameters, timeout=0))
         except ObjectNotFound as error:

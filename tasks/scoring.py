@@ -8,20 +8,25 @@ from dspy_toolkit.challenge import Challenge
 from dspy_toolkit.cli.progress import step
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.optimizers import Choice, Compiled
-from dspy_toolkit.project import ChampionPart, ProgramPart
+from dspy_toolkit.project import ChampionPart, ProgramPart, StartPart
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.workbench import Workbench
 from tasks.policy import accelerator, cached_task
 
 
 def compare_with_champion(
-    program: ProgramPart, champion: ChampionPart, choice: Choice, candidate: Compiled, dataset: Dataset
+    program: ProgramPart,
+    champion: ChampionPart,
+    choice: Choice,
+    candidate: Compiled,
+    dataset: Dataset,
+    start: StartPart | None = None,
 ) -> Challenge:
     """Validation first; the sealed rows only for a candidate that has earned it, and every opening in the ledger."""
     settings = Workbench.open(program.location, load_settings()).settings
     # What else the verdict depends on is an input of its own, so that the cache sees it.
     rate = settings.optimize.false_promotion_rate
-    return _challenge(program, champion, choice, candidate, dataset, rate)
+    return _challenge(program, champion, choice.unexplained, candidate, dataset, start, rate)
 
 
 @cached_task(task_run_name="compare {program.project} with its champion")
@@ -31,11 +36,12 @@ def _challenge(
     choice: Choice,
     candidate: Compiled,
     dataset: Dataset,
+    start: StartPart | None,
     false_promotion_rate: float,
 ) -> Challenge:
     bench = Workbench.open(program.location, load_settings())
     with accelerator(), step("compare") as reporter:
-        challenged = bench.challenge(champion, candidate, choice, dataset, reporter.calls)
+        challenged = bench.challenge(champion, candidate, choice, dataset, reporter.calls, start)
     reports = {"candidate, val": challenged.candidate_val, "champion, val": challenged.champion_val}
     if (comparison := challenged.comparison) is not None:
         reports |= {"candidate, sealed": comparison.candidate, "champion, sealed": comparison.champion}

@@ -28,7 +28,7 @@ def test_every_setting_command_error_and_package_has_its_place(build: ModuleType
         inner = section.model_fields if section and issubclass(section, Section) else {"": None}
         for key in inner:
             assert f"DSPY_TOOLKIT_{name.upper()}{f'__{key.upper()}' if key else ''}`" in made["settings.md"]
-    for command in ("doctor", "predict", "programs", "programs list", "programs show", "programs rollback"):
+    for command in ("doctor", "history", "predict", "programs", "programs list", "programs show", "programs rollback"):
         assert f"## `dspy-toolkit {command}`\n\n```text\nUsage: dspy-toolkit {command}" in made["cli.md"]
     for name, value in vars(errors).items():
         if isinstance(value, type) and issubclass(value, errors.ToolkitError):

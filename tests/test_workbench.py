@@ -11,7 +11,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "optimizers"))
 
-from toys import TOML, Toy, by_instruction, engine_of, records, write_project
+from benches import Bench
+from toys import TOML, engine_of
 
 from dspy_toolkit import workbench
 from dspy_toolkit.challenge import LEDGER
@@ -19,50 +20,8 @@ from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.errors import DatasetError, ObjectMissing, OptimizerError, ProjectError, RegistryError
 from dspy_toolkit.mlflow_client import session
 from dspy_toolkit.programs import load_program
-from dspy_toolkit.recording import Run
-from dspy_toolkit.registry import Decision, champion
+from dspy_toolkit.registry import champion
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.workbench import Workbench
-
-Pipeline = tuple[Run, Decision, str]
-
-
-class Bench:
-    """A project in files, its workbench, and the fake behind it."""
-
-    def __init__(self, home: Settings, folder: Path) -> None:
-        self.toy = Toy(home)
-        self.toy.knows = by_instruction
-        self.connection = self.toy.connect()
-        self.location = str(write_project(folder, records(110)))
-
-    def open(self, **settings: Any) -> Workbench:
-        bench = Workbench.open(self.location, self.toy.settings.model_copy(update=settings))
-        bench.__dict__["connection"] = self.connection
-        return bench
-
-    def find(self, optimizer: str = "gepa", budget: str | None = None) -> Run:
-        """The steps up to the decision, each on a workbench of its own, as tasks in other processes have."""
-        ref = self.open().resolve()
-        data = self.open().prepare()
-        profile = self.open().probe(data.train, data.val)
-        choice = self.open().select(profile, optimizer, budget)
-        compiled = self.open().compile(ref.program.fingerprint, choice, data.train, data.val)
-        challenged = self.open().challenge(ref.champion, compiled, choice, data)
-        return Run(
-            name="a run",
-            ref=ref,
-            dataset=data,
-            profile=profile,
-            choice=choice,
-            compiled=compiled,
-            challenge=challenged,
-        )
-
-    def whole(self, **options: Any) -> Pipeline:
-        run = self.find(**options)
-        decision, run_id = self.open().release(run)
-        return run, decision, self.open().record(run, decision, run_id)
 
 
 @pytest.fixture

@@ -158,7 +158,8 @@ def _origin(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     yield "metric", manifest.metric
     yield "trained on", f"{len(manifest.trained_rows):,} rows"
     yield "saved", manifest.created
-    yield "started from", f"version {manifest.parent}" if manifest.parent else "the project's own program"
+    parent = f"version {manifest.parent}" if isinstance(manifest.parent, int) else manifest.parent
+    yield "started from", parent or "the project's own program"
     if manifest.previous_champion:
         yield "champion then", f"version {manifest.previous_champion}"
     for name, report in manifest.reports.items():

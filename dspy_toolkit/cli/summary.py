@@ -85,7 +85,9 @@ def print_choice(choice: Choice, console: Console | None = None) -> None:
 
     console = console or render.console()
     table = Table(
-        title=f"{choice.optimizer} · {choice.budget} · {choice.lm_calls:,} LM calls", title_justify="left", box=box.SIMPLE_HEAD
+        title=f"{choice.optimizer} · {choice.budget} · {choice.lm_calls:,} LM calls",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     for column, right in (("", False), ("LM calls", True), ("tokens", True), ("minutes", True), ("", False)):
         table.add_column(column, justify="right" if right else "left", no_wrap=right)
@@ -93,7 +95,9 @@ def print_choice(choice: Choice, console: Console | None = None) -> None:
     for name in dict.fromkeys((choice.optimizer, *arms, *choice.alternatives)):
         cost = choice.forecasts.get(name)
         what = "in the race" if name in arms else choice.alternatives.get(name, choice.reason)
-        numbers = ("", "", "") if cost is None else (f"{cost.lm_calls:,}", f"{cost.prompt_tokens:,}", _minutes(cost.seconds))
+        numbers = (
+            ("", "", "") if cost is None else (f"{cost.lm_calls:,}", f"{cost.prompt_tokens:,}", _minutes(cost.seconds))
+        )
         table.add_row(name, *numbers, _escaped(what))
     console.print(table)
 
@@ -111,7 +115,14 @@ def print_arms(compiled: Compiled, console: Console | None = None) -> None:
 
     console = console or render.console()
     table = Table(title="The race", title_justify="left", box=box.SIMPLE_HEAD)
-    for column, right in (("", False), ("val", True), ("rows", True), ("rounds", True), ("LM calls", True), ("", False)):
+    for column, right in (
+        ("", False),
+        ("val", True),
+        ("rows", True),
+        ("rounds", True),
+        ("LM calls", True),
+        ("", False),
+    ):
         table.add_column(column, justify="right" if right else "left", no_wrap=right)
     for arm in compiled.arms:
         table.add_row(

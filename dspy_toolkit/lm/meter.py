@@ -23,7 +23,6 @@ from dspy_toolkit.errors import BudgetExhausted
 from dspy_toolkit.lm.provider import count_prompt
 from dspy_toolkit.lm.spans import annotate
 
-
 _began: ContextVar[float] = ContextVar("_began")
 """When the call of this thread, or of this task of an event loop, was made."""
 

@@ -2,7 +2,8 @@
 
 budget      what a compilation may spend
 profile     a look at the program before anything is spent
-selection   which optimizer, with a written reason
+selection   which optimizer, with a written reason; experience orders them by what earlier runs gained
+starting    searching from another program
 compiling   the one door to the optimizers
 bootstrap mipro gepa   each: a plan within a budget, and a search
 search      what they share: metered models, the candidates' record, the best so far

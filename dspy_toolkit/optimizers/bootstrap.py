@@ -50,7 +50,7 @@ def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Impossible:
 
 def search(search: Search, settings: dict[str, int]) -> None:
     """Score the unchanged program, make the candidate, score it."""
-    search.score(search.program.deepcopy(), "unchanged")
+    search.score_unchanged()
     if search.exhausted:
         return
     # The first of one and the same order, so that a larger slice begins as a smaller one.

@@ -19,6 +19,7 @@ from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.race import ArmResult, RaceResult, race
 from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.optimizers.search import Progress, Stopwatch, Trial
+from dspy_toolkit.optimizers.starting import Start
 from dspy_toolkit.optimizers.states import prompt_of, state_of
 from dspy_toolkit.store import Ref, Store, Value
 
@@ -82,6 +83,7 @@ def compile_program(
     store: Store,
     *,
     profile: Profile | None = None,
+    start: Start | None = None,
     seed: int = 0,
     threads: int = 16,
     progress: Progress | None = None,
@@ -92,6 +94,7 @@ def compile_program(
         program: as it came; it is not changed.
         train, val: two splits. The third is not asked for.
         profile: the one that `choice` was made from; a race needs it.
+        start: a program from elsewhere: one more candidate, and what the search starts from where it is the better one.
 
     Raises:
         MetricError: the metric fails on more than a tenth of the rows.
@@ -107,10 +110,10 @@ def compile_program(
 
         def run(laps: Sequence[Lap]) -> list[LapResult]:
             given = (train, val, spec, metric, connection, store)
-            return [run_lap(program, lap, *given, seed=seed, threads=threads, progress=tell) for lap in laps]
+            options = {"start": start, "seed": seed, "threads": threads, "progress": told.lap}
+            return [run_lap(program, lap, *given, **options) for lap in laps]
 
         told = _Told(progress, choice.lm_calls)
-        tell = told.lap
         return of_race(race(choice, profile, run, told.race), float(watch))
     search = run_search(
         program,
@@ -122,6 +125,7 @@ def compile_program(
         spec,
         metric,
         connection,
+        start=start,
         seed=seed,
         threads=threads,
         progress=progress,

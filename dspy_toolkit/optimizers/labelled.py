@@ -41,7 +41,7 @@ def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Impossible:
 
 def search(search: Search, settings: dict[str, int]) -> None:
     """Score the unchanged program, then one candidate for each number of demonstrations."""
-    search.score(search.program.deepcopy(), "unchanged")
+    search.score_unchanged()
     for number, size in enumerate(_sizes(len(search.train))[: settings["candidates"]]):
         if search.exhausted:
             return

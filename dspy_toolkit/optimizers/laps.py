@@ -13,13 +13,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.datasets import DatasetSpec, examples
-from dspy_toolkit.errors import BudgetExhausted, MetricError, OptimizerError, RequestRefused, ToolkitError
+from dspy_toolkit.errors import MetricError, OptimizerError, RequestRefused, ToolkitError
 from dspy_toolkit.evaluation import score_rows
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.metrics import Metric
 from dspy_toolkit.optimizers.catalog import OPTIMIZERS
 from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.optimizers.search import Progress, Search, Stopwatch, Trial
+from dspy_toolkit.optimizers.starting import Start
 from dspy_toolkit.optimizers.states import prompt_of, state_of
 from dspy_toolkit.signatures import fields_of
 from dspy_toolkit.sources import explain
@@ -86,6 +87,7 @@ def run_lap(
     connection: Connection,
     store: Store,
     *,
+    start: Start | None = None,
     seed: int = 0,
     threads: int = 16,
     progress: Progress | None = None,
@@ -95,13 +97,30 @@ def run_lap(
     Args:
         program: as it came; it is not changed.
         train, val: two splits. The third is not asked for.
+        start: a program from elsewhere: one more candidate of each arm, and what it starts from where it is the better one.
 
     Raises:
         ToolkitError: the model failed; that is nothing that speaks against the arm.
     """
     watch = Stopwatch()
     try:
-        search = _search(program, lap, train, val, spec, metric, connection, seed, threads, progress)
+        search = None
+        if lap.arm != NONE:
+            search = run_search(
+                program,
+                lap.arm,
+                lap.settings,
+                lap.lm_calls,
+                train,
+                sample_rows(val, lap.rows, seed),
+                spec,
+                metric,
+                connection,
+                start=start,
+                seed=seed,
+                threads=threads,
+                progress=progress,
+            )
         best = program if search is None else search.best or program
         items = sample_rows(val, lap.rows + lap.items, seed).iloc[lap.rows :]
         lm = connection.lm.metered()
@@ -139,36 +158,6 @@ def run_lap(
     )
 
 
-def _search(
-    program: dspy.Module,
-    lap: Lap,
-    train: pd.DataFrame,
-    val: pd.DataFrame,
-    spec: DatasetSpec,
-    metric: Metric,
-    connection: Connection,
-    seed: int,
-    threads: int,
-    progress: Progress | None,
-) -> Search | None:
-    if lap.arm == NONE:
-        return None
-    return run_search(
-        program,
-        lap.arm,
-        lap.settings,
-        lap.lm_calls,
-        train,
-        sample_rows(val, lap.rows, seed),
-        spec,
-        metric,
-        connection,
-        seed=seed,
-        threads=threads,
-        progress=progress,
-    )
-
-
 def run_search(
     program: dspy.Module,
     optimizer: str,
@@ -180,6 +169,7 @@ def run_search(
     metric: Metric,
     connection: Connection,
     *,
+    start: Start | None,
     seed: int,
     threads: int,
     progress: Progress | None,
@@ -187,6 +177,7 @@ def run_search(
     """One optimizer's search, run to its end.
 
     Args:
+        start: see `run_lap`.
         settings: of the optimizer.
         lm_calls: logical calls that it may spend.
         compared: the validation rows that it chooses by.
@@ -205,10 +196,10 @@ def run_search(
         name=optimizer,
         progress=progress,
     )
-    try:
+    if start is not None and prompt_of(start.program) != prompt_of(program):
+        search.begin_from(start.program, start.label)
+    if not search.exhausted:
         OPTIMIZERS[optimizer].search(search, settings)
-    except BudgetExhausted:
-        search.exhausted = True
-    if not search.trials and not search.exhausted:
-        search.score(program.deepcopy(), "unchanged")
+    if not search.exhausted:
+        search.score_unchanged()
     return search

@@ -54,6 +54,11 @@ class Choice(Value):
     """Of every optimizer that could run, the chosen one too."""
 
     @property
+    def unexplained(self) -> Choice:
+        """This without its words: what is cached under it is not made again because a sentence reads differently."""
+        return self.model_copy(update={"reason": "", "alternatives": {}})
+
+    @property
     def val_rows(self) -> int:
         """Validation rows that candidates are compared on; 0 when nothing is compiled."""
         return int(self.settings.get("val_rows", 0))

@@ -26,7 +26,7 @@ from dspy_toolkit.errors import OptimizerError
 from dspy_toolkit.optimizers.budget import Budget
 from dspy_toolkit.optimizers.catalog import OPTIMIZERS, least
 from dspy_toolkit.optimizers.laps import NONE, Lap, LapResult
-from dspy_toolkit.optimizers.plan import Choice, Impossible, run_cost
+from dspy_toolkit.optimizers.plan import Choice, Impossible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.search import Trial
 from dspy_toolkit.store import Ref, Value
@@ -86,7 +86,9 @@ class RaceResult(Value):
 class _Arm:
     name: str
     least: int
-    """Calls that its first candidate takes."""
+    """Calls that its first candidate takes, with those for what it starts from."""
+    start: int
+    """Of these, for what it starts from."""
     allowance: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     result: LapResult | None = None
@@ -100,6 +102,10 @@ class _Arm:
     verdict: Literal["won", "dropped", "left out", "failed"] | None = None
     reason: str = ""
 
+    def settle(self, profile: Profile, calls: int, rows: int) -> Plan | Impossible:
+        """What it would do with `calls` from its beginning."""
+        return OPTIMIZERS[self.name].settle(profile, Budget(name="remaining", lm_calls=calls - self.start), rows)
+
     @property
     def charged(self) -> int:
         return self.item_calls + (self.result.search_calls if self.result else 0)
@@ -109,23 +115,34 @@ class _Arm:
         return sum(self.result.values) / len(self.result.values) if self.result else 0.0
 
 
-def enter(names: Sequence[str], profile: Profile, budget: Budget) -> tuple[dict[str, Any], dict[str, str]]:
+def enter(
+    names: Sequence[str], profile: Profile, budget: Budget, *, started: bool = False
+) -> tuple[dict[str, Any], dict[str, str]]:
     """(settings of a race between those that the budget has room for, reason against each of the others).
 
     The cheapest enter first, as long as the first candidates of all take no more than FIRST_SHARE of the budget.
+
+    Args:
+        started: whether the arms start from another program, which each scores beside the one that came.
     """
     cost = run_cost(profile)
     share = int(budget.lm_calls / (50 * cost))
     rows = max(1, min(max(share, LEAST_ROWS), MOST_ROWS, profile.val // 2))
     items = min(rows, profile.val - rows)
-    needed = {name: least(name, profile, rows, budget.lm_calls) for name in names}
+    start_calls = math.ceil(2 * rows * cost) if started else 0
+    needed = {
+        name: None if (calls := least(name, profile, rows, budget.lm_calls)) is None else calls + start_calls
+        for name in names
+    }
     arms, left_out = [], {}
     room = FIRST_SHARE * budget.lm_calls - items * cost
     for name in sorted(names, key=lambda name: (needed[name] is None, needed[name], ORDER.index(name))):
         calls = needed[name]
         if items < 1 or calls is None:
             settled = OPTIMIZERS[name].settle(profile, budget, rows)
-            left_out[name] = settled.reason if isinstance(settled, Impossible) else "there are no validation rows to race on"
+            left_out[name] = (
+                settled.reason if isinstance(settled, Impossible) else "there are no validation rows to race on"
+            )
         elif calls + items * cost > room:
             left_out[name] = (
                 f"its first candidate costs {calls} LM calls, and with the others it is more than half of the "
@@ -135,7 +152,8 @@ def enter(names: Sequence[str], profile: Profile, budget: Budget) -> tuple[dict[
             arms.append(name)
             room -= calls + items * cost
     val_rows = rows + _items(items, profile.val - rows, _rounds(len(arms)))
-    return {"arms": arms, "rows": rows, "items": items, "val_rows": val_rows}, left_out
+    settings = {"arms": arms, "rows": rows, "items": items, "val_rows": val_rows, "start_calls": start_calls}
+    return settings, left_out
 
 
 def race(choice: Choice, profile: Profile, run: Runner, say: Callable[[int, str], None] | None = None) -> RaceResult:
@@ -151,9 +169,9 @@ def race(choice: Choice, profile: Profile, run: Runner, say: Callable[[int, str]
         OptimizerError: the program as it came cannot be scored.
     """
     settings = choice.settings
-    rows, most = settings["rows"], profile.val - settings["rows"]
-    arms = [_Arm(name, least(name, profile, rows, choice.lm_calls) or 0) for name in settings["arms"]]
-    baseline = _Arm(NONE, 0)
+    rows, most, start = settings["rows"], profile.val - settings["rows"], settings["start_calls"]
+    arms = [_Arm(name, (least(name, profile, rows, choice.lm_calls) or 0) + start, start) for name in settings["arms"]]
+    baseline = _Arm(NONE, 0, 0)
     rounds = _rounds(len(arms))
     items = settings["items"]
     for number in range(1, rounds + 1):
@@ -215,7 +233,7 @@ def _allow(
         if first:
             extra = max(extra, arm.least)
         pool = max(pool - extra, 0)
-        settled = OPTIMIZERS[arm.name].settle(profile, Budget(name="remaining", lm_calls=arm.allowance + extra), rows)
+        settled = arm.settle(profile, arm.allowance + extra, rows)
         if not isinstance(settled, Impossible) and settled.settings != arm.settings:
             arm.allowance, arm.settings = arm.allowance + extra, settled.settings
     return running
@@ -223,11 +241,11 @@ def _allow(
 
 def _useful(arm: _Arm, profile: Profile, rows: int, pool: int) -> int:
     """Calls, up to `pool`, that the arm could make something of."""
-    settled = OPTIMIZERS[arm.name].settle(profile, Budget(name="remaining", lm_calls=arm.allowance + pool), rows)
+    settled = arm.settle(profile, arm.allowance + pool, rows)
     if isinstance(settled, Impossible) or settled.settings == arm.settings:
         return 0
     # A little more than predicted: predictions are means.
-    return max(min(pool, math.ceil(1.15 * settled.predicted_lm_calls) - arm.allowance), 0)
+    return max(min(pool, math.ceil(1.15 * settled.predicted_lm_calls) + arm.start - arm.allowance), 0)
 
 
 def _take(arm: _Arm, result: LapResult) -> None:

@@ -46,7 +46,7 @@ def _size(candidate: int, train: int) -> int:
 
 def search(search: Search, settings: dict[str, int]) -> None:
     """Score the unchanged program, then candidate after candidate until they, or the budget, are through."""
-    search.score(search.program.deepcopy(), "unchanged")
+    search.score_unchanged()
     for number in range(settings["candidates"]):
         if search.exhausted:
             return

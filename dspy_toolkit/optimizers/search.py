@@ -73,6 +73,8 @@ class Search:
     name: str = ""
     """Of the optimizer, for the record."""
     progress: Progress | None = None
+    start: dspy.Module | None = None
+    """What an optimizer starts from, where that is not the program as it came; see `begin_from`."""
     trials: list[Trial] = field(default_factory=list)
     best: dspy.Module | None = None
     best_mean: float = -1.0
@@ -96,8 +98,8 @@ class Search:
         return self.lm.meter
 
     def student(self) -> dspy.Module:
-        """A copy of the program for an optimizer to change."""
-        student = self.program.deepcopy()
+        """A copy of the program that is started from, for an optimizer to change."""
+        student = (self.start or self.program).deepcopy()
         # DSPy refuses to start from a program that it has compiled before.
         student._compiled = False
         return student
@@ -108,6 +110,21 @@ class Search:
         # Else DSPy would put other labelled rows before each question: prompts that share nothing.
         teacher._compiled = True
         return teacher
+
+    def begin_from(self, program: dspy.Module, label: str) -> None:
+        """Score the program as it came, then `program`, and start from the better of the two.
+
+        Where the budget ends before both are scored, `exhausted` says so.
+        """
+        self.score_unchanged()
+        if not self.exhausted:
+            self.score(program.deepcopy(), label)
+        self.start = self.best
+
+    def score_unchanged(self) -> None:
+        """Score the program as it came, unless that is done."""
+        if not self.trials:
+            self.score(self.program.deepcopy(), "unchanged")
 
     def say(self, doing: str) -> None:
         """What is going on, for the progress display."""
@@ -195,8 +212,12 @@ class Search:
             ToolkitError, LMError: the model failed.
             MetricError: the metric fails on more than a tenth of its runs.
         """
+        student = prompt_of(self.start) if self.start is not None else None
 
         def seen(program: dspy.Module, mean: float, since: Reading) -> None:
+            # An optimizer evaluates its student first, which has its entry already where it was begun from.
+            if student is not None and prompt_of(program) == student:
+                return
             self.note(program, f"{candidates} {len(self.trials)}" if self.trials else "unchanged", mean, since)
 
         watch = Watch(self.val, metric, self.meter.reading, seen)

@@ -1,22 +1,28 @@
-"""Which optimizer, with a written reason: a pure function of the profile, the budget, and what was learned before.
+"""Which optimizer, with a written reason: a pure function of the profile, the budget and like runs.
 
 The order of preference follows what was published (GEPA before MIPROv2 before random search where a model can reflect:
 arXiv 2507.19457), and what a profile rules out: without a usable reflector the two that write instructions have nothing to
 write with; without right answers there is nothing to bootstrap from; few validation rows cannot tell many candidates apart.
+Where there are enough like runs their gains decide the order (`experience`), and a profile still rules out what it rules
+out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast, get_args
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast, get_args
 
 from dspy_toolkit.errors import OptimizerError, nearest
 from dspy_toolkit.optimizers import race
 from dspy_toolkit.optimizers.budget import Budget
 from dspy_toolkit.optimizers.catalog import OPTIMIZERS, forecast, plan
+from dspy_toolkit.optimizers.experience import Preference, prefer
 from dspy_toolkit.optimizers.plan import Choice, Forecast, Impossible, Optimizer, Plan, unfit
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.settings import OptimizerName
+
+if TYPE_CHECKING:
+    from dspy_toolkit.history import PastRun
 
 PERFECT = 0.995
 """A baseline from which there is nothing to gain."""
@@ -26,12 +32,16 @@ FEW_ROWS = 20
 """Validation rows below which the best of many candidates is the luckiest one."""
 
 
-def select(profile: Profile, optimizer: str, budget: Budget) -> Choice:
+def select(
+    profile: Profile, optimizer: str, budget: Budget, history: Iterable[PastRun] = (), *, started: bool = False
+) -> Choice:
     """Choose.
 
     Args:
         optimizer: `auto`, `race`, or the one to take.
         budget: what it may spend; one stated in time becomes calls here.
+        history: like runs (`experience.alike`), in any order.
+        started: whether a race starts from another program.
 
     Raises:
         OptimizerError: no such optimizer, or it cannot run with this budget (or none can).
@@ -44,7 +54,7 @@ def select(profile: Profile, optimizer: str, budget: Budget) -> Choice:
     plans = {name: plan(name, profile, budget) for name in OPTIMIZERS}
     costs = {name: forecast(each, profile) for name, each in plans.items() if isinstance(each, Plan)}
     if optimizer == "race":
-        return _race(profile, budget, costs)
+        return _race(profile, budget, costs, started=started)
     if optimizer != "auto":
         asked = plans[optimizer]
         if isinstance(asked, Impossible):
@@ -53,7 +63,7 @@ def select(profile: Profile, optimizer: str, budget: Budget) -> Choice:
             )
         others = {name: "not asked for" for name in plans if name != optimizer}
         return _choice(optimizer, asked, budget, f"{optimizer} was asked for.", others, costs)
-    return _best(profile, plans, budget, costs, tuple(OPTIMIZERS))
+    return _best(profile, plans, budget, costs, prefer(tuple(OPTIMIZERS), history))
 
 
 def check_optimizer(name: str) -> None:
@@ -77,11 +87,12 @@ def objection(name: str, profile: Profile) -> str | None:
     return None
 
 
-def _race(profile: Profile, budget: Budget, costs: dict[str, Forecast]) -> Choice:
+def _race(profile: Profile, budget: Budget, costs: dict[str, Forecast], *, started: bool) -> Choice:
     if reason := unfit(profile):
         raise OptimizerError(f"race cannot run here: {reason}. Add rows.")
     against = {name: reason for name in OPTIMIZERS if (reason := objection(name, profile)) is not None}
-    settings, left_out = race.enter([name for name in OPTIMIZERS if name not in against], profile, budget)
+    names = [name for name in OPTIMIZERS if name not in against]
+    settings, left_out = race.enter(names, profile, budget, started=started)
     if not settings["arms"]:
         why = "; ".join(f"{name}: {reason}" for name, reason in {**against, **left_out}.items())
         raise OptimizerError(f"race cannot run here ({why}). Take a larger --budget.")
@@ -95,10 +106,10 @@ def _best(
     plans: dict[str, Plan | Impossible],
     budget: Budget,
     costs: dict[str, Forecast],
-    order: Sequence[str],
+    preference: Preference,
 ) -> Choice:
     against: dict[str, str] = {}
-    for name in order:
+    for name in preference.order:
         found = plans[name]
         if isinstance(found, Impossible):
             against[name] = found.reason
@@ -106,7 +117,8 @@ def _best(
             against[name] = reason
         else:
             rest = {other: f"{name} comes first" for other in plans if other != name and other not in against}
-            return _choice(name, found, budget, _praise(name, profile), {**against, **rest}, costs)
+            why = f"{_praise(name, profile)} {preference.reason}".rstrip()
+            return _choice(name, found, budget, why, {**against, **rest}, costs)
     why = "; ".join(f"{name}: {reason}" for name, reason in against.items())
     raise OptimizerError(f"No optimizer can run here ({why}). Add rows, or take a larger --budget.")
 

@@ -15,6 +15,7 @@ from dspy_toolkit.project.fingerprints import (
     DataPart,
     ProgramPart,
     ProjectRef,
+    StartPart,
     fingerprint_program,
     resolve,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "ProgramPart",
     "Project",
     "ProjectRef",
+    "StartPart",
     "fingerprint_program",
     "load_project",
     "project_names",

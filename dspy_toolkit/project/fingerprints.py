@@ -20,7 +20,7 @@ from dspy_toolkit.metrics import source_of
 from dspy_toolkit.project.definition import Project
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.sources import missing_file, text_of
-from dspy_toolkit.store import Value, digest
+from dspy_toolkit.store import Ref, Value, digest
 
 _PACKAGES = ("dspy-toolkit", "dspy", "mlx-lm", "gepa")
 
@@ -55,6 +55,17 @@ class ChampionPart(Value):
     sha256: str | None = None
 
 
+class StartPart(Value):
+    """A program from elsewhere that a search starts from, as it was when the run began."""
+
+    name: str
+    """`router@3`; a folder's is `router@sha256:` and the first digits, a project's own program `router`."""
+    state: Ref
+    """This project's program with the instructions and demonstrations that were carried over."""
+    trained_rows: Ref
+    """`_row` hashes that the program from elsewhere was tuned on, as a JSON list: none of them may test what comes of it."""
+
+
 class ProjectRef(Value):
     """A project as it was when a run began."""
 
@@ -63,10 +74,18 @@ class ProjectRef(Value):
     data: DataPart
     program: ProgramPart
     champion: ChampionPart
+    start: StartPart | None = None
+    """None: the search starts from the project's own program."""
 
 
 def resolve(
-    project: Project, settings: Settings, *, model: str, reflection_model: str, champion: ChampionPart
+    project: Project,
+    settings: Settings,
+    *,
+    model: str,
+    reflection_model: str,
+    champion: ChampionPart,
+    start: StartPart | None = None,
 ) -> ProjectRef:
     """Read everything of `project` that can change a result.
 
@@ -75,6 +94,7 @@ def resolve(
         model: the task model's name, with its weights hash.
         reflection_model: the same of the model that writes instructions.
         champion: what is live now.
+        start: what the search starts from, if not from the project's own program.
 
     Raises:
         DatasetError: the data file is missing or cannot be read.
@@ -99,6 +119,7 @@ def resolve(
         data=DataPart(**where, fingerprint=data),
         program=ProgramPart(**where, model=model, reflection_model=reflection_model, fingerprint=made_of),
         champion=champion,
+        start=start,
     )
 
 

@@ -49,8 +49,8 @@ class Manifest(Value):
     """What was measured, by name: `Report` and `Comparison` values as JSON."""
     packages: dict[str, str] = {}
     """Package → its version at compile time."""
-    parent: int | None = None
-    """The version whose program the optimizer started from; None: from the project's own program."""
+    parent: int | str | None = None
+    """What the optimizer started from: a version of this project, `project@3` of another; None: the project's own program."""
     previous_champion: int | None = None
     """The champion when this version was saved; a rollback goes by the tag `previous`, written at promotion."""
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))

@@ -179,3 +179,41 @@ def test_a_promotion_that_cannot_be_recorded_is_undone_and_the_next_run_makes_it
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def test_another_run_by_itself_searches_nothing_again(playground: Any) -> None:
+    from flows.optimize_program import optimize_program
+
+    assert optimize_program(playground.location, budget="light").outcome == "promoted"
+    asked = len(playground.engine.requests)
+    assert optimize_program(playground.location, budget="light").outcome == "unchanged"
+    assert len(playground.engine.requests) == asked, (
+        "the history of the first run is new to the choice, and changes nothing"
+    )
+
+
+def test_a_run_from_another_projects_program(playground: Any) -> None:
+    from pathlib import Path
+
+    from flows.optimize_program import optimize_program
+
+    assert optimize(playground).version == 2
+    project = Path(playground.location)
+    other = project.with_name("asks.toml")
+    other.write_text(project.read_text().replace('"questions"', '"asks"', 1))
+    decision = optimize_program(str(other), optimizer="bootstrap", budget="light", start="questions@champion")
+    assert decision.outcome == "promoted", decision.reason
+    _, manifest = load_version(playground.settings, "asks@champion")
+    assert manifest.parent == "questions@2"
+    assert [trial["label"] for trial in manifest.reports["compiled"]["trials"][:2]] == ["unchanged", "from questions@2"]
+
+
+def test_the_start_is_called_from_at_the_terminal() -> None:
+    from cyclopts import App
+
+    from flows.optimize_program import optimize_program
+
+    app = App(version_flags=[], result_action="return_value")
+    app.default(optimize_program.fn)
+    _, bound, _ = app.parse_args(["--project", "asks.toml", "--from", "questions@2"])
+    assert bound.arguments == {"project": "asks.toml", "start": "questions@2"}

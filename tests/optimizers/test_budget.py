@@ -32,14 +32,18 @@ def test_rows_are_at_least_ten_at_most_all_and_else_within_the_share(
         assert rows * max(cost, 1) <= share * calls
 
 
-@pytest.mark.parametrize(("text", "calls", "seconds"), [("800", 800, None), ("15m", 1_000_000, 900), ("2h", 1_000_000, 7200)])
+@pytest.mark.parametrize(
+    ("text", "calls", "seconds"), [("800", 800, None), ("15m", 1_000_000, 900), ("2h", 1_000_000, 7200)]
+)
 def test_a_number_of_calls_and_a_time_are_budgets(text: str, calls: int, seconds: float | None) -> None:
     assert find_budget(text) == Budget(name=text, lm_calls=calls, seconds=seconds)
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "1.5", "15 m", "m", "5s", "", "12345678"])
 def test_what_is_no_budget(text: str) -> None:
-    with pytest.raises(OptimizerError, match=r"There is no budget .* LM calls \(800\) and a time \(15m, 2h\) are budgets too"):
+    with pytest.raises(
+        OptimizerError, match=r"There is no budget .* LM calls \(800\) and a time \(15m, 2h\) are budgets too"
+    ):
         find_budget(text)
 
 

@@ -166,9 +166,7 @@ def test_the_budget_holds(
     arms = Arms({name: draws.random() for name in scores(None)}, seed)
 
     def with_costs(laps: Sequence[Lap]) -> list[LapResult]:
-        return [
-            result.model_copy(update={"item_calls": math.ceil(len(result.values) * cost)}) for result in arms(laps)
-        ]
+        return [result.model_copy(update={"item_calls": math.ceil(len(result.values) * cost)}) for result in arms(laps)]
 
     found = race(choice, seen, with_costs)
     assert found.lm_calls <= lm_calls + len(found.arms)  # each arm's items are rounded up

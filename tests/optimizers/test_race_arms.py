@@ -92,9 +92,7 @@ def test_a_constant_metric_changes_nothing(toy: Toy, score: float) -> None:
 
 def test_a_race_needs_its_profile(toy: Toy) -> None:
     with pytest.raises(OptimizerError, match="needs the profile"):
-        compile_program(
-            program(), choice("race", 400), toy.train, toy.val, SPEC, exact_match, toy.connect(), toy.store
-        )
+        compile_program(program(), choice("race", 400), toy.train, toy.val, SPEC, exact_match, toy.connect(), toy.store)
 
 
 def test_a_resumed_race_asks_nothing_twice(toy: Toy) -> None:

@@ -96,10 +96,17 @@ def run(arguments: list[str], environment: dict[str, str], timeout: float = 300)
 
 def race_on_workers(environment: dict[str, str], films: Path) -> str:
     """What `compare_optimizers --workers` prints, with a budget for one arm."""
-    command = [sys.executable, "-m", "flows.compare_optimizers", "--project", str(films), "--budget", "100", "--workers"]
-    done = subprocess.run(
-        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
-    )
+    command = [
+        sys.executable,
+        "-m",
+        "flows.compare_optimizers",
+        "--project",
+        str(films),
+        "--budget",
+        "100",
+        "--workers",
+    ]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
