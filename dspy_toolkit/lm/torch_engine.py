@@ -79,14 +79,15 @@ class TorchEngine(EngineThread):
         free_memory(self._device)
 
     def _answer(self, row: Row, text: _Text) -> None:
+        over: list[tuple[Row, Outcome]] = []
+        failure: Exception | None = None
         try:
-            over = [(row, self._generate(row, text))]
-            failure = None
+            over.append((row, self._generate(row, text)))
         except Exception as error:  # isolation boundary: one request
             if not isinstance(error, ToolkitError):
                 text.forget()  # what was read of it may be half of a step
                 log.exception("A request to the torch engine of %s failed.", self.model)
-            over, failure = [], error
+            failure = error
         with self._condition:
             self._counts["prompt_tokens"] += row.prompt_size
             self._counts["prefix_hits"] += row.reused > 0
