@@ -110,7 +110,7 @@ def numeric_closeness(
         wanted, came = number_of(expected), number_of(got)
         if wanted is None:
             raise MetricError(
-                f"the output {name} of the example is {expected!r}, no number. Name the numbers in fields"
+                f"the output {name} of the example is {expected!r}, no number. Name the numbers in fields."
             )
         if came is None:
             return 0.0, unlike(name, expected, got, "no number")

@@ -81,7 +81,7 @@ def call_metric(
         if _came_from_below(error):
             raise
         if isinstance(error, MetricError):  # a built-in's own, which says already what to do
-            raise MetricError(f"{who}: {str(error).rstrip('.')}.") from error
+            raise MetricError(f"{who}: {error}") from error
         raise MetricError(f"{who} raised {explain(error)}. Correct the metric.") from error
     return _normalize(result, who)
 

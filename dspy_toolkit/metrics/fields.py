@@ -59,7 +59,7 @@ def outputs_of(example: dspy.Example, fields: Sequence[str] = ()) -> dict[str, A
     """The outputs of `example` that count, by name. Raises MetricError when there is none, or not one of `fields`."""
     labels: dict[str, Any] = dict(example.labels().items())
     if not labels:
-        raise MetricError("the example has no output to compare with")
+        raise MetricError("the example has no output to compare with.")
     for name in fields:
         if name not in labels:
             raise MetricError(f"the example has no output {name!r}.{nearest(name, labels)}")

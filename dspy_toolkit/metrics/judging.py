@@ -112,7 +112,7 @@ class Judge:
             lm, adapter = connect_beside(self.model, lm)
         if lm is None:
             raise MetricError(
-                "the judge has no language model. Call it inside dspy.context(lm=…), or name one: judge(rubric, model=…)"
+                "the judge has no language model. Call it inside dspy.context(lm=…), or name one: judge(rubric, model=…)."
             )
         options = lm.kwargs
         if "max_completion_tokens" in options:  # a reasoning model, which takes neither a temperature nor a low limit
