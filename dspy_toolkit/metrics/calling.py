@@ -95,13 +95,16 @@ def _hints_taken(metric: Metric) -> list[str]:
 
 
 def _came_from_below(error: BaseException) -> bool:
-    """Whether an error of the toolkit, such as the engine's, or of a provider lies under one that a metric let through."""
+    """Whether a metric let through an error of a provider, or one that an error of the toolkit (an engine's) lies under."""
     from dspy.utils.exceptions import LMError
 
+    # A provider's error itself alone: one that DSPy answered with another call may lie under a reply that cannot be read.
+    if isinstance(error, LMError):
+        return True
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
-        if isinstance(current, LMError) or (isinstance(current, ToolkitError) and not isinstance(current, MetricError)):
+        if isinstance(current, ToolkitError) and not isinstance(current, MetricError):
             return True
         seen.add(id(current))
         current = current.__cause__ or current.__context__

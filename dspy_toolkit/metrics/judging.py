@@ -85,7 +85,7 @@ class Judge:
             except AdapterParseError as error:
                 said, unread = None, str(error.lm_response)
         grade = getattr(said, "grade", None)
-        # Not in the handler above: what an error was raised in counts as its cause, and a fallback's is the provider's.
+        # Not in the handler above: an engine's error that a fallback had answered would count as this one's cause.
         if said is None or grade not in range(1, self.scale + 1):
             raise MetricError(
                 f"the judgement cannot be read: {unread[:SEEN] or grade!r}. "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +255,16 @@ def test_a_table_that_cannot_be_used_is_explained(tmp_path: Path, table: dict[st
 def test_a_metric_that_is_nothing_without_options_says_how_to_give_them(name: str) -> None:
     with pytest.raises(ProjectError, match=rf'needs options\. Write a table: metric = {{ name = "{name}"'):
         resolve_metric(name, None)
+
+
+def test_the_tables_of_the_documentation_are_metrics(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.S)
+    [own] = [text for kind, text in blocks if kind == "python" and "def short_enough" in text]
+    (tmp_path / "own.py").write_text(own)
+    names = {
+        name_of(resolve_metric(tomllib.loads(text)["metric"], tmp_path)).partition("(")[0]
+        for kind, text in blocks
+        if kind == "toml"
+    }
+    assert names == {"numeric_closeness", "judge", "weighted", "own:short_enough"}
