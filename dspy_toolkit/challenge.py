@@ -112,9 +112,10 @@ def challenge(
     better = candidate_val.mean >= champion_val.mean
     comparison, references = None, {}
     if better:
-        comparison, references, record = _open_sealed(
-            project, candidate, champion, dataset, settings, store, tuned_on, run
-        )
+        with connection.context():  # for the references, whose metric may ask the model
+            comparison, references, record = _open_sealed(
+                project, candidate, champion, dataset, settings, store, tuned_on, run
+            )
         outcome, reason = judge(comparison, changed=True, val_better=True)
         record(outcome)
     else:

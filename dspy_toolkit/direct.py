@@ -47,7 +47,7 @@ class Result:
 def optimize(
     program: dspy.Module,
     rows: Iterable[Mapping[str, Any] | dspy.Example] | pd.DataFrame | str | Path,
-    metric: str | Metric = "exact_match",
+    metric: str | Mapping[str, Any] | Metric = "exact_match",
     optimizer: str = "auto",
     budget: str = "light",
     *,
@@ -65,7 +65,8 @@ def optimize(
     Args:
         program: any module; it is not changed.
         rows: dictionaries or examples, a table, or a .csv, .jsonl or .parquet file.
-        metric: `exact_match`, `module:function`, or a function of (example, prediction) that gives a score in [0, 1].
+        metric: a built-in such as `exact_match`, `module:function`, a table with a name and options, or a function of
+            (example, prediction) that gives a score in [0, 1].
         optimizer: `auto`, `race`, `labelled`, `bootstrap`, `random`, `mipro` or `gepa`.
         budget: `light` (300 LM calls), `medium` (1,200), `heavy` (5,000), a number of calls (`800`) or a time (`15m`); the
             sealed test apart.

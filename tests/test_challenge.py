@@ -158,6 +158,18 @@ def test_references_are_scored_on_the_same_rows(table: Table) -> None:
     assert result.references == {"always red": pytest.approx(red)}
 
 
+def test_a_metric_that_asks_the_model_can_score_references_too(table: Table) -> None:
+    from dataclasses import replace
+
+    def asks(example: dspy.Example, prediction: dspy.Prediction) -> bool:
+        assert dspy.settings.lm.model == table.connection.model
+        return exact_match(example, prediction).value == 1
+
+    references = {"always red": lambda learn: lambda case: dspy.Prediction(label="red")}
+    result = table.challenge(told(), project=replace(table.project, metric=asks, references=references))
+    assert 0 < result.references["always red"] < 1
+
+
 def test_a_crash_between_grant_and_result_is_not_charged_twice(table: Table) -> None:
     sealed = table.texts("sealed")
 

@@ -26,7 +26,7 @@ from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.provider import EngineBackend, import_litellm, serve, withdraw
 from dspy_toolkit.lm.torch_weights import calm_threads
 from dspy_toolkit.lm.weights import PREFIX, Weights, find_weights
-from dspy_toolkit.settings import Settings
+from dspy_toolkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.exchange import TextEngine
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 OPEN_FILES = 4096
 
 _chains: dict[str, Chain] = {}
+_beside: dict[str, tuple[MeteredLM, dspy.Adapter]] = {}
 _lock = threading.RLock()
 _closes_at_exit = False
 
@@ -72,15 +73,54 @@ def connect(settings: Settings) -> Connection:
     return Connection(lm, adapter, *_connect_one(settings.lm.reflection_model or "", settings))
 
 
+def connect_beside(model: str, lm: Any) -> tuple[MeteredLM, dspy.Adapter]:
+    """Connect to one more model in the midst of a run, such as a judge's: its LM, and the adapter that goes with it.
+
+    The settings are those of `dspy-toolkit.toml` and the environment, read when a model is asked for the first time. A key
+    or an address that they hold goes to a model of the same provider as theirs alone. The cache of replies stays where the
+    run keeps it.
+
+    Args:
+        model: `mlx/…` or a LiteLLM model.
+        lm: the LM of the run; when it has a meter, the new one is charged to it.
+
+    Raises:
+        SettingsError, ModelNotFound, ModelTooLarge, ModelError: with the next command.
+    """
+    with _lock:
+        found = _beside.get(model)
+        if found is None or not _answers(found[0].model):
+            found = _beside[model] = _connect_one(model, _settings_for(model))
+    if not isinstance(lm, MeteredLM):
+        return found
+    charged = found[0].copy()
+    charged.meter = lm.meter
+    return charged, found[1]
+
+
+def _answers(model: str) -> bool:
+    return not model.startswith(PREFIX) or (model in _chains and not _chains[model].current.closed)
+
+
+def _settings_for(model: str) -> Settings:
+    settings = load_settings()
+    changes: dict[str, Any] = {"model": model}
+    if model.partition("/")[0] != settings.lm.model.partition("/")[0]:
+        changes |= {"api_key": None, "api_base": None}
+    return settings.model_copy(update={"lm": settings.lm.model_copy(update=changes)})
+
+
+def full_name(model: str, settings: Settings) -> str:
+    """A model's name as `connect` would give it: with its weights' hash, if it is an MLX model; nothing is loaded."""
+    if model in _chains:  # it answers already, under its full name
+        return model
+    return find_weights(model, settings.path()).name if model.startswith(PREFIX) else model
+
+
 def model_names(settings: Settings) -> tuple[str, str]:
-    """(task model, reflection model) as `connect` would name them: with weights' hashes, loading nothing."""
-
-    def name(model: str) -> str:
-        if model in _chains:  # it answers already, under its full name
-            return model
-        return find_weights(model, settings.path()).name if model.startswith(PREFIX) else model
-
-    return name(settings.lm.model), name(settings.lm.reflection_model or settings.lm.model)
+    """(task model, reflection model), each by its `full_name`."""
+    models = (settings.lm.model, settings.lm.reflection_model or settings.lm.model)
+    return full_name(models[0], settings), full_name(models[1], settings)
 
 
 def use_cache(settings: Settings) -> None:

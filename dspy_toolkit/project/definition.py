@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import ProjectError, nearest
-from dspy_toolkit.metrics import Metric, exact_match
+from dspy_toolkit.metrics import Metric, outputs_needed
 from dspy_toolkit.settings import OptimizerName, parse_budget
 from dspy_toolkit.sources import explain
 
@@ -68,8 +68,7 @@ class Project:
                 raise ProjectError(f"project {self.name}: {key} is {value!r}. Give a function.")
         if not isinstance(self.dataset, DatasetSpec):
             raise ProjectError(f"project {self.name}: dataset is {self.dataset!r}. Give a DatasetSpec.")
-        if self.metric is exact_match and not self.dataset.outputs:
-            raise ProjectError(f"project {self.name}: dataset.outputs is empty. exact_match needs one to compare with.")
+        self._check_metric()
         if self.optimizer not in (known := get_args(OptimizerName)):
             raise ProjectError(f"project {self.name}: no optimizer {self.optimizer!r}.{nearest(self.optimizer, known)}")
         if self.budget is not None:
@@ -77,6 +76,20 @@ class Project:
                 parse_budget(self.budget)
             except ValueError as error:
                 raise ProjectError(f"project {self.name}: {error}.") from None
+
+    def _check_metric(self) -> None:
+        """A metric that compares with outputs finds them among the dataset's."""
+        for metric, fields in outputs_needed(self.metric).items():
+            if not self.dataset.outputs:
+                raise ProjectError(
+                    f"project {self.name}: dataset.outputs is empty. {metric} needs one to compare with."
+                )
+            for name in fields:
+                if name not in self.dataset.outputs:
+                    hint = nearest(name, self.dataset.outputs)
+                    raise ProjectError(
+                        f"project {self.name}: fields of {metric} has {name!r}, which is not in dataset.outputs.{hint}"
+                    )
 
     @property
     def data_path(self) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dspy_toolkit import signatures
 from dspy_toolkit.errors import DatasetError
-from dspy_toolkit.metrics import source_of
+from dspy_toolkit.metrics import models_of, source_of
 from dspy_toolkit.project.definition import Project
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.sources import missing_file, text_of
@@ -44,8 +44,8 @@ class ProgramPart(Value):
     reflection_model: str
     """The model that writes instructions, with its weights hash."""
     fingerprint: str
-    """sha256 over the code and state of the program, the metric's code, both models, temperature, max_tokens, the seed,
-    and the versions of this library, dspy, mlx-lm and gepa."""
+    """sha256 over the code and state of the program, the metric's code and options, both models and the metric's own,
+    temperature, max_tokens, the seed, and the versions of this library, dspy, mlx-lm and gepa."""
 
 
 class ChampionPart(Value):
@@ -99,6 +99,7 @@ def resolve(
     Raises:
         DatasetError: the data file is missing or cannot be read.
         ProjectError: the program cannot be made.
+        ModelNotFound: the metric names a model that is not there.
     """
     program = project.build()
     where = {"project": project.name, "location": project.location}
@@ -124,7 +125,7 @@ def resolve(
 
 
 def fingerprint_program(project: Project, settings: Settings, *, model: str, reflection_model: str) -> str:
-    """sha256 over all that `ProgramPart.fingerprint` names. Raises ProjectError when the program cannot be made."""
+    """sha256 over all that `ProgramPart.fingerprint` names. Raises as `resolve` does."""
     program = project.build()
     # DSPy's own modules are in its version; a user's count by their code.
     modules = {type(module) for _, module in program.named_sub_modules()}
@@ -134,11 +135,21 @@ def fingerprint_program(project: Project, settings: Settings, *, model: str, ref
         source_of(project.metric),
         signatures.signature_hash(program),
         json.loads(json.dumps(program.dump_state(), default=str)),
-        [model, reflection_model],
+        [model, reflection_model, *_judges(project, settings)],
         settings.lm.model_dump(mode="json", include={"temperature", "max_tokens"}),
         settings.optimize.seed,
         {package: _version(package) for package in _PACKAGES},
     )
+
+
+def _judges(project: Project, settings: Settings) -> list[str]:
+    """The models that the metric asks, with their weights' hashes."""
+    models = models_of(project.metric)
+    if not models:
+        return []
+    from dspy_toolkit.lm.connection import full_name
+
+    return [full_name(model, settings) for model in models]
 
 
 def _sha256(path: Path) -> str:

@@ -5,13 +5,17 @@
     signature = 'text: str -> label: Literal["description", "entity", "human"]'
     instructions = "Classify the question by the type of its answer."
     module = "predict"              # or chain_of_thought
-    metric = "exact_match"          # a built-in, or "module:function" (looked for beside this file first)
+    metric = "exact_match"          # a built-in, "module:function" (looked for beside this file first), or a table
     optimizer = "auto"              # or race, labelled, bootstrap, random, mipro, gepa
     budget = "light"                # or medium, heavy, "800" LM calls, "15m"
     [dataset]
     source = "questions.csv"        # csv, jsonl, parquet; relative to this file
     inputs = ["text"]
     outputs = ["label"]
+
+A metric with options is a table, and so is one that is made of others (`dspy_toolkit.metrics.resolving`):
+
+    metric = { name = "numeric_closeness", tolerance = 0.05 }
 
 `[dataset]` may also hold fractions, stratify, group and seed. Needed: name, signature and dataset. An unknown key is
 refused with the nearest known one.
@@ -24,7 +28,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import ProjectError, nearest
@@ -45,10 +49,18 @@ class _Table(Value):
     signature: str
     instructions: str | None = None
     module: Literal["predict", "chain_of_thought"] = "predict"
-    metric: str = "exact_match"
+    metric: Any = "exact_match"
+    """A name, or a table with a name and options."""
     optimizer: OptimizerName = "auto"
     budget: BudgetName | None = None
     dataset: DatasetSpec
+
+    @field_validator("metric")
+    @classmethod
+    def _check_metric(cls, metric: Any) -> Any:
+        if not isinstance(metric, str | dict):
+            raise ValueError('Write a name, or a table: metric = { name = "…" }')
+        return metric
 
 
 def read_toml(location: str) -> Project:

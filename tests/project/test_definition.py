@@ -9,7 +9,7 @@ import pytest
 
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import ProjectError
-from dspy_toolkit.metrics import exact_match
+from dspy_toolkit.metrics import exact_match, judge, token_f1, weighted, with_options
 from dspy_toolkit.project import Project, load_project
 
 
@@ -22,7 +22,15 @@ from dspy_toolkit.project import Project, load_project
         ({"dataset": {"source": "x.csv"}}, "Give a DatasetSpec"),
         ({"optimizer": "miprov"}, "Did you mean mipro?"),
         ({"budget": "lite"}, "no budget 'lite'"),
-        ({"dataset": DatasetSpec(source="x.csv", inputs=("text",))}, "dataset.outputs is empty"),
+        ({"dataset": DatasetSpec(source="x.csv", inputs=("text",))}, "dataset.outputs is empty. exact_match needs one"),
+        (
+            {"metric": token_f1, "dataset": DatasetSpec(source="x.csv", inputs=("text",))},
+            "dataset.outputs is empty. token_f1 needs one",
+        ),
+        (
+            {"metric": weighted([exact_match, with_options(token_f1, fields=["lable"])])},
+            "fields of token_f1 has 'lable', which is not in dataset.outputs. Did you mean label?",
+        ),
     ],
 )
 def test_a_project_checks_its_fields(change: dict[str, object], says: str) -> None:
@@ -36,6 +44,17 @@ def test_a_project_checks_its_fields(change: dict[str, object], says: str) -> No
     with pytest.raises(ProjectError) as caught:
         Project(**{**fields, **change})
     assert says in str(caught.value)
+
+
+def test_a_judge_needs_no_outputs_to_compare_with() -> None:
+    dataset = DatasetSpec(source="x.csv", inputs=("text",))
+    Project(
+        name="mine",
+        summary="Mine",
+        program=lambda: dspy.Predict("text -> label"),
+        metric=judge("Kind?"),
+        dataset=dataset,
+    )
 
 
 @pytest.mark.parametrize(

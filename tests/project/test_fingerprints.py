@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.errors import DatasetError
+from dspy_toolkit.errors import DatasetError, ModelNotFound
 from dspy_toolkit.project import ChampionPart, ProjectRef, load_project, resolve
 from dspy_toolkit.settings import Settings
 
@@ -88,6 +88,36 @@ def test_an_edit_of_the_toml_changes_what_depends_on_it(
     before, after = read(toml()), read(toml((old, new)))
     assert after.program.fingerprint != before.program.fingerprint
     assert (after.data.fingerprint != before.data.fingerprint) is data_too
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        '"token_f1"',
+        '{ name = "token_f1", fields = ["label"] }',
+        '{ name = "judge", rubric = "Kind?" }',
+        '{ name = "judge", rubric = "Kind?", model = "openai/x" }',
+    ],
+)
+def test_another_metric_changes_the_program_part_alone(toml: Callable[..., str], metric: str) -> None:
+    before, after = read(toml()), read(toml(("[dataset]", f"metric = {metric}\n[dataset]")))
+    assert after.program.fingerprint != before.program.fingerprint
+    assert after.data == before.data
+
+
+def test_the_weights_of_a_judge_count(
+    toml: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dspy_toolkit.lm import connection
+
+    location = toml(("[dataset]", 'metric = { name = "judge", rubric = "Kind?", model = "mlx/big" }\n[dataset]'))
+    with pytest.raises(ModelNotFound, match="big"):
+        read(location, Settings(home=tmp_path / "home"))
+    prints = []
+    for weights in ("1", "2", "1"):
+        monkeypatch.setattr(connection, "full_name", lambda model, settings, weights=weights: f"{model}@{weights}")
+        prints.append(read(location).program.fingerprint)
+    assert prints[0] == prints[2] != prints[1]
 
 
 def test_fingerprints_hold_contents_and_no_paths(toml: Callable[..., str], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dspy_toolkit.datasets import DatasetSpec, Fractions
 from dspy_toolkit.errors import ProjectError
-from dspy_toolkit.metrics import exact_match
+from dspy_toolkit.metrics import exact_match, name_of
 from dspy_toolkit.project import load_project
 
 
@@ -63,6 +63,19 @@ def test_every_key_of_the_toml_is_read(toml: Callable[..., str]) -> None:
     )
 
 
+def test_a_metric_may_be_a_table(toml: Callable[..., str]) -> None:
+    inline = load_project(toml(("[dataset]", 'metric = { name = "token_f1", fields = ["label"] }\n[dataset]')))
+    assert name_of(inline.metric) == "token_f1(fields=('label',))"
+    table = (
+        '[metric]\nname = "weighted"\n'
+        'of = [\n  { name = "token_f1", weight = 3 },\n  "exact_match",\n]\n'
+        'require = ["own_rule:short"]\n[dataset]'
+    )
+    location = toml(("[dataset]", table), folder="composed")
+    Path(location).with_name("own_rule.py").write_text("def short(example, prediction):\n    return 1\n")
+    assert name_of(load_project(location).metric) == "weighted(3 token_f1, 1 exact_match; requires own_rule:short)"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -77,6 +90,14 @@ def test_every_key_of_the_toml_is_read(toml: Callable[..., str]) -> None:
         ("[dataset]", 'budget = "huge"\n[dataset]', "budget is 'huge'"),
         ("[dataset]", 'metric = "exactmatch"\n[dataset]', "Did you mean exact_match?"),
         ("[dataset]", 'metric = "nowhere:f"\n[dataset]', "There is no module nowhere"),
+        ("[dataset]", "metric = 3\n[dataset]", "metric is 3. Write a name, or a table"),
+        ("[dataset]", 'metric = { nam = "token_f1" }\n[dataset]', "has no name"),
+        ("[dataset]", 'metric = { name = "token_f1", field = ["label"] }\n[dataset]', "Did you mean fields?"),
+        (
+            "[dataset]",
+            'metric = { name = "token_f1", fields = ["lable"] }\n[dataset]',
+            "fields of token_f1 has 'lable', which is not in dataset.outputs. Did you mean label?",
+        ),
         ('["text"]', '"text"', "dataset.inputs is 'text'. Write a list"),
         ('["text"]', '["txt"]', "dataset.inputs has 'txt', which is no input of the signature. Did you mean text?"),
         ('["label"]', '["lable"]', "dataset.outputs has 'lable', which is no output of the signature."),

@@ -1,0 +1,22 @@
+"""What a metric is, and what it returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from pydantic import Field
+
+from dspy_toolkit.store import Value
+
+Metric: TypeAlias = Callable[..., Any]
+"""`(example, prediction) -> bool | float | Score | dspy.Prediction(score=, feedback=)`; see the package's docstring."""
+
+
+class Score(Value):
+    """How good one answer is, and why."""
+
+    value: float = Field(ge=0, le=1)
+    """0 is worst, 1 is best."""
+    feedback: str = ""
+    """What was wrong and what would have been right, for the model that writes instructions."""
