@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import socket
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.transactions import Transaction, get_transaction
 from pydantic import BaseModel
 
@@ -54,10 +55,16 @@ def record_run(run: Run, release: Release) -> str:
         run_id = bench.record(run, release.decision, release.run_id)
     figure = bench.plot(run)
     picture = f"\n\n![comparison](data:image/png;base64,{base64.b64encode(figure).decode()})\n" if figure else "\n"
+    page = bench.report_path(run_id)
+    # Prefect shows no HTML of others: the page lies on this machine, and among the files of the MLflow run.
+    where = f"\nReport: `{page}` on {socket.gethostname()}, and `report.html` of the MLflow run `{run_id}`.\n"
     create_markdown_artifact(
-        f"## {release.decision.outcome}\n\n{release.decision.reason}{picture}",
+        f"## {release.decision.outcome}\n\n{release.decision.reason}{picture}{where}",
         key=f"{run.ref.name}-decision".lower(),
         description=f"{run.ref.name}: {release.decision.outcome}",
     )
-    print_summary(bench, run, release.decision)
+    create_link_artifact(
+        page.as_uri(), "The run's report", f"{run.ref.name}-report".lower(), description=f"{run.name}: {page}"
+    )
+    print_summary(bench, run, release.decision, report=page)
     return run_id
