@@ -15,7 +15,7 @@ from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision, champion, rollback
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.workbench import Workbench
-from tasks.policy import uncached_task
+from tasks.policy import artifact_key, uncached_task
 
 
 class Release(BaseModel):
@@ -60,11 +60,11 @@ def record_run(run: Run, release: Release) -> str:
     where = f"\nReport: `{page}` on {socket.gethostname()}, and `report.html` of the MLflow run `{run_id}`.\n"
     create_markdown_artifact(
         f"## {release.decision.outcome}\n\n{release.decision.reason}{picture}{where}",
-        key=f"{run.ref.name}-decision".lower(),
+        key=artifact_key(run.ref.name, "decision"),
         description=f"{run.ref.name}: {release.decision.outcome}",
     )
     create_link_artifact(
-        page.as_uri(), "The run's report", f"{run.ref.name}-report".lower(), description=f"{run.name}: {page}"
+        page.as_uri(), "The run's report", artifact_key(run.ref.name, "report"), description=f"{run.name}: {page}"
     )
     print_summary(bench, run, release.decision, report=page)
     return run_id
