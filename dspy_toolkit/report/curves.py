@@ -59,10 +59,20 @@ class Front(NamedTuple):
 
 def curves(compiled: Compiled) -> tuple[Curve, ...]:
     """One curve for every arm that scored a candidate; the arms of a race in its order."""
-    arms: dict[str, list[Trial]] = {arm.name: [] for arm in compiled.arms}
+    arms: dict[str, list[Trial]] = {called(arm.name): [] for arm in compiled.arms}
     for trial in compiled.trials:
         arms.setdefault(_arm(trial, compiled), []).append(trial)
     return tuple(_curve(name, trials) for name, trials in arms.items() if trials)
+
+
+def baseline(compiled: Compiled) -> float:
+    """What the program as it came scores on the rows that the curves are of: the first candidate is that program."""
+    return compiled.trials[0].val_mean if compiled.trials else compiled.val_baseline
+
+
+def called(arm: str) -> str:
+    """An arm's name for people: the program as it came runs along in a race as `none`."""
+    return AS_IT_CAME if arm == "none" else arm
 
 
 def front(compiled: Compiled) -> Front | None:
@@ -71,25 +81,26 @@ def front(compiled: Compiled) -> Front | None:
     if len(known) < 2:
         return None
     timed = all(trial.seconds > 0 for trial in known)
-    marks = _unbeaten([(t.val_mean, -t.tokens, -t.seconds if timed else 0.0) for t in known])
+    best = {id(trial) for trial in _unbeaten(known, timed)}
     made = [
-        Candidate(_arm(trial, compiled), trial.label, trial.val_mean, trial.tokens, trial.seconds or None, mark)
-        for trial, mark in zip(known, marks, strict=True)
+        Candidate(_arm(one, compiled), one.label, one.val_mean, one.tokens, one.seconds or None, id(one) in best)
+        for one in known
     ]
     return Front(tuple(sorted(made, key=lambda one: (-one.score, one.tokens))), timed)
 
 
-def _unbeaten(costs: Sequence[tuple[float, ...]]) -> list[bool]:
-    """For each point (more is better in every part) whether no other is as good in all parts and better in one."""
+def _unbeaten(trials: Sequence[Trial], timed: bool) -> list[Trial]:
+    """Those that no other equals in score, tokens and (where `timed`) seconds, and betters in one of them."""
+    worth = {id(one): (one.val_mean, -one.tokens, -one.seconds if timed else 0.0) for one in trials}
 
-    def beats(other: tuple[float, ...], point: tuple[float, ...]) -> bool:
-        return other != point and all(a >= b for a, b in zip(other, point, strict=True))
+    def beats(other: tuple[float, ...], own: tuple[float, ...]) -> bool:
+        return other != own and all(theirs >= mine for theirs, mine in zip(other, own, strict=True))
 
-    return [not any(beats(other, point) for other in costs) for point in costs]
+    return [one for one in trials if not any(beats(other, worth[id(one)]) for other in worth.values())]
 
 
 def _arm(trial: Trial, compiled: Compiled) -> str:
-    return trial.arm or (AS_IT_CAME if compiled.arms else compiled.optimizer)
+    return called(trial.arm) if trial.arm else AS_IT_CAME if compiled.arms else compiled.optimizer
 
 
 def _curve(name: str, trials: Sequence[Trial]) -> Curve:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.errors import StoreError
 from dspy_toolkit.report.answers import Changes, Classes, changes, classes
 from dspy_toolkit.report.costs import Cost, costs
-from dspy_toolkit.report.curves import Curve, Front, curves, front
+from dspy_toolkit.report.curves import Curve, Front, baseline, called, curves, front
 from dspy_toolkit.report.prompts import Predictor, predictors
 from dspy_toolkit.report.words import Field, count, duration, level, percent, points, readable, shown
 
@@ -75,6 +75,7 @@ class Page:
     curves: tuple[Curve, ...]
     """Empty when nothing was scored."""
     baseline: float
+    """Of the program as it came, on the rows that the curves are of."""
     front: Front | None
     arms: tuple[ArmLine, ...]
     predictors: tuple[Predictor, ...]
@@ -155,10 +156,10 @@ def gather(
         scores=tuple(_scores(run)),
         difference=tuple(_difference(run.challenge.comparison)),
         curves=curves(compiled),
-        baseline=compiled.val_baseline,
+        baseline=baseline(compiled),
         front=front(compiled),
         arms=tuple(
-            ArmLine(arm.name, arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls)
+            ArmLine(readable(called(arm.name)), arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls)
             for arm in compiled.arms
         ),
         predictors=sides,

@@ -12,7 +12,7 @@ from made import trial
 
 from dspy_toolkit.optimizers.compiling import ArmResult, Compiled
 from dspy_toolkit.report.charts import KINDS, front_chart, key_mark, search_chart
-from dspy_toolkit.report.curves import AS_IT_CAME, curves, front
+from dspy_toolkit.report.curves import AS_IT_CAME, baseline, curves, front
 from dspy_toolkit.store import Ref
 
 
@@ -45,6 +45,18 @@ def test_the_arms_of_a_race_have_a_curve_each_in_the_races_order() -> None:
     found = curves(compiled(*trials, arms=(arm("mipro", "won"), arm("bootstrap"), arm("gepa", "left out"))))
     assert [curve.name for curve in found] == ["mipro", "bootstrap", AS_IT_CAME]
     assert [point.label for point in found[1].points] == ["c", "a"]
+
+
+def test_the_program_as_it_came_runs_along_in_a_race_under_a_name_for_people() -> None:
+    trials = trial("unchanged", 0.3, 10, arm="mipro"), trial("unchanged", 0.3, 10, arm="none")
+    made = compiled(*trials, arms=(arm("mipro", "won"), arm("none")))
+    assert [curve.name for curve in curves(made)] == ["mipro", AS_IT_CAME]
+
+
+def test_the_baseline_is_that_of_the_rows_that_the_curves_are_of() -> None:
+    """A race gives `val_baseline` on other rows than those that its arms choose by."""
+    assert baseline(compiled(trial("unchanged", 0.3, 10)).model_copy(update={"val_baseline": 0.9})) == 0.3
+    assert baseline(compiled()) == 0.0
 
 
 def test_the_front_needs_tokens_and_takes_seconds_only_when_all_have_them() -> None:
