@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,14 @@ from pydantic import ValidationError
 from dspy_toolkit.challenge import Challenge
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import DatasetError, ProjectError
+from dspy_toolkit.lm.connection import model_names
 from dspy_toolkit.metrics import Metric, resolve_metric
 from dspy_toolkit.optimizers import Choice, Compiled, Profile, find_budget
 from dspy_toolkit.optimizers.selection import check_optimizer
 from dspy_toolkit.optimizers.states import signature_of
-from dspy_toolkit.project import ChampionPart, Project
+from dspy_toolkit.project import ChampionPart, DataPart, ProgramPart, Project, ProjectRef
+from dspy_toolkit.recording import Run
+from dspy_toolkit.registry import Decision
 from dspy_toolkit.settings import Settings, load_settings
 from dspy_toolkit.workbench import Workbench
 
@@ -39,9 +43,19 @@ class Result:
     choice: Choice
     compiled: Compiled
     challenge: Challenge
+    _page: Callable[[], str] = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.reason
+
+    def report(self) -> str:
+        """A page about it, as one HTML text: what changed, the rows won and lost, what it cost.
+
+            Path("report.html").write_text(result.report(), encoding="utf-8")
+
+        It holds rows of the data in clear.
+        """
+        return self._page()
 
 
 def optimize(
@@ -102,15 +116,36 @@ def optimize(
     compiled = bench.compile(bench.fingerprint(), choice, dataset.train, dataset.val, progress, part, profile=profile)
     challenged = bench.challenge(ChampionPart(), compiled, choice, dataset, progress, part)
     improved = challenged.outcome == "promoted"
-    return Result(
-        program=bench.program(compiled) if improved else program.deepcopy(),
-        improved=improved,
-        reason=_reason(choice, compiled, challenged),
+    reason = _reason(choice, compiled, challenged)
+    run = Run(
+        name=f"optimize {type(program).__name__}",
+        ref=_reference(bench),
+        dataset=dataset,
         profile=profile,
         choice=choice,
         compiled=compiled,
         challenge=challenged,
     )
+    decision = Decision(outcome=challenged.outcome, reason=reason, version=None, previous=None)
+    return Result(
+        program=bench.program(compiled) if improved else program.deepcopy(),
+        improved=improved,
+        reason=reason,
+        profile=profile,
+        choice=choice,
+        compiled=compiled,
+        challenge=challenged,
+        _page=partial(bench.report, run, decision),
+    )
+
+
+def _reference(bench: Workbench) -> ProjectRef:
+    """What a run says of its project; rows in memory have no fingerprint, and nothing is live."""
+    name = bench.project.name
+    task, reflection = model_names(bench.settings)
+    program = ProgramPart(project=name, location="", model=task, reflection_model=reflection, fingerprint="")
+    data = DataPart(project=name, location="", fingerprint="")
+    return ProjectRef(name=name, location="", data=data, program=program, champion=ChampionPart())
 
 
 def _check_program(program: Any) -> None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.challenge import Challenge, challenge
@@ -29,7 +31,7 @@ from dspy_toolkit.optimizers.laps import Lap, LapResult, run_lap
 from dspy_toolkit.optimizers.search import Progress
 from dspy_toolkit.optimizers.starting import choose_with_start
 from dspy_toolkit.optimizers.states import fill, state_of
-from dspy_toolkit.programs import lasting_location, load_program
+from dspy_toolkit.programs import LoadedProgram, lasting_location, load_program
 from dspy_toolkit.project import (
     ChampionPart,
     Project,
@@ -50,6 +52,7 @@ from dspy_toolkit.recording import (
 from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
+from dspy_toolkit.report import keep_report, render_report
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.signatures import fields_of, signature_hash
 from dspy_toolkit.store import Ref, Store
@@ -313,15 +316,12 @@ class Workbench:
 
         Rows that the champion, or what the search started from, was tuned on test neither.
         """
-        champion_program, tuned_on = self.project.build(), frozenset[str]()
-        if live.version is not None:
-            loaded = load_program(self.settings, f"{self.project.name}@{live.version}", self.project.location)
-            champion_program = loaded.program
-            tuned_on = frozenset(loaded.manifest.trained_rows if loaded.manifest else ())
+        loaded = self._live_program(live)
+        tuned_on = frozenset(loaded.manifest.trained_rows if loaded.manifest else ())
         return challenge(
             self.project,
             self.program(compiled),
-            champion_program,
+            loaded.program,
             dataset,
             self.settings,
             self.connection,
@@ -394,8 +394,11 @@ class Workbench:
     def record(self, run: Run, decision: Decision, run_id: str | None) -> str:
         """Write the whole run into MLflow, and return its run's id. Complete also when every step came from a cache.
 
+        Its page is among the run's files, and at `report_path`.
+
         Raises:
             RegistryError: MLflow cannot be written.
+            StoreError: the home cannot be written.
         """
         compiled, challenged, comparison = run.compiled, run.challenge, run.challenge.comparison
         artifacts: dict[str, bytes | str] = {
@@ -415,6 +418,14 @@ class Workbench:
         for split, report in (("val", challenged.candidate_val), ("sealed", comparison and comparison.candidate)):
             if report is not None:
                 tables[f"rows_{split}.json"] = self.store.read_frame(report.rows)
+        artifacts["report.html"] = page = self.report(run, decision)
+        if run_id is None:
+            run_id = open_run(self.settings, self.project.name, run.name)
+        try:
+            keep_report(self.report_path(run_id), page)
+        except BaseException:
+            close_failed(self.settings, run_id)
+            raise
         return record_run(
             self.settings,
             self.project.name,
@@ -451,6 +462,30 @@ class Workbench:
     def plot(self, run: Run) -> bytes | None:
         """The comparison as a PNG; None when the sealed rows were not opened."""
         return plot_of(run, self.project)
+
+    def report(self, run: Run, decision: Decision) -> str:
+        """The run's page: one HTML text that needs nothing beside it. See `dspy_toolkit.report`."""
+        before = self._state_before(run.ref.champion)
+        return render_report(run, self.project, self.store, decision, before, when=datetime.now(UTC))
+
+    def report_path(self, run_id: str) -> Path:
+        """Where `record` keeps the page of the MLflow run `run_id`."""
+        return self.settings.path("reports", self.project.name, f"{run_id}.html")
+
+    def _state_before(self, live: ChampionPart) -> dict[str, Any] | None:
+        """Of the program that a candidate was compared with; None where its version can no longer be read."""
+        try:
+            return state_of(self._live_program(live).program)
+        except (RegistryError, ProjectError) as error:
+            # The comparison was made when it could be: a page that lacks one half is better than no record of the run.
+            log.warning("The report goes without the program before: %s", error)
+            return None
+
+    def _live_program(self, live: ChampionPart) -> LoadedProgram:
+        """The champion; the fresh program while there is none."""
+        if live.version is None:
+            return LoadedProgram(self.project.build(), None, self.project)
+        return load_program(self.settings, f"{self.project.name}@{live.version}", self.project.location)
 
 
 def _version(package: str) -> str | None:

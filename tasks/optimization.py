@@ -17,7 +17,7 @@ from dspy_toolkit.project import ProgramPart, StartPart
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Ref
 from dspy_toolkit.workbench import Workbench
-from tasks.policy import accelerator, cached_task
+from tasks.policy import accelerator, artifact_key, cached_task
 from tasks.race import run_race
 
 UPDATE_SECONDS = 3.0
@@ -63,7 +63,7 @@ def _select(
     create_markdown_artifact(
         f"## {choice.optimizer}\n\n{choice.reason}\n\nAbout {choice.predicted_lm_calls} of {choice.lm_calls} LM calls "
         f"({choice.budget}). Settings: `{choice.settings}`\n\nNot taken:\n{others}\n",
-        key=f"{program.project}-choice".lower(),
+        key=artifact_key(program.project, "choice"),
         description="The optimizer, and why",
     )
     return choice
@@ -102,7 +102,7 @@ def _compile(program: ProgramPart, choice: Choice, train: Ref, val: Ref, start: 
 @contextmanager
 def _live(project: str, reporter: Reporter) -> Iterator[None]:
     """A progress artifact that follows the reporter while the block runs."""
-    artifact = create_progress_artifact(0.0, key=f"{project}-progress".lower(), description="Compiling")
+    artifact = create_progress_artifact(0.0, key=artifact_key(project, "progress"), description="Compiling")
     over = threading.Event()
 
     def follow() -> None:

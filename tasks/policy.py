@@ -101,6 +101,11 @@ def cached_task(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+def artifact_key(project: str, what: str) -> str:
+    """The key of a project's artifact. Prefect takes small letters, digits and dashes; a project's name may have `_`."""
+    return f"{project}-{what}".lower().replace("_", "-")
+
+
 def limit_name() -> str:
     """The name of this host's limit."""
     return f"mlx-{socket.gethostname()}"

@@ -11,7 +11,7 @@ from dspy_toolkit.datasets import Dataset, DatasetReport
 from dspy_toolkit.project import DataPart, ProjectRef
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.workbench import Workbench
-from tasks.policy import cached_task
+from tasks.policy import artifact_key, cached_task
 
 
 @task(task_run_name="resolve {location}", cache_policy=NO_CACHE)
@@ -36,7 +36,7 @@ def prepare_dataset(data: DataPart) -> Dataset:
     ]
     create_table_artifact(
         rows,
-        key=f"{data.project}-data".lower(),
+        key=artifact_key(data.project, "data"),
         description=f"{report.rows} rows; {report.duplicates} duplicates, {report.near_duplicates} near-duplicates, "
         f"{len(report.set_aside)} set aside, {len(report.bad_rows)} bad rows dropped",
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import socket
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.transactions import Transaction, get_transaction
 from pydantic import BaseModel
 
@@ -16,7 +17,7 @@ from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision, champion, rollback
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.workbench import Workbench
-from tasks.policy import uncached_task
+from tasks.policy import artifact_key, uncached_task
 
 
 class Release(BaseModel):
@@ -55,7 +56,7 @@ def record_race(ref: ProjectRef, profile: Profile, choice: Choice, found: Compil
     with step("record"):
         run_id = bench.record_race(ref, profile, choice, found, name)
     create_table_artifact(
-        [arm.model_dump() for arm in found.arms], key=f"{ref.name}-race".lower(), description=found.summary
+        [arm.model_dump() for arm in found.arms], key=artifact_key(ref.name, "race"), description=found.summary
     )
     print_arms(found)
     return run_id
@@ -69,10 +70,16 @@ def record_run(run: Run, release: Release) -> str:
         run_id = bench.record(run, release.decision, release.run_id)
     figure = bench.plot(run)
     picture = f"\n\n![comparison](data:image/png;base64,{base64.b64encode(figure).decode()})\n" if figure else "\n"
+    page = bench.report_path(run_id)
+    # Prefect shows no HTML of others: the page lies on this machine, and among the files of the MLflow run.
+    where = f"\nReport: `{page}` on {socket.gethostname()}, and `report.html` of the MLflow run `{run_id}`.\n"
     create_markdown_artifact(
-        f"## {release.decision.outcome}\n\n{release.decision.reason}{picture}",
-        key=f"{run.ref.name}-decision".lower(),
+        f"## {release.decision.outcome}\n\n{release.decision.reason}{picture}{where}",
+        key=artifact_key(run.ref.name, "decision"),
         description=f"{run.ref.name}: {release.decision.outcome}",
     )
-    print_summary(bench, run, release.decision)
+    create_link_artifact(
+        page.as_uri(), "The run's report", artifact_key(run.ref.name, "report"), description=f"{run.name}: {page}"
+    )
+    print_summary(bench, run, release.decision, report=page)
     return run_id

@@ -11,7 +11,7 @@ from dspy_toolkit.optimizers import Choice, Compiled
 from dspy_toolkit.project import ChampionPart, ProgramPart, StartPart
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.workbench import Workbench
-from tasks.policy import accelerator, cached_task
+from tasks.policy import accelerator, artifact_key, cached_task
 
 
 def compare_with_champion(
@@ -54,5 +54,5 @@ def _challenge(
         {"what": f"{name}, sealed", "mean": f"{mean:.1%}", "95 %": "", "rows": ""}
         for name, mean in challenged.references.items()
     ]
-    create_table_artifact(rows, key=f"{program.project}-comparison".lower(), description=challenged.reason)
+    create_table_artifact(rows, key=artifact_key(program.project, "comparison"), description=challenged.reason)
     return challenged

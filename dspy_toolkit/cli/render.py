@@ -6,6 +6,7 @@ Nothing here prints by itself; `console()` is what prints.
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -66,6 +67,13 @@ def program(name: str) -> str:
         return name
     here = Path.cwd()
     return str(own.relative_to(here) if own.is_relative_to(here) else own)
+
+
+def opening(path: Path) -> str:
+    """The command that shows a file in whatever its kind is opened with."""
+    here = Path.cwd()
+    near = path.relative_to(here) if path.is_relative_to(here) else path
+    return f"{'open' if sys.platform == 'darwin' else 'xdg-open'} {shlex.quote(str(near))}"
 
 
 def without_password(text: str) -> str:

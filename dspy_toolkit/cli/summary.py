@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from dspy_toolkit.workbench import Workbench
 
 
-def print_summary(bench: Workbench, run: Run, decision: Decision, console: Console | None = None) -> None:
+def print_summary(
+    bench: Workbench, run: Run, decision: Decision, console: Console | None = None, *, report: Path | None = None
+) -> None:
     """Print what a run came to on stdout.
 
     Args:
         console: another place to print to.
+        report: the run's page, which is then the first thing to look at.
     """
     from rich import box
     from rich.table import Table
@@ -67,7 +71,7 @@ def print_summary(bench: Workbench, run: Run, decision: Decision, console: Conso
     if decision.version is not None:
         console.print(f"version {decision.version} is {run.ref.name}@champion", highlight=False)
     console.print("\nNext:", highlight=False)
-    for command in _next(bench, run, decision):
+    for command in [*([render.opening(report)] if report else []), *_next(bench, run, decision)]:
         # Printed as it is: a command that is broken over two lines cannot be copied.
         console.print(f"  {_escaped(command)}", highlight=False, soft_wrap=True)
 

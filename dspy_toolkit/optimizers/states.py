@@ -11,7 +11,7 @@ from dspy_toolkit.store import canonical_json
 if TYPE_CHECKING:
     import dspy
 
-_MARKS = ("augmented", "dspy_uuid", "dspy_split")
+MARKS = ("augmented", "dspy_uuid", "dspy_split")
 """Entries of a demonstration that DSPy keeps for itself."""
 
 
@@ -20,7 +20,7 @@ def prompt_of(program: dspy.Module) -> bytes:
     parts = {}
     for name, predictor in program.named_predictors():
         state = _plain(predictor.dump_state())
-        demos = [{key: value for key, value in demo.items() if key not in _MARKS} for demo in state["demos"]]
+        demos = [{key: value for key, value in demo.items() if key not in MARKS} for demo in state["demos"]]
         parts[name] = {"signature": state["signature"], "fields": state.get("fields", {}), "demos": demos}
     return canonical_json(parts)
 

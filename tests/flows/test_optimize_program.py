@@ -36,7 +36,16 @@ def files(playground: Any, run: Any, folder: str = "") -> set[str]:
     return {entry.path for entry in listed}
 
 
-def test_a_better_program_is_promoted_and_recorded_and_a_second_run_comes_from_the_cache(playground: Any) -> None:
+def artifact(key: str) -> Any:
+    """The latest of Prefect's artifacts with this key."""
+    from prefect.artifacts import Artifact
+
+    return Artifact.get(key)
+
+
+def test_a_better_program_is_promoted_and_recorded_and_a_second_run_comes_from_the_cache(
+    playground: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     decision = optimize(playground)
     assert decision.outcome == "promoted", decision.reason
     assert (decision.version, decision.previous) == (2, 1), "version 1 is the program as it came"
@@ -50,6 +59,12 @@ def test_a_better_program_is_promoted_and_recorded_and_a_second_run_comes_from_t
     assert run.info.status == "FINISHED"
     assert run.data.metrics["sealed_delta_low"] > 0
     assert {"comparison.png", "choice.json", "profile.json", "program", "rows_sealed.json"} <= files(playground, run)
+    (page,) = settings.path("reports", "questions").iterdir()
+    assert page.name == f"{run.info.run_id}.html"
+    assert "report.html" in files(playground, run)
+    assert str(page) in artifact("questions-decision").data
+    assert page.as_uri() in artifact("questions-report").data
+    assert f"open {page}" in capsys.readouterr().out
     assert {"program/program.json", "program/manifest.json"} == files(playground, run, "program")
 
     asked = len(playground.engine.requests)
@@ -175,6 +190,14 @@ def test_a_promotion_that_cannot_be_recorded_is_undone_and_the_next_run_makes_it
     assert optimize(playground).outcome == "promoted"
     assert len(playground.engine.requests) == asked, "the verdict came from the cache: the sealed rows stayed closed"
     assert champion(playground.settings, "questions").version == 3
+
+
+def test_the_artifacts_of_any_projects_name_have_keys_that_prefect_takes() -> None:
+    from prefect.client.schemas.actions import ArtifactCreate
+
+    from tasks.policy import artifact_key
+
+    assert ArtifactCreate(key=artifact_key("my_project-2", "decision")).key == "my-project-2-decision"
 
 
 def _raise(error: Exception) -> None:

@@ -1,0 +1,110 @@
+"""How the search went: the best score so far against LM calls for every arm, and what no other candidate beats at once.
+
+Not covered: drawing it (`charts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from dspy_toolkit.optimizers.compiling import Compiled
+    from dspy_toolkit.optimizers.search import Trial
+
+AS_IT_CAME = "as it came"
+
+
+class Point(NamedTuple):
+    """One candidate."""
+
+    label: str
+    lm_calls: int
+    """Logical calls spent when it had been scored."""
+    score: float
+    """Mean on validation, in [0, 1]."""
+    best: float
+    """Of its arm, up to and with this one."""
+
+
+class Curve(NamedTuple):
+    """One arm's candidates, in the order of the calls spent."""
+
+    name: str
+    points: tuple[Point, ...]
+
+
+class Candidate(NamedTuple):
+    """What one candidate scores, and what a run of it takes."""
+
+    arm: str
+    label: str
+    score: float
+    tokens: float
+    """Of one run, on average."""
+    seconds: float | None
+    """Of one run's uncached calls, on average; None where a cache answered all."""
+    on_front: bool
+
+
+class Front(NamedTuple):
+    """Score against cost."""
+
+    candidates: tuple[Candidate, ...]
+    """By score, the best first."""
+    timed: bool
+    """Whether seconds count too: only when they are known of every candidate."""
+
+
+def curves(compiled: Compiled) -> tuple[Curve, ...]:
+    """One curve for every arm that scored a candidate; the arms of a race in its order."""
+    arms: dict[str, list[Trial]] = {called(arm.name): [] for arm in compiled.arms}
+    for trial in compiled.trials:
+        arms.setdefault(_arm(trial, compiled), []).append(trial)
+    return tuple(_curve(name, trials) for name, trials in arms.items() if trials)
+
+
+def baseline(compiled: Compiled) -> float:
+    """What the program as it came scores on the rows that the curves are of: the first candidate is that program."""
+    return compiled.trials[0].val_mean if compiled.trials else compiled.val_baseline
+
+
+def called(arm: str) -> str:
+    """An arm's name for people: the program as it came runs along in a race as `none`."""
+    return AS_IT_CAME if arm == "none" else arm
+
+
+def front(compiled: Compiled) -> Front | None:
+    """Every candidate with its tokens and seconds, those marked that no other beats; None when fewer than two have any."""
+    known = [trial for trial in compiled.trials if trial.tokens > 0]
+    if len(known) < 2:
+        return None
+    timed = all(trial.seconds > 0 for trial in known)
+    best = {id(trial) for trial in _unbeaten(known, timed)}
+    made = [
+        Candidate(_arm(one, compiled), one.label, one.val_mean, one.tokens, one.seconds or None, id(one) in best)
+        for one in known
+    ]
+    return Front(tuple(sorted(made, key=lambda one: (-one.score, one.tokens))), timed)
+
+
+def _unbeaten(trials: Sequence[Trial], timed: bool) -> list[Trial]:
+    """Those that no other equals in score, tokens and (where `timed`) seconds, and betters in one of them."""
+    worth = {id(one): (one.val_mean, -one.tokens, -one.seconds if timed else 0.0) for one in trials}
+
+    def beats(other: tuple[float, ...], own: tuple[float, ...]) -> bool:
+        return other != own and all(theirs >= mine for theirs, mine in zip(other, own, strict=True))
+
+    return [one for one in trials if not any(beats(other, worth[id(one)]) for other in worth.values())]
+
+
+def _arm(trial: Trial, compiled: Compiled) -> str:
+    return called(trial.arm) if trial.arm else AS_IT_CAME if compiled.arms else compiled.optimizer
+
+
+def _curve(name: str, trials: Sequence[Trial]) -> Curve:
+    ordered = sorted(trials, key=lambda trial: trial.lm_calls)
+    best = accumulate((trial.val_mean for trial in ordered), max)
+    points = (Point(t.label, t.lm_calls, t.val_mean, top) for t, top in zip(ordered, best, strict=True))
+    return Curve(name, tuple(points))

@@ -1,0 +1,314 @@
+"""Everything that the page says about a run, as plain values.
+
+Read from the run's own values, the store's tables, and the state of the program that the candidate was compared with. What
+is no longer there (an object that was deleted, a version whose files are gone) is named in `Page.missing` and left out:
+a page about a run is no reason to fail the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from dspy_toolkit.errors import StoreError
+from dspy_toolkit.report.answers import Changes, Classes, changes, classes
+from dspy_toolkit.report.costs import Cost, costs
+from dspy_toolkit.report.curves import Curve, Front, baseline, called, curves, front
+from dspy_toolkit.report.prompts import Predictor, predictors
+from dspy_toolkit.report.words import Field, count, duration, level, percent, points, readable, shown
+
+if TYPE_CHECKING:
+    from dspy_toolkit.comparison import Comparison
+    from dspy_toolkit.evaluation import Report
+    from dspy_toolkit.project import Project
+    from dspy_toolkit.recording import Run
+    from dspy_toolkit.registry import Decision
+    from dspy_toolkit.store import Store
+
+SPLITS = {"val": "validation", "sealed": "the sealed test"}
+
+
+@dataclass(frozen=True)
+class ScoreLine:
+    """What one program, or one simple rule, scores; None where it was not run."""
+
+    name: str
+    val: str | None
+    sealed: str | None
+    faults: str = ""
+    """Rows without an answer or without a score."""
+
+
+@dataclass(frozen=True)
+class ArmLine:
+    """One arm of a race."""
+
+    name: str
+    verdict: str
+    reason: str
+    mean: str
+    items: int
+    rounds: int
+    lm_calls: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the template shows."""
+
+    project: str
+    summary: str
+    run: str
+    when: str
+    """When the page was made; empty where nobody says."""
+    outcome: str
+    verdict: str
+    """The statistical verdict in one sentence."""
+    remarks: tuple[str, ...]
+    """Further sentences: what was promoted, what the search came to."""
+    facts: tuple[Field, ...]
+    scores: tuple[ScoreLine, ...]
+    difference: tuple[Field, ...]
+    """About the difference on the sealed rows; empty when they were not opened."""
+    curves: tuple[Curve, ...]
+    """Empty when nothing was scored."""
+    baseline: float
+    """Of the program as it came, on the rows that the curves are of."""
+    front: Front | None
+    arms: tuple[ArmLine, ...]
+    predictors: tuple[Predictor, ...]
+    before: str
+    """What the candidate was compared with."""
+    split: str
+    """Where `changes` and `classes` come from, in words; empty when no rows were compared."""
+    sealed_shown: bool
+    """Whether rows of the sealed test stand on the page."""
+    changes: Changes | None
+    classes: tuple[Classes, ...]
+    one_output: bool
+    """Whether a row has one label; else a row's score is of all of them."""
+    costs: tuple[Cost, ...]
+    spent: str
+    """What was predicted, granted and spent."""
+    choice: tuple[Field, ...]
+    alternatives: tuple[Field, ...]
+    profile: tuple[Field, ...]
+    missing: tuple[str, ...] = field(default=())
+
+
+def gather(
+    run: Run,
+    project: Project,
+    store: Store,
+    decision: Decision,
+    before: Mapping[str, Any] | None,
+    *,
+    when: datetime | None = None,
+) -> Page:
+    """Bring a run to what its page says.
+
+    Args:
+        run: what the steps found.
+        project: its program gives the order and the types of the fields.
+        store: holds the compiled program and the per-row tables.
+        decision: how the run ended.
+        before: the state of the program that the candidate was compared with; None when it cannot be had.
+        when: when the page is made.
+
+    Raises:
+        ProjectError: the project's program cannot be made.
+    """
+    from dspy_toolkit.optimizers.states import signature_of
+    from dspy_toolkit.signatures import fields_of
+
+    program = project.build()
+    order = {name: tuple(signature_of(part).fields) for name, part in program.named_predictors()}
+    if len(order) == 1:  # a program that is one predictor is saved without its name
+        order[""] = next(iter(order.values()))
+    missing: list[str] = []
+    try:
+        sides = predictors(before, store.read_json(run.compiled.program), order)
+    except StoreError as error:
+        sides = ()
+        missing.append(f"The compiled program cannot be read. {error}")
+    if before is None:
+        missing.append("The program before cannot be read; see the log of the run.")
+    pair = _compared(run)
+    tables = None
+    if pair is not None:
+        try:
+            tables = store.read_frame(pair[1].rows), store.read_frame(pair[0].rows)
+        except StoreError as error:
+            missing.append(f"The answers row by row cannot be read. {error}")
+    outputs = project.dataset.outputs
+    compiled = run.compiled
+    return Page(
+        project=project.name,
+        summary=readable(project.summary),
+        run=readable(run.name),
+        when=when.strftime("%Y-%m-%d %H:%M %Z").strip() if when else "",
+        outcome=decision.outcome,
+        verdict=readable(decision.reason),
+        remarks=tuple(_remarks(run, decision)),
+        facts=tuple(_facts(run, project)),
+        scores=tuple(_scores(run)),
+        difference=tuple(_difference(run.challenge.comparison)),
+        curves=curves(compiled),
+        baseline=baseline(compiled),
+        front=front(compiled),
+        arms=tuple(
+            ArmLine(
+                readable(called(arm.name)),
+                arm.verdict,
+                readable(arm.reason),
+                _mean(arm),
+                arm.items,
+                arm.rounds,
+                arm.lm_calls,
+            )
+            for arm in compiled.arms
+        ),
+        predictors=sides,
+        before=_champion(run),
+        split=SPLITS.get(pair[0].split, pair[0].split) if pair and tables else "",
+        sealed_shown=bool(pair and tables and pair[0].split == "sealed"),
+        changes=changes(*tables) if tables else None,
+        classes=classes(*tables, outputs, fields_of(program)) if tables else (),
+        one_output=len(outputs) == 1,
+        costs=costs(run),
+        spent=_spent(run),
+        choice=tuple(_choice(run)),
+        alternatives=tuple(Field(name, readable(why)) for name, why in run.choice.alternatives.items()),
+        profile=tuple(_profile(run)),
+        missing=tuple(missing),
+    )
+
+
+def _compared(run: Run) -> tuple[Report, Report] | None:
+    """(candidate, champion) on the sealed rows where they were opened, else on validation; None when neither ran."""
+    challenge = run.challenge
+    if (comparison := challenge.comparison) is not None:
+        return comparison.candidate, comparison.champion
+    if challenge.candidate_val is not None and challenge.champion_val is not None:
+        return challenge.candidate_val, challenge.champion_val
+    return None
+
+
+def _champion(run: Run) -> str:
+    version = run.ref.champion.version
+    return "the program as it came" if version is None else f"version {version}, the champion"
+
+
+def _remarks(run: Run, decision: Decision) -> Iterator[str]:
+    if decision.version is not None:
+        yield f"Version {decision.version} is the champion now."
+    compiled = run.compiled
+    if compiled.optimizer == "none":
+        yield readable(run.choice.reason)
+    elif not compiled.changed or decision.outcome != "promoted":
+        yield readable(compiled.summary)
+    if compiled.exhausted:
+        yield "The budget ran out before the search was through."
+
+
+def _facts(run: Run, project: Project) -> Iterator[Field]:
+    from dspy_toolkit.metrics import name_of
+
+    yield Field("Optimizer", run.compiled.optimizer)
+    yield Field("Model", readable(run.ref.program.model))
+    if run.ref.program.reflection_model != run.ref.program.model:
+        yield Field("Reflection model", readable(run.ref.program.reflection_model))
+    yield Field("Metric", readable(name_of(project.metric)))
+    yield Field("Compared with", _champion(run))
+    rows = f"{count(run.profile.train)} train, {count(run.profile.val)} validation"
+    if (comparison := run.challenge.comparison) is not None:
+        rows += f", {count(comparison.candidate.n)} sealed"
+    yield Field("Rows", rows)
+    yield Field("Run", readable(run.name))
+
+
+def _scores(run: Run) -> Iterator[ScoreLine]:
+    compiled, challenge, comparison = run.compiled, run.challenge, run.challenge.comparison
+    if compiled.trials:
+        yield ScoreLine("program as it came", percent(compiled.val_baseline), None)
+    sealed = (comparison.champion, comparison.candidate) if comparison else (None, None)
+    if challenge.champion_val is not None or sealed[0] is not None:
+        yield _score("champion", challenge.champion_val, sealed[0])
+    if challenge.candidate_val is not None or sealed[1] is not None:
+        yield _score("candidate", challenge.candidate_val, sealed[1])
+    elif compiled.trials:
+        yield ScoreLine("best found", percent(compiled.val_mean), None)
+    for name, mean in challenge.references.items():
+        yield ScoreLine(f"{readable(name)} (a simple rule)", None, percent(mean))
+
+
+def _score(name: str, val: Report | None, sealed: Report | None) -> ScoreLine:
+    ran = [report for report in (val, sealed) if report is not None]
+    unread, unscored = sum(r.parse_failures for r in ran), sum(r.metric_errors for r in ran)
+    faults = [f"{count(unread)} unreadable"] * bool(unread) + [f"{count(unscored)} not scored"] * bool(unscored)
+    return ScoreLine(name, val and _interval(val), sealed and _interval(sealed), ", ".join(faults))
+
+
+def _interval(report: Report) -> str:
+    return f"{percent(report.mean)} ({100 * report.low:.1f} to {100 * report.high:.1f}, {count(report.n)} rows)"
+
+
+def _difference(seen: Comparison | None) -> Iterator[Field]:
+    if seen is None:
+        return
+    tests = {
+        "tango": "Tango's score interval for paired 0/1 scores",
+        "bootstrap": "bootstrap over groups of rows",
+    }
+    yield Field("Candidate less champion", f"{points(seen.delta)} points")
+    yield Field(f"{level(seen.level)} interval", f"{points(seen.low)} to {points(seen.high)} points")
+    yield Field("Interval by", tests.get(seen.test, seen.test))
+    yield Field("Shown four times in five", f"a true gain of {100 * seen.detectable_effect:.1f} points")
+    yield Field("Openings of these rows", count(seen.looks))
+    yield Field("Error rate left for later openings", f"{seen.alpha_left:.0%}".replace("%", " %"))
+    yield Field("Prompt tokens, candidate over champion", f"{seen.tokens_ratio:.2f}")
+
+
+def _mean(arm: Any) -> str:
+    return percent(arm.mean) if arm.items else ""
+
+
+def _spent(run: Run) -> str:
+    choice, compiled = run.choice, run.compiled
+    if choice.optimizer == "none":
+        return "Nothing was spent on compiling."
+    return (
+        f"Compiling spent {count(compiled.lm_calls)} of {count(choice.lm_calls)} logical LM calls "
+        f"({choice.budget}); {count(choice.predicted_lm_calls)} were predicted."
+    )
+
+
+def _choice(run: Run) -> Iterator[Field]:
+    choice = run.choice
+    yield Field("Optimizer", choice.optimizer)
+    yield Field("Reason", readable(choice.reason))
+    yield Field("Budget", f"{choice.budget}: {count(choice.lm_calls)} LM calls")
+    yield Field("Predicted", f"{count(choice.predicted_lm_calls)} LM calls")
+    if choice.settings:
+        yield Field("Settings", "\n".join(f"{name} = {shown(value)}" for name, value in choice.settings.items()))
+
+
+def _profile(run: Run) -> Iterator[Field]:
+    seen = run.profile
+    yield Field("Score as it came", f"{percent(seen.baseline)} on {count(seen.probed)} validation rows")
+    yield Field("Runs that scored one half or more", percent(seen.pass_rate))
+    yield Field("Replies that could not be read", count(seen.parse_failures))
+    yield Field("Rows whose metric failed", count(seen.metric_errors))
+    yield Field("Scores", "graded" if seen.graded else "0 or 1")
+    yield Field("Metric", "says what was wrong" if seen.feedback else "gives no feedback")
+    yield Field("Predictors", count(seen.predictors))
+    yield Field("LM calls of one run", count(seen.calls_per_run))
+    yield Field(
+        "Tokens of one run", f"{count(round(seen.prompt_tokens))} prompt, {count(seen.completion_tokens)} reply"
+    )
+    if seen.seconds_per_call > 0:
+        yield Field("Time of one call, many at once", duration(seen.seconds_per_call))
+    usable = "can write a usable instruction" if seen.reflector_ok else "cannot write a usable instruction"
+    yield Field("Reflection model", f"{usable}: {readable(seen.reflector_note)}")

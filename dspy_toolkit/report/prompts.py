@@ -1,0 +1,69 @@
+"""What of a program reaches the model, for two programs of one project side by side: instructions and demonstrations.
+
+Covered: reading both from saved states. Not covered: the adapter's own words around them, which are the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dspy_toolkit.optimizers.states import MARKS
+from dspy_toolkit.programs import predictor_states
+from dspy_toolkit.report.words import Field, readable, shown
+
+
+class Demonstration(NamedTuple):
+    """One example in a prompt."""
+
+    fields: tuple[Field, ...]
+    by_model: bool
+    """Answered by a model and found right; else the row's own label."""
+
+
+class Prompt(NamedTuple):
+    """What one predictor says to the model."""
+
+    instructions: str
+    demonstrations: tuple[Demonstration, ...]
+
+
+class Predictor(NamedTuple):
+    """One predictor, before and after."""
+
+    name: str
+    """Empty where the program is one predictor."""
+    before: Prompt | None
+    """None when the program before cannot be read."""
+    after: Prompt
+    same: bool
+
+
+def predictors(
+    before: Mapping[str, Any] | None, after: Mapping[str, Any], order: Mapping[str, Sequence[str]]
+) -> tuple[Predictor, ...]:
+    """Both sides of every predictor of `after`.
+
+    Args:
+        before: the state of the program that `after` was compared with; None when it is not to be had.
+        after: the compiled program's state.
+        order: predictor → its fields, inputs first: saved demonstrations are sorted by name.
+    """
+    old = predictor_states(before) if before is not None else {}
+    found = []
+    for name, state in predictor_states(after).items():
+        fields = order.get(name, ())
+        now, then = _prompt(state, fields), _prompt(old[name], fields) if name in old else None
+        found.append(Predictor(name, then, now, then == now))
+    return tuple(found)
+
+
+def _prompt(state: Mapping[str, Any], order: Sequence[str]) -> Prompt:
+    demos = tuple(_demonstration(demo, order) for demo in state.get("demos") or [])
+    return Prompt(readable(str(state["signature"].get("instructions") or "")), demos)
+
+
+def _demonstration(demo: Mapping[str, Any], order: Sequence[str]) -> Demonstration:
+    places = {name: place for place, name in enumerate(order)}
+    names = sorted((name for name in demo if name not in MARKS), key=lambda name: places.get(name, len(places)))
+    return Demonstration(tuple(Field(readable(name), shown(demo[name])) for name in names), bool(demo.get("augmented")))

@@ -1,0 +1,160 @@
+"""Real runs on the toy task: what the steps found, to the page in MLflow and under the home."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from looking import look
+from toys import HINT, Toy, by_instruction, question, records, write_project
+
+from dspy_toolkit import optimize, workbench
+from dspy_toolkit.challenge import LEDGER
+from dspy_toolkit.errors import StoreError
+from dspy_toolkit.ledger import Ledger
+from dspy_toolkit.mlflow_client import connect
+from dspy_toolkit.recording import Run
+from dspy_toolkit.registry import Decision
+from dspy_toolkit.settings import Settings
+from dspy_toolkit.workbench import Workbench
+
+
+class Bench:
+    """The toy as a project in files."""
+
+    def __init__(self, home: Settings, folder: Path) -> None:
+        self.toy = Toy(home)
+        self.toy.knows = by_instruction
+        self.connection = self.toy.connect()
+        self.location = str(write_project(folder, records(110)))
+
+    def open(self) -> Workbench:
+        bench = Workbench.open(self.location, self.toy.settings)
+        bench.__dict__["connection"] = self.connection
+        return bench
+
+    def run(self, optimizer: str = "gepa") -> tuple[Run, Decision, str]:
+        bench = self.open()
+        bench.ensure_champion()
+        ref, data = bench.resolve(), bench.prepare()
+        profile = bench.probe(data.train, data.val)
+        choice = bench.select(profile, optimizer, None)
+        compiled = bench.compile(ref.program.fingerprint, choice, data.train, data.val)
+        challenged = bench.challenge(ref.champion, compiled, choice, data)
+        run = Run(
+            name="a run",
+            ref=ref,
+            dataset=data,
+            profile=profile,
+            choice=choice,
+            compiled=compiled,
+            challenge=challenged,
+        )
+        decision, run_id = bench.release(run)
+        return run, decision, bench.record(run, decision, run_id)
+
+    def page(self, run_id: str) -> str:
+        return self.open().report_path(run_id).read_text(encoding="utf-8")
+
+    def artifact(self, run_id: str) -> str:
+        return self.toy.settings.path("artifacts", run_id, "artifacts", "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def bench(home: Settings, tmp_path: Path) -> Bench:
+    return Bench(home, tmp_path / "project")
+
+
+def test_a_promoted_run_has_its_page_in_mlflow_and_under_the_home(bench: Bench) -> None:
+    run, decision, run_id = bench.run()
+    assert decision.outcome == "promoted"
+    html = bench.page(run_id)
+    assert html == bench.artifact(run_id)
+    assert bench.open().report_path(run_id) == bench.toy.settings.path("reports", "colours", f"{run_id}.html")
+    seen = look(html)
+    assert decision.reason in seen.text
+    assert "Version 2 is the champion now." in seen.text
+    assert "Before is version 1, the champion." in seen.text
+    assert "Classify." in seen.text and HINT in seen.text
+    comparison = run.challenge.comparison
+    assert comparison is not None
+    gained = round((comparison.candidate.mean - comparison.champion.mean) * comparison.candidate.n)
+    assert f"Won: {gained}" in seen.text and "Lost: 0" in seen.text
+    assert {line[0] for line in seen.table("label, on the sealed test")[1:]} == {"red", "green", "blue"}
+    assert len(seen.table("Every candidate")) == len(run.compiled.trials) + 1
+    assert seen.table("What each step")[2][1] == f"{run.compiled.lm_calls:,}"
+
+
+def test_a_run_that_learnt_the_validation_rows_by_heart_is_refused_with_the_rows_it_lost(bench: Bench) -> None:
+    opened = bench.open()
+    data = opened.prepare()
+    sealed = set(opened.store.read_frame(data.sealed)["text"])
+    bench.toy.knows = lambda request: by_instruction(request) and question(request) not in sealed
+    run, decision, run_id = bench.run()
+    assert decision.outcome == "refused"
+    seen = look(bench.page(run_id))
+    assert seen.headings[1] == (2, "Refused")
+    assert "Not shown to be better than the champion" in seen.text
+    assert "of the sealed test, 0 scored higher after and 0 lower." in seen.text
+    assert run.challenge.comparison is not None
+
+
+def test_making_a_page_opens_no_sealed_row(bench: Bench) -> None:
+    bench.toy.knows = lambda request: False
+    run, decision, _ = bench.run("bootstrap")
+    assert decision.outcome == "unchanged"
+    asked = len(Ledger(bench.toy.settings.path(LEDGER)).openings())
+    sealed = bench.open().store.read_frame(run.dataset.sealed)
+    bench.toy.store.delete(run.dataset.sealed)
+    html = bench.open().report(run, decision)
+    assert len(Ledger(bench.toy.settings.path(LEDGER)).openings()) == asked == 0
+    assert not [text for text in sealed["text"] if text in html]
+
+
+def test_a_perfect_program_has_a_page_too(bench: Bench) -> None:
+    bench.toy.knows = lambda request: True
+    _, decision, run_id = bench.run("auto")
+    assert decision.outcome == "unchanged"
+    seen = look(bench.page(run_id))
+    assert "there is nothing to gain" in seen.text
+
+
+def test_a_champion_whose_files_are_gone_costs_half_a_page_and_no_run(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    run, decision, _ = bench.run()
+    first = connect(bench.toy.settings).get_model_version("colours", "1").run_id
+    shutil.rmtree(bench.toy.settings.path("artifacts", str(first)))
+    seen = look(bench.open().report(run, decision))
+    assert "The program before cannot be read" in seen.text
+    assert "The report goes without the program before" in caplog.text
+
+
+def test_a_page_that_cannot_be_written_fails_the_run_and_says_so(bench: Bench) -> None:
+    bench.toy.settings.path("reports").write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match="Cannot write the report"):
+        bench.run()
+    client = connect(bench.toy.settings)
+    experiment = client.get_experiment_by_name(bench.toy.settings.registry.experiment)
+    assert experiment is not None
+    (latest, *_) = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time DESC"])
+    assert latest.info.status == "FAILED"
+
+
+def test_optimize_gives_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from toys import program
+
+    toy = Toy(tmp_path)
+    toy.knows = by_instruction
+    connection = toy.connect()
+    monkeypatch.setattr(workbench, "connect", lambda settings: connection)
+    result: Any = optimize(program(), records(110), settings=toy.settings)
+    seen = look(result.report())
+    assert result.improved
+    assert result.reason in seen.text
+    assert "Before is the program as it came." in seen.text
+    assert HINT in seen.text
+    assert not toy.settings.path("reports").exists()
