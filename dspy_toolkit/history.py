@@ -42,7 +42,9 @@ class PastRun(Value):
     task: str
     """`choice`, `number`, `text`, `record` or `open`; see `recording.task_kind`."""
     optimizer: str
-    """The one that made the program; `none` where there was nothing to gain."""
+    """The one that ran; `none` where there was nothing to gain."""
+    winner: str
+    """The one that made the program: of a race its winner, `none` where the program as it came won it."""
     budget: str
     start: str
     """The program that the search started from; empty for the project's own."""
@@ -66,7 +68,7 @@ class PastRun(Value):
     lm_calls: int
     """Logical, that compiling spent."""
     outcome: str
-    """`promoted`, `refused` or `unchanged`."""
+    """`promoted`, `refused` or `unchanged`; `compared` for a race that stopped before the sealed test."""
     search: str
     """Equal for runs whose compilation was the same (the later ones came from the cache)."""
 
@@ -137,7 +139,7 @@ def _past_run(entity: RunEntity) -> PastRun | None:
         "run_id": entity.info.run_id,
         "project": tags.get(PROJECT_TAG),
         "when": datetime.fromtimestamp(entity.info.start_time / 1000, UTC),
-        **{name: params.get(name) for name in ("model", "task", "optimizer", "budget", "start", "search")},
+        **{name: params.get(name) for name in ("model", "task", "optimizer", "winner", "budget", "start", "search")},
         **{name: profile.get(name) for name in ("baseline", "graded", "feedback", "predictors", "train", "val")},
         "val_gain": metrics.get("val_gain"),
         "sealed_gain": metrics.get("sealed_delta"),

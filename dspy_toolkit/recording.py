@@ -38,21 +38,26 @@ class Run(Value):
 def parameters_of(run: Run, project: Project, settings: Settings) -> dict[str, Any]:
     """What was asked for, and what the result depends on."""
     return {
-        **parameters_of_compiling(run.ref, run.profile, run.choice, project, settings),
-        # What was found may be nothing, whatever was chosen.
-        "optimizer": run.compiled.optimizer,
-        "search": search_of(run),
+        **parameters_of_compiling(run.ref, run.dataset, run.profile, run.choice, run.compiled, project, settings),
         "champion_before": run.ref.champion.version,
     }
 
 
 def parameters_of_compiling(
-    ref: ProjectRef, profile: Profile, choice: Choice, project: Project, settings: Settings
+    ref: ProjectRef,
+    dataset: Dataset,
+    profile: Profile,
+    choice: Choice,
+    compiled: Compiled,
+    project: Project,
+    settings: Settings,
 ) -> dict[str, Any]:
     """The same, of what comes before a champion is looked at."""
     return {
-        "optimizer": choice.optimizer,
+        "optimizer": compiled.optimizer,
+        "winner": compiled.arms[0].name if compiled.arms else compiled.optimizer,
         "chosen": choice.optimizer,
+        "search": search_of(ref, dataset, choice),
         "settings": choice.settings,
         "budget": choice.budget,
         "start": ref.start.name if ref.start else "",
@@ -67,14 +72,13 @@ def parameters_of_compiling(
     }
 
 
-def search_of(run: Run) -> str:
+def search_of(ref: ProjectRef, dataset: Dataset, choice: Choice) -> str:
     """sha256 of all that a compilation depends on: runs that share it made the same search, from the cache or not."""
-    choice, start = run.choice, run.ref.start
     return digest(
-        run.ref.program.fingerprint,
-        [run.dataset.train.sha256, run.dataset.val.sha256],
+        ref.program.fingerprint,
+        [dataset.train.sha256, dataset.val.sha256],
         [choice.optimizer, choice.settings, choice.lm_calls],
-        start.state.sha256 if start else "",
+        ref.start.state.sha256 if ref.start else "",
     )
 
 

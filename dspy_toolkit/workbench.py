@@ -438,7 +438,9 @@ class Workbench:
             run_id=run_id,
         )
 
-    def record_race(self, ref: ProjectRef, profile: Profile, choice: Choice, found: Compiled, name: str) -> str:
+    def record_race(
+        self, ref: ProjectRef, dataset: Dataset, profile: Profile, choice: Choice, found: Compiled, name: str
+    ) -> str:
         """Write a race that stopped before the sealed test into MLflow, and return its run's id.
 
         Raises:
@@ -448,7 +450,7 @@ class Workbench:
             self.settings,
             self.project.name,
             name,
-            parameters_of_compiling(ref, profile, choice, self.project, self.settings),
+            parameters_of_compiling(ref, dataset, profile, choice, found, self.project, self.settings),
             measures_of_compiling(profile, choice, found),
             {
                 "profile.json": profile.model_dump_json(indent=2),

@@ -29,7 +29,7 @@ def compare_optimizers(project: str = "router", budget: BudgetName | None = None
     profile = probe_program(ref.program, dataset.train, dataset.val)
     choice = select_optimizer(ref.program, profile, "race", budget)
     found = compile_program(ref.program, choice, profile, dataset.train, dataset.val, workers=workers)
-    record_race(ref, profile, choice, found, flow_run.get_name() or f"compare optimizers for {ref.name}")
+    record_race(ref, dataset, profile, choice, found, flow_run.get_name() or f"compare optimizers for {ref.name}")
     return found
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from dspy_toolkit.cli.progress import step
 from dspy_toolkit.cli.summary import print_arms, print_summary
+from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
 from dspy_toolkit.project import ProjectRef
 from dspy_toolkit.recording import Run
@@ -50,11 +51,11 @@ def restore_champion(release: Transaction) -> None:
 
 
 @uncached_task(task_run_name="record the race for {ref.name}")
-def record_race(ref: ProjectRef, profile: Profile, choice: Choice, found: Compiled, name: str) -> str:
+def record_race(ref: ProjectRef, dataset: Dataset, profile: Profile, choice: Choice, found: Compiled, name: str) -> str:
     """Write a race that stops before the sealed test into MLflow, and show it."""
     bench = Workbench.open(ref.location, load_settings())
     with step("record"):
-        run_id = bench.record_race(ref, profile, choice, found, name)
+        run_id = bench.record_race(ref, dataset, profile, choice, found, name)
     create_table_artifact(
         [arm.model_dump() for arm in found.arms], key=artifact_key(ref.name, "race"), description=found.summary
     )

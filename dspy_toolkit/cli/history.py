@@ -61,7 +61,7 @@ def _table(runs: tuple[PastRun, ...]) -> RenderableType:
         (
             run.when.astimezone().strftime("%Y-%m-%d"),
             run.project,
-            run.optimizer,
+            run.optimizer if run.winner == run.optimizer else f"{run.optimizer}: {run.winner}",
             f"{run.lm_calls:,} ({run.predicted_lm_calls:,})",
             _gain(run.val_gain),
             _gain(run.sealed_gain) + _interval(run),

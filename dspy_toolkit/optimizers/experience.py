@@ -10,6 +10,8 @@ nothing; then the optimizers are tried by their mean gain on validation, drawn t
 One that was never tried has 0. Of equals the published order decides, but that one which gained nothing in LEAST_RUNS
 runs comes after them.
 
+Of a race only the winner counts: it gained more than the others on the same rows.
+
 Not covered: what a profile or a budget rules out (`selection` looks at that afterwards), and gains on sealed rows, which
 are measured against the champion of the day.
 """
@@ -71,8 +73,8 @@ def prefer(order: Sequence[str], runs: Iterable[PastRun]) -> Preference:
     """
     gains: defaultdict[str, list[float]] = defaultdict(list)
     for run in _distinct(runs):
-        if run.optimizer in order and run.val_gain is not None:
-            gains[run.optimizer].append(run.val_gain)
+        if run.winner in order and run.val_gain is not None:
+            gains[run.winner].append(run.val_gain)
     count = sum(map(len, gains.values()))
     failed = {name for name, seen in gains.items() if len(seen) >= LEAST_RUNS and max(seen) <= 0}
     if not failed and (count < LEAST_RUNS or len(gains) < LEAST_OPTIMIZERS):
