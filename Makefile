@@ -32,7 +32,7 @@ test-system: setup
 soak: setup
 	$(BIN)/python -m pytest -m soak
 
-# The engine against other ways of running the same model; some 25 minutes on 2 idle cores. A peer that is missing is named,
+# The engine against other ways of running the same model; an hour on 2 idle cores. A peer that is missing is named,
 # with the command that installs it.
 bench: setup
 	$(BIN)/python -m benchmarks.lm $(BENCH)

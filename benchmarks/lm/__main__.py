@@ -4,7 +4,7 @@
 
 Every system runs in a process of its own, one after another, and is called through `dspy.LM` and at its native interface by 16
 threads, with the same prompts, the same max_tokens and temperature 0. Peers that are not installed are named and left out.
-About 25 minutes on 2 cores; take it on a machine that does nothing else.
+About an hour on 2 cores, most of it the peers'; take it on a machine that does nothing else.
 """
 
 from __future__ import annotations
