@@ -16,15 +16,7 @@ from pydantic import Field
 
 from dspy_toolkit.errors import DatasetError
 from dspy_toolkit.evaluation import Report
-from dspy_toolkit.intervals import (
-    DIFFERENCES,
-    bootstrap,
-    detectable_mean,
-    detectable_proportion,
-    is_binary,
-    is_ungrouped,
-    tango,
-)
+from dspy_toolkit.intervals import detectable_mean, detectable_proportion, paired_interval
 from dspy_toolkit.store import Store, Value
 
 if TYPE_CHECKING:
@@ -93,14 +85,10 @@ def compare(
     """
     first, second, groups = _pairs(store.read_frame(candidate.rows), store.read_frame(champion.rows))
     differences, n = first - second, len(groups)
-    if is_binary(first) and is_binary(second) and is_ungrouped(groups):
-        test = "tango"
-        wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
-        low, high = (float(end) for end in tango(wins, losses, n, alpha))
-        detectable = detectable_proportion((wins + losses) / n, n, alpha)
+    (low, high), test = paired_interval(first, second, groups, alpha)
+    if test == "tango":
+        detectable = detectable_proportion(float((differences != 0).mean()), n, alpha)
     else:
-        test = "bootstrap"
-        low, high = bootstrap(differences, groups, alpha, limits=DIFFERENCES)
         detectable = detectable_mean(differences, groups, alpha)
     return Comparison(
         candidate=candidate,

@@ -65,8 +65,9 @@ def optimize(
         program: any module; it is not changed.
         rows: dictionaries or examples, a table, or a .csv, .jsonl or .parquet file.
         metric: `exact_match`, `module:function`, or a function of (example, prediction) that gives a score in [0, 1].
-        optimizer: `auto`, `bootstrap`, `mipro` or `gepa`.
-        budget: `light` (300 LM calls), `medium` (1,200) or `heavy` (5,000); the sealed test apart.
+        optimizer: `auto`, `race`, `labelled`, `bootstrap`, `random`, `mipro` or `gepa`.
+        budget: `light` (300 LM calls), `medium` (1,200), `heavy` (5,000), a number of calls (`800`) or a time (`15m`); the
+            sealed test apart.
         inputs, outputs: columns; by default the program's fields of these names that the rows have.
         settings: by default `dspy-toolkit.toml` and the environment.
         progress: told (done, all, what is going on).
@@ -92,7 +93,9 @@ def optimize(
     dataset = bench.prepare()
     profile = bench.probe(dataset.train, dataset.val)
     choice = bench.select(profile, optimizer, budget)
-    compiled = bench.compile(bench.fingerprint(), choice, dataset.train, dataset.val, progress)
+    compiled = bench.compile(
+        bench.fingerprint(), choice, dataset.train, dataset.val, progress, profile=profile
+    )
     challenged = bench.challenge(ChampionPart(), compiled, choice, dataset, progress)
     improved = challenged.outcome == "promoted"
     return Result(

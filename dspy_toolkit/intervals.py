@@ -10,7 +10,7 @@ Not covered: which of them decides a promotion (see `comparison`), and how much 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,6 +155,23 @@ def bootstrap(
     reach = student.isf(alpha, max(count - 1, 1)) * _standard_error(totals, sizes, limits)
     low, high = np.quantile(means, (alpha, 1 - alpha))
     return Interval(float(max(min(low, centre - reach), limits[0])), float(min(max(high, centre + reach), limits[1])))
+
+
+def paired_interval(
+    first: ArrayLike, second: ArrayLike, groups: ArrayLike, alpha: float
+) -> tuple[Interval, Literal["tango", "bootstrap"]]:
+    """The interval of the mean of `first - second` (two scores of each row), and how it was made.
+
+    Tango's for 0/1 scores of rows that are all their own group, else the bootstrap over groups.
+    """
+    import numpy as np
+
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    differences = first - second
+    if is_binary(first) and is_binary(second) and is_ungrouped(groups):
+        low, high = tango((differences > 0).sum(), (differences < 0).sum(), len(differences), alpha)
+        return Interval(float(low), float(high)), "tango"
+    return bootstrap(differences, groups, alpha, limits=DIFFERENCES), "bootstrap"
 
 
 def detectable_proportion(discordance: float, n: int, alpha: float) -> float:

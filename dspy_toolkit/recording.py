@@ -35,33 +35,30 @@ class Run(Value):
 def parameters_of(run: Run, project: Project, settings: Settings) -> dict[str, Any]:
     """What was asked for, and what the result depends on."""
     return {
-        "optimizer": run.compiled.optimizer,
-        "settings": run.choice.settings,
-        "budget": run.choice.budget,
-        "model": run.ref.program.model,
-        "reflection_model": run.ref.program.reflection_model,
-        "seed": settings.optimize.seed,
-        "data": run.ref.data.fingerprint,
-        "program": run.ref.program.fingerprint,
+        **parameters_of_compiling(run.ref, run.choice, project, settings),
         "champion_before": run.ref.champion.version,
+    }
+
+
+def parameters_of_compiling(ref: ProjectRef, choice: Choice, project: Project, settings: Settings) -> dict[str, Any]:
+    """The same, of what comes before a champion is looked at."""
+    return {
+        "optimizer": choice.optimizer,
+        "settings": choice.settings,
+        "budget": choice.budget,
+        "model": ref.program.model,
+        "reflection_model": ref.program.reflection_model,
+        "seed": settings.optimize.seed,
+        "data": ref.data.fingerprint,
+        "program": ref.program.fingerprint,
         "metric": name_of(project.metric),
     }
 
 
 def measures_of(run: Run) -> dict[str, Any]:
     """What was measured; of the sealed test only when it was opened."""
-    compiled, comparison = run.compiled, run.challenge.comparison
-    measures: dict[str, Any] = {
-        "probe_baseline": run.profile.baseline,
-        "val_baseline": compiled.val_baseline,
-        "val_candidate": compiled.val_mean,
-        "trial_val_mean": [trial.val_mean for trial in compiled.trials],
-        "compile_lm_calls": compiled.lm_calls,
-        "compile_physical_calls": compiled.physical_calls,
-        "compile_prompt_tokens": compiled.prompt_tokens,
-        "compile_completion_tokens": compiled.completion_tokens,
-        "compile_seconds": compiled.seconds,
-    }
+    comparison = run.challenge.comparison
+    measures = measures_of_compiling(run.profile, run.compiled)
     if comparison is not None:
         measures |= {
             "sealed_candidate": comparison.candidate.mean,
@@ -75,6 +72,21 @@ def measures_of(run: Run) -> dict[str, Any]:
         }
         measures |= {f"reference_{name.replace(' ', '_')}": mean for name, mean in run.challenge.references.items()}
     return measures
+
+
+def measures_of_compiling(profile: Profile, compiled: Compiled) -> dict[str, Any]:
+    """What was measured up to the compiled program."""
+    return {
+        "probe_baseline": profile.baseline,
+        "val_baseline": compiled.val_baseline,
+        "val_candidate": compiled.val_mean,
+        "trial_val_mean": [trial.val_mean for trial in compiled.trials],
+        "compile_lm_calls": compiled.lm_calls,
+        "compile_physical_calls": compiled.physical_calls,
+        "compile_prompt_tokens": compiled.prompt_tokens,
+        "compile_completion_tokens": compiled.completion_tokens,
+        "compile_seconds": compiled.seconds,
+    }
 
 
 def plot_of(run: Run, project: Project) -> bytes | None:

@@ -11,10 +11,11 @@ Reading makes nothing: no folder appears until something is written into it.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -27,8 +28,35 @@ from dspy_toolkit.errors import SettingsError, nearest
 FILE_NAME = "dspy-toolkit.toml"
 PREFIX = "DSPY_TOOLKIT_"
 
-OptimizerName = Literal["auto", "bootstrap", "mipro", "gepa"]
-BudgetName = Literal["light", "medium", "heavy"]
+OptimizerName = Literal["auto", "race", "labelled", "bootstrap", "random", "mipro", "gepa"]
+BUDGET_NAMES = {"light": 300, "medium": 1_200, "heavy": 5_000}
+"""Logical LM calls of each."""
+
+
+def parse_budget(text: str) -> tuple[int | None, float | None]:
+    """(LM calls, seconds) that a budget is stated in; the other is None.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if text in BUDGET_NAMES:
+        return BUDGET_NAMES[text], None
+    found = re.fullmatch(r"([1-9][0-9]{0,6})([mh]?)", text)
+    if found is None:
+        raise ValueError(
+            f"There is no budget {text!r}.{nearest(text, BUDGET_NAMES)} LM calls (800) and a time (15m, 2h) are budgets too"
+        )
+    number, unit = int(found[1]), found[2]
+    return (None, number * {"m": 60.0, "h": 3600.0}[unit]) if unit else (number, None)
+
+
+def _check_budget(text: str) -> str:
+    parse_budget(text)
+    return text
+
+
+BudgetName = Annotated[str, AfterValidator(_check_budget)]
+"""`light`, `medium`, `heavy`, LM calls (`800`) or a time (`15m`, `2h`)."""
 
 
 class Section(BaseModel):
@@ -105,7 +133,9 @@ class OptimizeSettings(Section):
     optimizer: OptimizerName = "auto"
     """Where neither the command nor the project names one."""
     budget: BudgetName = "light"
-    """Logical LM calls of one compilation: light 300, medium 1,200, heavy 5,000; the sealed test apart."""
+    """Logical LM calls of one compilation: light 300, medium 1,200, heavy 5,000, or a number (`800`); or a time (`15m`, `2h`).
+    The sealed test is apart.
+    """
     threads: int = Field(default=16, ge=1, le=256)
     """Program runs at once."""
     seed: int = 0

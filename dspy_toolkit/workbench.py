@@ -22,11 +22,19 @@ from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.lm.connection import Connection, connect, model_names
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers import Choice, Compiled, Profile, compile_program, find_budget, probe, select
+from dspy_toolkit.optimizers.laps import Lap, LapResult, run_lap
 from dspy_toolkit.optimizers.search import Progress
 from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.programs import lasting_location, load_program
 from dspy_toolkit.project import ChampionPart, Project, ProjectRef, fingerprint_program, load_project, resolve
-from dspy_toolkit.recording import Run, measures_of, parameters_of, plot_of
+from dspy_toolkit.recording import (
+    Run,
+    measures_of,
+    measures_of_compiling,
+    parameters_of,
+    parameters_of_compiling,
+    plot_of,
+)
 from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
@@ -159,12 +167,20 @@ class Workbench:
         return fingerprint_program(self.project, self.settings, model=task, reflection_model=reflection)
 
     def compile(
-        self, fingerprint: str, choice: Choice, train: Ref, val: Ref, progress: Progress | None = None
+        self,
+        fingerprint: str,
+        choice: Choice,
+        train: Ref,
+        val: Ref,
+        progress: Progress | None = None,
+        *,
+        profile: Profile | None = None,
     ) -> Compiled:
         """Search for a better prompt on the training and validation rows.
 
         Args:
             fingerprint: the program's when the run began. What is cached under it must come from that program.
+            profile: what `choice` was made from; a race needs it.
 
         Raises:
             ProjectError: the program, its metric or its models have changed since.
@@ -173,6 +189,26 @@ class Workbench:
         return compile_program(
             self.project.build(),
             choice,
+            self.store.read_frame(train),
+            self.store.read_frame(val),
+            self.project.dataset,
+            self.project.metric,
+            self.connection,
+            self.store,
+            profile=profile,
+            seed=self.settings.optimize.seed,
+            threads=self.settings.optimize.threads,
+            progress=progress,
+        )
+
+    def run_lap(
+        self, fingerprint: str, lap: Lap, train: Ref, val: Ref, progress: Progress | None = None
+    ) -> LapResult:
+        """One lap of one arm of a race; see `compile` for the arguments and errors."""
+        self._check_unchanged(fingerprint)
+        return run_lap(
+            self.project.build(),
+            lap,
             self.store.read_frame(train),
             self.store.read_frame(val),
             self.project.dataset,
@@ -307,6 +343,27 @@ class Workbench:
             {"outcome": decision.outcome, "reason": decision.reason, "version": decision.version},
             tables=tables,
             run_id=run_id,
+        )
+
+    def record_race(self, ref: ProjectRef, profile: Profile, choice: Choice, found: Compiled, name: str) -> str:
+        """Write a race that stopped before the sealed test into MLflow, and return its run's id.
+
+        Raises:
+            RegistryError: MLflow cannot be written.
+        """
+        return record_run(
+            self.settings,
+            self.project.name,
+            name,
+            parameters_of_compiling(ref, choice, self.project, self.settings),
+            measures_of_compiling(profile, found),
+            {
+                "profile.json": profile.model_dump_json(indent=2),
+                "choice.json": choice.model_dump_json(indent=2),
+                "race.json": found.model_dump_json(indent=2),
+                f"program/{PROGRAM_FILE}": program_bytes(self.store.read_json(found.program)),
+            },
+            {"outcome": "compared", "reason": found.summary},
         )
 
     def plot(self, run: Run) -> bytes | None:

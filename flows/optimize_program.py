@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from prefect.transactions import transaction
 
+from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.settings import BudgetName, OptimizerName
@@ -20,20 +21,28 @@ from tasks.scoring import compare_with_champion
 
 @flow(flow_run_name="optimize {project}", persist_result=True, result_serializer="json")
 def optimize_program(
-    project: str = "router", optimizer: OptimizerName | None = None, budget: BudgetName | None = None
-) -> Decision:
+    project: str = "router",
+    optimizer: OptimizerName | None = None,
+    budget: BudgetName | None = None,
+    dry_run: bool = False,
+    workers: bool = False,
+) -> Decision | Choice:
     """Compile `project` and promote the result only if it beats the champion on the sealed test.
 
     Args:
         project: a name, path/to/file.py:attr, or path/to/file.toml.
-        optimizer: auto, bootstrap, mipro or gepa; the project's or the settings' by default.
-        budget: light (300 LM calls), medium (1,200) or heavy (5,000); the sealed test apart.
+        optimizer: auto, race, labelled, bootstrap, random, mipro or gepa; the project's or the settings' by default.
+        budget: light (300 LM calls), medium (1,200), heavy (5,000), a number of calls (800) or a time (15m); the sealed test apart.
+        dry_run: stop before anything is compiled, with the choice and what each optimizer would cost.
+        workers: run the arms of a race on the workers of the pool, side by side.
     """
     ref = resolve_project(project)
     dataset = prepare_dataset(ref.data)
     profile = probe_program(ref.program, dataset.train, dataset.val)
     choice = select_optimizer(ref.program, profile, optimizer, budget)
-    candidate = compile_program(ref.program, choice, dataset.train, dataset.val)
+    if dry_run:
+        return choice
+    candidate = compile_program(ref.program, choice, profile, dataset.train, dataset.val, workers=workers)
     comparison = compare_with_champion(ref.program, ref.champion, choice, candidate, dataset)
     run = Run(
         name=flow_run.get_name() or f"optimize {ref.name}",

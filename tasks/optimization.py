@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from dspy_toolkit.cli.progress import Reporter, step
+from dspy_toolkit.cli.summary import print_choice
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
 from dspy_toolkit.project import ProgramPart
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Ref
 from dspy_toolkit.workbench import Workbench
 from tasks.policy import accelerator, cached_task
+from tasks.race import run_race
 
 UPDATE_SECONDS = 3.0
 
@@ -32,7 +34,9 @@ def select_optimizer(program: ProgramPart, profile: Profile, optimizer: str | No
     """Choose, with a written reason. What was not said is taken from the project, then from the settings."""
     bench = Workbench.open(program.location, load_settings())
     # Resolved before the cached task, so that a changed default is not answered from the cache.
-    return _select(program, profile, *bench.wishes(optimizer, budget))
+    choice = _select(program, profile, *bench.wishes(optimizer, budget))
+    print_choice(choice)
+    return choice
 
 
 @cached_task(task_run_name="select an optimizer for {program.project}")
@@ -49,9 +53,22 @@ def _select(program: ProgramPart, profile: Profile, optimizer: str, budget: str)
     return choice
 
 
+def compile_program(
+    program: ProgramPart, choice: Choice, profile: Profile, train: Ref, val: Ref, *, workers: bool = False
+) -> Compiled:
+    """Search for a better prompt. It is given two of the three splits.
+
+    Args:
+        profile: what `choice` was made from; a race goes on from it.
+        workers: run the arms of a race on the workers of the pool.
+    """
+    if choice.optimizer == "race":
+        return run_race(program, choice, profile, train, val, workers=workers)
+    return _compile(program, choice, train, val)
+
+
 @cached_task(task_run_name="compile {program.project} with {choice.optimizer}")
-def compile_program(program: ProgramPart, choice: Choice, train: Ref, val: Ref) -> Compiled:
-    """Search for a better prompt. It is given two of the three splits."""
+def _compile(program: ProgramPart, choice: Choice, train: Ref, val: Ref) -> Compiled:
     bench = Workbench.open(program.location, load_settings())
     with accelerator(), step("compile") as reporter, _live(program.project, reporter):
         return bench.compile(program.fingerprint, choice, train, val, reporter.calls)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.transactions import Transaction, get_transaction
 from pydantic import BaseModel
 
 from dspy_toolkit.cli.progress import step
-from dspy_toolkit.cli.summary import print_summary
+from dspy_toolkit.cli.summary import print_arms, print_summary
+from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.project import ProjectRef
 from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision, champion, rollback
 from dspy_toolkit.settings import load_settings
@@ -44,6 +46,19 @@ def restore_champion(release: Transaction) -> None:
     bench = Workbench.open(release.get("project"), load_settings())
     if champion(bench.settings, bench.project.name).version == promoted:
         rollback(bench.settings, bench.project.name)
+
+
+@uncached_task(task_run_name="record the race for {ref.name}")
+def record_race(ref: ProjectRef, profile: Profile, choice: Choice, found: Compiled, name: str) -> str:
+    """Write a race that stops before the sealed test into MLflow, and show it."""
+    bench = Workbench.open(ref.location, load_settings())
+    with step("record"):
+        run_id = bench.record_race(ref, profile, choice, found, name)
+    create_table_artifact(
+        [arm.model_dump() for arm in found.arms], key=f"{ref.name}-race".lower(), description=found.summary
+    )
+    print_arms(found)
+    return run_id
 
 
 @uncached_task(task_run_name="record {run.ref.name}")

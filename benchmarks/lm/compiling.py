@@ -13,7 +13,7 @@ from benchmarks.lm.workloads import Way, Workload
 from dspy_toolkit.lm.throughput import THREADS
 
 COMPILATIONS: dict[str, tuple[str, dict[str, int], int]] = {
-    "bootstrap": ("bootstrap", {"candidates": 2, "max_bootstrapped_demos": 4, "val_rows": 32}, 160),
+    "bootstrap": ("random", {"candidates": 2, "max_bootstrapped_demos": 4, "val_rows": 32}, 160),
     "mipro": ("mipro", {"trials": 4, "demo_sets": 4, "slice": 12, "val_rows": 30}, 300),
 }
 """Workload → optimizer, its settings, and the calls that it may spend."""

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from dspy_toolkit.evaluation import Report
     from dspy_toolkit.measurement import Fall, Measurement
+    from dspy_toolkit.optimizers import Choice, Compiled
     from dspy_toolkit.recording import Run
     from dspy_toolkit.registry import Decision
     from dspy_toolkit.workbench import Workbench
@@ -50,6 +51,8 @@ def print_summary(bench: Workbench, run: Run, decision: Decision, console: Conso
     )
     table.add_row("compiling", "", "", *cost)
     console.print(table)
+    if compiled.arms:
+        print_arms(compiled, console)
     if comparison is not None:
         console.print(
             f"delta {100 * comparison.delta:+.1f} points on {comparison.candidate.n} sealed rows, "
@@ -67,6 +70,59 @@ def print_summary(bench: Workbench, run: Run, decision: Decision, console: Conso
     for command in _next(bench, run, decision):
         # Printed as it is: a command that is broken over two lines cannot be copied.
         console.print(f"  {_escaped(command)}", highlight=False, soft_wrap=True)
+
+
+def print_choice(choice: Choice, console: Console | None = None) -> None:
+    """Print what was chosen, why, and what each optimizer is expected to cost, before anything is spent.
+
+    Args:
+        console: another place to print to.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from dspy_toolkit.cli import render
+
+    console = console or render.console()
+    table = Table(
+        title=f"{choice.optimizer} · {choice.budget} · {choice.lm_calls:,} LM calls", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for column, right in (("", False), ("LM calls", True), ("tokens", True), ("minutes", True), ("", False)):
+        table.add_column(column, justify="right" if right else "left", no_wrap=right)
+    arms = choice.settings.get("arms", ())
+    for name in dict.fromkeys((choice.optimizer, *arms, *choice.alternatives)):
+        cost = choice.forecasts.get(name)
+        what = "in the race" if name in arms else choice.alternatives.get(name, choice.reason)
+        numbers = ("", "", "") if cost is None else (f"{cost.lm_calls:,}", f"{cost.prompt_tokens:,}", _minutes(cost.seconds))
+        table.add_row(name, *numbers, _escaped(what))
+    console.print(table)
+
+
+def print_arms(compiled: Compiled, console: Console | None = None) -> None:
+    """Print how the arms of a race fared.
+
+    Args:
+        console: another place to print to.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from dspy_toolkit.cli import render
+
+    console = console or render.console()
+    table = Table(title="The race", title_justify="left", box=box.SIMPLE_HEAD)
+    for column, right in (("", False), ("val", True), ("rows", True), ("rounds", True), ("LM calls", True), ("", False)):
+        table.add_column(column, justify="right" if right else "left", no_wrap=right)
+    for arm in compiled.arms:
+        table.add_row(
+            "as it is" if arm.name == "none" else arm.name,
+            _percent(arm.mean if arm.items else None),
+            str(arm.items or ""),
+            str(arm.rounds or ""),
+            f"{arm.lm_calls:,}",
+            _escaped(f"{arm.verdict}: {arm.reason}"),
+        )
+    console.print(table)
 
 
 def print_figures(
@@ -131,6 +187,10 @@ def _add(table: Any, name: str, val: Report | None, sealed: Report | None, val_m
         f"{sum(report.prompt_tokens for report in measured):,}" if measured else "",
         f"{sum(report.seconds for report in measured):,.0f}" if measured else "",
     )
+
+
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 60:.1f}"
 
 
 def _percent(share: float | None) -> str:

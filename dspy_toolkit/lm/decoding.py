@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dspy_toolkit.lm.exchange import TokenLogprob
-from dspy_toolkit.lm.masks import Masks
+from dspy_toolkit.lm.masks import Masks, likeliest
 from dspy_toolkit.lm.rows import Outcome, Row
 from dspy_toolkit.lm.tokenizer import Tokenizer
 
@@ -45,6 +45,7 @@ class Decoding:
         self.counts = Steps()
         self._model, self._text = model, tokenizer.token_text
         self._masks = Masks(device, tokenizer.vocabulary)
+        self._on_cpu = device == "cpu"
 
     def join(self, rows: Sequence[Row], caches: list[Any]) -> None:
         """Rows whose prompts are read but for their pending token."""
@@ -134,6 +135,9 @@ class Decoding:
         began = time.perf_counter()
         mx.eval(logits)
         waited = time.perf_counter() - began
+        if self._on_cpu and all(_plain(row) for row in rows):
+            tokens = likeliest(np.array(logits, copy=False), bits)
+            return [(index, token, None) for index, token in zip(ready, tokens, strict=True)], waited
         if any(row.penalty is not None for row in rows):
             logits = mx.concatenate([_penalized(row, logits[at : at + 1]) for at, row in enumerate(rows)])
         if bits is not None:
@@ -160,6 +164,11 @@ class Decoding:
         logprob, top = top_logprobs(logprobs, token, alternatives)
         named = tuple((self._text(other), value) for other, value in top)
         return TokenLogprob(token=self._text(token), logprob=logprob, top=named)
+
+
+def _plain(row: Row) -> bool:
+    """Whether the likeliest token is all that is asked for."""
+    return row.sampler is None and row.penalty is None and row.request.logprobs is None
 
 
 def _logprobs(logits: Any) -> Any:

@@ -12,14 +12,30 @@ what came back.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import dspy
 
 from dspy_toolkit.errors import BudgetExhausted
 from dspy_toolkit.lm.provider import count_prompt
 from dspy_toolkit.lm.spans import annotate
+
+
+_began: ContextVar[float] = ContextVar("_began")
+"""When the call of this thread, or of this task of an event loop, was made."""
+
+
+class Reading(NamedTuple):
+    """A meter's counters at one moment."""
+
+    logical: int
+    physical: int
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
 
 
 class Meter:
@@ -31,6 +47,8 @@ class Meter:
         self.logical = self.physical = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.parse_retries = self.truncated = 0
+        self.seconds = 0.0
+        """Of the physical calls together, each with its time in the queue: divided by them, the latency of one."""
         self._lock = threading.Lock()
 
     def charge(self) -> None:
@@ -43,10 +61,13 @@ class Meter:
         if self._on_call is not None:
             self._on_call(count)
 
-    def record(self, *, cached: bool, prompt_tokens: int, completion_tokens: int, truncated: bool) -> None:
+    def record(
+        self, *, cached: bool, prompt_tokens: int, completion_tokens: int, truncated: bool, seconds: float = 0.0
+    ) -> None:
         """Count what came back. Prompt tokens of cached replies count too; completion tokens are the decoded ones."""
         with self._lock:
             self.physical += not cached
+            self.seconds += 0.0 if cached else seconds
             self.prompt_tokens += prompt_tokens
             self.completion_tokens += completion_tokens
             self.truncated += truncated
@@ -55,6 +76,11 @@ class Meter:
         """Count a second call for a reply that could not be parsed."""
         with self._lock:
             self.parse_retries += 1
+
+    def reading(self) -> Reading:
+        """The counters now."""
+        with self._lock:
+            return Reading(self.logical, self.physical, self.prompt_tokens, self.completion_tokens, self.seconds)
 
     @property
     def left(self) -> int | None:
@@ -77,10 +103,12 @@ class MeteredLM(dspy.LM):
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         self.meter.charge()
+        _began.set(time.monotonic())
         return super().__call__(prompt, messages=messages, **self._completed(kwargs))
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         self.meter.charge()
+        _began.set(time.monotonic())
         return await super().acall(prompt, messages=messages, **self._completed(kwargs))
 
     def _completed(self, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +138,7 @@ class MeteredLM(dspy.LM):
             "completion_tokens": int(usage.get("completion_tokens") or 0),
         }
         truncated = "length" in [_field(choice, "finish_reason") for choice in _field(response, "choices") or []]
-        self.meter.record(**counts, truncated=truncated)
+        self.meter.record(**counts, truncated=truncated, seconds=time.monotonic() - _began.get(time.monotonic()))
         annotate(response, **counts)
         super().update_history(entry)
 

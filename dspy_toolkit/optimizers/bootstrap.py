@@ -1,84 +1,100 @@
-"""BootstrapFewShot, several times: different demonstrations from the training rows, the best set by validation.
+"""BootstrapFewShot, once: the program answers training rows until enough of its answers are right to be demonstrations.
 
-Each candidate runs DSPy's BootstrapFewShot on a small slice of the shorter training rows, balanced over the answers and just as
-large as the prompt has room for demonstrations: those that the program answers rightly come with their whole trace
-(augmented demonstrations), the others with their labels. The slice bounds what a candidate costs, whatever the pass rate.
+Those come with their whole trace (augmented demonstrations); the rest of the prompt is filled with labelled rows.
 """
 
 from __future__ import annotations
 
-from dspy_toolkit.optimizers.budget import Budget, rows_for
-from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost, unfit
+import math
+from typing import TYPE_CHECKING
+
+from dspy_toolkit.optimizers.budget import Budget
+from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import PASS, Profile
 from dspy_toolkit.optimizers.sampling import balanced, shorter_half
 from dspy_toolkit.optimizers.search import Search
 
-SHARE = 1 / 6
-"""Of the budget, for one evaluation: four or five candidates beside the unchanged program."""
-DEMOS = (6, 8, 4, 12)
-"""Sizes of the demonstration sets, in turn."""
+if TYPE_CHECKING:
+    import dspy
+
+SHARE = 1 / 4
+"""Of the budget, for one evaluation: the unchanged program and the one candidate."""
 BOOTSTRAPPED = 4
 """Demonstrations with a trace, at most; DSPy's default."""
-MOST_CANDIDATES = 24
+DEMOS = 8
+"""Demonstrations together; DSPy's default of 16 is more than small models gain from."""
+MOST_ROWS = 48
+"""Training rows that are tried, at most."""
+SPARE = 1.5
+"""Rows to have ready for each that will be needed on average: chance needs some room."""
 
 
-def plan(profile: Profile, budget: Budget) -> Plan | Impossible:
-    """As many candidates as the budget carries."""
-    if reason := unfit(profile):
-        return Impossible(reason=reason)
+def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Impossible:
+    """One candidate, scored on `rows` validation rows; training rows are tried until BOOTSTRAPPED were answered rightly."""
     cost = run_cost(profile)
-    rows = rows_for(SHARE, budget, cost, profile.val)
-    calls, candidates = rows * cost, 0
-    while candidates < MOST_CANDIDATES:
-        more = (rows + _size(candidates, profile.train)) * cost
-        if calls + more > budget.lm_calls:
-            break
-        calls, candidates = calls + more, candidates + 1
-    if not candidates:
+    needed = BOOTSTRAPPED / max(profile.pass_rate, 1e-9)
+    slice_ = min(profile.train, max(DEMOS, min(MOST_ROWS, math.ceil(SPARE * needed))))
+    calls = (2 * rows + min(slice_, needed)) * cost
+    if (2 * rows + slice_) * cost > budget.lm_calls:
+        slice_ = int(budget.lm_calls / cost) - 2 * rows
+        calls = (2 * rows + min(slice_, needed)) * cost
+    if slice_ < min(DEMOS, profile.train):
+        least = (2 * rows + min(DEMOS, profile.train)) * cost
         return Impossible(
-            reason=f"one candidate costs about {calls + (rows + _size(0, profile.train)) * cost:.0f} LM calls, "
-            f"and the {budget.name} budget has {budget.lm_calls}"
+            reason=f"its candidate costs about {least:.0f} LM calls, and the {budget.name} budget has {budget.lm_calls}"
         )
-    settings = {"candidates": candidates, "max_bootstrapped_demos": BOOTSTRAPPED, "val_rows": rows}
-    return Plan(settings=settings, predicted_lm_calls=round(calls))
-
-
-def _size(candidate: int, train: int) -> int:
-    return min(DEMOS[candidate % len(DEMOS)], train)
+    demos = min(DEMOS, slice_)
+    settings = {"slice": slice_, "max_bootstrapped_demos": BOOTSTRAPPED, "val_rows": rows}
+    return Plan(settings=settings, predicted_lm_calls=round(calls), demos=demos / 2)
 
 
 def search(search: Search, settings: dict[str, int]) -> None:
-    """Score the unchanged program, then candidate after candidate until they, or the budget, are through."""
+    """Score the unchanged program, make the candidate, score it."""
+    search.score(search.program.deepcopy(), "unchanged")
+    if search.exhausted:
+        return
+    # The first of one and the same order, so that a larger slice begins as a smaller one.
+    rows = balanced(shorter_half(search.train, MOST_ROWS), MOST_ROWS, seed=search.seed)[: settings["slice"]]
+    search.say(f"demonstrations from {len(rows)} rows")
+    most = min(DEMOS, len(rows))
+    candidate = bootstrap(search, rows, min(settings["max_bootstrapped_demos"], most), most)
+    if candidate is not None:
+        search.score(candidate, f"candidate ({most} demonstrations)")
+
+
+def bootstrap(search: Search, rows: list[dspy.Example], bootstrapped: int, demos: int) -> dspy.Module | None:
+    """Run DSPy's BootstrapFewShot on `rows`.
+
+    Args:
+        rows: tried in this order.
+        bootstrapped: demonstrations with a trace, at most.
+        demos: demonstrations together, at most.
+
+    Returns: the program as it came, with the demonstrations; None when the budget ran out.
+    """
     from dspy.teleprompt import BootstrapFewShot
 
-    search.score(search.program.deepcopy(), "unchanged")
-    for number in range(settings["candidates"]):
-        if search.exhausted:
-            return
-        size = _size(number, len(search.train))
-        rows = balanced(shorter_half(search.train, size), size, seed=search.seed * 1_000 + number)
-        search.say(f"candidate {number + 1}: demonstrations from {size} rows")
-        optimizer = BootstrapFewShot(
-            metric=search.float_metric,
-            # Without a threshold any graded score above 0 would do for a demonstration.
-            metric_threshold=PASS,
-            max_bootstrapped_demos=min(settings["max_bootstrapped_demos"], size),
-            max_labeled_demos=size,
-            # One run that fails is one demonstration less.
-            max_errors=len(rows) + 1,
-        )
-        compiled = search.attempt(
-            optimizer.compile,
-            search.student(),
-            teacher=search.teacher(),
-            trainset=rows,
-            metric=search.float_metric,
-            candidates="candidate",
-        )
-        if compiled is None:
-            return
-        # The demonstrations alone: DSPy makes a student that has forgotten everything else, its own models too.
-        candidate = search.student()
-        for ours, theirs in zip(candidate.predictors(), compiled.predictors(), strict=True):
-            ours.demos = theirs.demos
-        search.score(candidate, f"candidate {number + 1} ({size} demonstrations)")
+    optimizer = BootstrapFewShot(
+        metric=search.float_metric,
+        # Without a threshold any graded score above 0 would do for a demonstration.
+        metric_threshold=PASS,
+        max_bootstrapped_demos=bootstrapped,
+        max_labeled_demos=demos,
+        # One run that fails is one demonstration less.
+        max_errors=len(rows) + 1,
+    )
+    compiled = search.attempt(
+        optimizer.compile,
+        search.student(),
+        teacher=search.teacher(),
+        trainset=rows,
+        metric=search.float_metric,
+        candidates="candidate",
+    )
+    if compiled is None:
+        return None
+    # The demonstrations alone: DSPy makes a student that has forgotten everything else, its own models too.
+    candidate = search.student()
+    for ours, theirs in zip(candidate.predictors(), compiled.predictors(), strict=True):
+        ours.demos = theirs.demos
+    return candidate

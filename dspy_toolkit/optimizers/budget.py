@@ -1,16 +1,16 @@
 """What a compilation may spend, and what it does with it.
 
 Budgets are stated in logical LM calls: a cached reply counts too, so that a run which resumes searches no further than
-one that was never stopped. The sealed test is apart.
+one that was never stopped. One that is stated in minutes becomes calls by what a call took in the probe. The sealed test is
+apart.
 """
 
 from __future__ import annotations
 
 import math
-from typing import get_args
 
-from dspy_toolkit.errors import OptimizerError, nearest
-from dspy_toolkit.settings import BudgetName
+from dspy_toolkit.errors import OptimizerError
+from dspy_toolkit.settings import BUDGET_NAMES, parse_budget
 from dspy_toolkit.store import Value
 
 
@@ -20,20 +20,48 @@ class Budget(Value):
     name: str
     lm_calls: int
     """Logical calls of the task model and the reflection model together."""
+    seconds: float | None = None
+    """Where it is stated in time: `lm_calls` are then as many as fit, at most."""
+
+    def within(self, seconds_per_call: float) -> Budget:
+        """This budget on a model that takes `seconds_per_call`, many calls at once; 0 where that is not known.
+
+        Raises:
+            OptimizerError: it is stated in time, and no call was timed; or not one call fits.
+        """
+        if self.seconds is None:
+            return self
+        if seconds_per_call <= 0:
+            raise OptimizerError(
+                f"The budget {self.name} is a time, and the probe timed no call: its replies came from the cache. "
+                "State it in LM calls, such as --budget 600."
+            )
+        calls = min(self.lm_calls, int(self.seconds / seconds_per_call))
+        if calls < 1:
+            raise OptimizerError(
+                f"The budget {self.name} is less than one LM call, which takes {seconds_per_call:.2f} s here. Give more."
+            )
+        return self.model_copy(update={"lm_calls": calls})
 
 
-BUDGETS: dict[BudgetName, Budget] = {
-    "light": Budget(name="light", lm_calls=300),
-    "medium": Budget(name="medium", lm_calls=1_200),
-    "heavy": Budget(name="heavy", lm_calls=5_000),
-}
+BUDGETS = {name: Budget(name=name, lm_calls=calls) for name, calls in BUDGET_NAMES.items()}
+MOST_CALLS = 1_000_000
+"""Of a budget in minutes, however quick the model is."""
 
 
 def find_budget(name: str) -> Budget:
-    """The budget called `name`. Raises OptimizerError with the nearest names."""
-    if name in get_args(BudgetName):
-        return BUDGETS[name]  # pyright: ignore[reportArgumentType]
-    raise OptimizerError(f"There is no budget {name!r}.{nearest(name, BUDGETS)} Correct --budget.")
+    """The budget called `name`: `light`, `medium`, `heavy`, LM calls (`800`) or a time (`15m`, `2h`).
+
+    Raises:
+        OptimizerError: it is none of these.
+    """
+    if name in BUDGETS:
+        return BUDGETS[name]
+    try:
+        calls, seconds = parse_budget(name)
+    except ValueError as error:
+        raise OptimizerError(f"{error}. Correct --budget.") from None
+    return Budget(name=name, lm_calls=MOST_CALLS if calls is None else calls, seconds=seconds)
 
 
 def rows_for(share: float, budget: Budget, calls_per_run: float, available: int, least: int = 10) -> int:

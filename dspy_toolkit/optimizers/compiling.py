@@ -1,4 +1,4 @@
-"""Compiling a program as chosen: the one door to the three optimizers.
+"""Compiling a program as chosen: the one door to the optimizers.
 
 Given the training and validation rows only. What comes back is a program's state as JSON, and whether anything changed:
 a candidate that is not better than the program as it came, on the same validation rows, is not a change.
@@ -6,40 +6,25 @@ a candidate that is not better than the program as it came, on the same validati
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from dspy_toolkit.datasets import DatasetSpec, examples
+from dspy_toolkit.datasets import DatasetSpec
+from dspy_toolkit.errors import OptimizerError
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.metrics import Metric
-from dspy_toolkit.optimizers import bootstrap, gepa, mipro
+from dspy_toolkit.optimizers.laps import Lap, LapResult, run_lap, run_search
 from dspy_toolkit.optimizers.plan import Choice, Optimizer
+from dspy_toolkit.optimizers.profile import Profile
+from dspy_toolkit.optimizers.race import ArmResult, RaceResult, race
 from dspy_toolkit.optimizers.sampling import sample_rows
-from dspy_toolkit.optimizers.search import Progress, Search, Stopwatch, Trial
+from dspy_toolkit.optimizers.search import Progress, Stopwatch, Trial
 from dspy_toolkit.optimizers.states import prompt_of, state_of
-from dspy_toolkit.signatures import fields_of
 from dspy_toolkit.store import Ref, Store, Value
 
 if TYPE_CHECKING:
     import dspy
     import pandas as pd
-
-SEARCHES = {"bootstrap": bootstrap.search, "mipro": mipro.search, "gepa": gepa.search}
-
-
-class ArmResult(Value):
-    """How one arm of a race fared."""
-
-    name: str
-    verdict: Literal["won", "dropped", "left out", "failed"]
-    reason: str
-    """One sentence, with the numbers."""
-    mean: float = 0.0
-    """Of its best program on `items` validation rows that no arm chose by."""
-    items: int = 0
-    rounds: int = 0
-    """That it took part in."""
-    lm_calls: int = 0
-    """Logical."""
 
 
 class Compiled(Value):
@@ -73,6 +58,10 @@ class Compiled(Value):
             return "Nothing changed: there was nothing to gain."
         if not self.trials:
             return f"Nothing changed: {self.lm_calls} LM calls were spent before the program as it is was scored."
+        if self.arms:
+            won = self.arms[0]
+            what = "Nothing changed: the program as it is" if not self.changed else won.name
+            return f"{what} won the race: {won.reason} The program as it is: {self.val_baseline:.1%}."
         if not self.changed:
             best = max((t.val_mean for t in self.trials[1:]), default=None)
             tried = (
@@ -92,6 +81,7 @@ def compile_program(
     connection: Connection,
     store: Store,
     *,
+    profile: Profile | None = None,
     seed: int = 0,
     threads: int = 16,
     progress: Progress | None = None,
@@ -101,6 +91,7 @@ def compile_program(
     Args:
         program: as it came; it is not changed.
         train, val: two splits. The third is not asked for.
+        profile: the one that `choice` was made from; a race needs it.
 
     Raises:
         MetricError: the metric fails on more than a tenth of the rows.
@@ -110,23 +101,31 @@ def compile_program(
     if choice.optimizer == "none":
         same = store.save_json(state_of(program))
         return Compiled(optimizer="none", program=same, changed=False, seconds=float(watch))
-    fields = fields_of(program)
-    compared = sample_rows(val, choice.val_rows, seed)
-    search = Search(
-        program=program,
-        train=examples(train, spec, fields),
-        val=examples(compared, spec, fields),
-        val_keys=[str(key) for key in compared["_row"]],
-        metric=metric,
-        connection=connection,
+    if choice.optimizer == "race":
+        if profile is None:
+            raise OptimizerError("A race needs the profile that it was chosen by.")
+
+        def run(laps: Sequence[Lap]) -> list[LapResult]:
+            given = (train, val, spec, metric, connection, store)
+            return [run_lap(program, lap, *given, seed=seed, threads=threads, progress=tell) for lap in laps]
+
+        told = _Told(progress, choice.lm_calls)
+        tell = told.lap
+        return of_race(race(choice, profile, run, told.race), float(watch))
+    search = run_search(
+        program,
+        choice.optimizer,
+        choice.settings,
+        choice.lm_calls,
+        train,
+        sample_rows(val, choice.val_rows, seed),
+        spec,
+        metric,
+        connection,
         seed=seed,
         threads=threads,
-        lm_calls=choice.lm_calls,
         progress=progress,
     )
-    SEARCHES[choice.optimizer](search, choice.settings)
-    if not search.trials and not search.exhausted:
-        search.score(program.deepcopy(), "unchanged")
     best = search.best or program
     meter = search.meter
     return Compiled(
@@ -143,3 +142,40 @@ def compile_program(
         exhausted=search.exhausted or meter.left == 0,
         trials=tuple(search.trials),
     )
+
+
+def of_race(found: RaceResult, seconds: float) -> Compiled:
+    """What a race found, as any compilation's result."""
+    return Compiled(
+        optimizer="race",
+        program=found.program,
+        changed=found.changed,
+        val_mean=found.mean,
+        val_baseline=found.baseline,
+        lm_calls=found.lm_calls,
+        physical_calls=found.physical_calls,
+        prompt_tokens=found.prompt_tokens,
+        completion_tokens=found.completion_tokens,
+        seconds=seconds,
+        trials=found.trials,
+        arms=found.arms,
+    )
+
+
+class _Told:
+    """Turns the progress of a race's laps, each of which counts from its own beginning, into that of the race."""
+
+    def __init__(self, progress: Progress | None, lm_calls: int) -> None:
+        self._progress, self._lm_calls = progress, lm_calls
+        self._spent, self._doing = 0, ""
+
+    def race(self, spent: int, doing: str) -> None:
+        self._spent, self._doing = spent, doing
+        self._tell(doing)
+
+    def lap(self, done: int, total: int, doing: str) -> None:
+        self._tell(f"{self._doing}; {doing}")
+
+    def _tell(self, doing: str) -> None:
+        if self._progress is not None:
+            self._progress(self._spent, self._lm_calls, doing)

@@ -7,8 +7,8 @@ run again. Merging is off: it makes small models worse (IFBench 38.6 → 28.2 on
 
 from __future__ import annotations
 
-from dspy_toolkit.optimizers.budget import Budget, rows_for
-from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost, unfit
+from dspy_toolkit.optimizers.budget import Budget
+from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.sampling import balanced
 from dspy_toolkit.optimizers.search import Search
@@ -23,12 +23,9 @@ OVERSHOOT = 2 * MINIBATCH
 """GEPA looks at its limit between iterations only."""
 
 
-def plan(profile: Profile, budget: Budget) -> Plan | Impossible:
-    """Metric calls that, with the reflections they cause, fit the budget."""
-    if reason := unfit(profile):
-        return Impossible(reason=reason)
+def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Impossible:
+    """Metric calls that, with the reflections they cause, fit the budget; candidates are scored on `rows` validation rows."""
     cost = run_cost(profile)
-    rows = rows_for(SHARE, budget, cost, profile.val)
     evaluation = rows * cost
     # An iteration looks at a minibatch twice and reflects once; an accepted one is evaluated too, which overshoots by one
     # evaluation at most.

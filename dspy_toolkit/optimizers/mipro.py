@@ -7,8 +7,8 @@ score is comparable.
 
 from __future__ import annotations
 
-from dspy_toolkit.optimizers.budget import Budget, rows_for
-from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost, unfit
+from dspy_toolkit.optimizers.budget import Budget
+from dspy_toolkit.optimizers.plan import Impossible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import PASS, Profile
 from dspy_toolkit.optimizers.sampling import balanced
 from dspy_toolkit.optimizers.search import Search
@@ -25,14 +25,11 @@ LEAST_TRIALS = 3
 MOST_TRIALS = 60
 
 
-def plan(profile: Profile, budget: Budget) -> Plan | Impossible:
-    """As many trials as the budget carries after proposing and bootstrapping."""
-    if reason := unfit(profile):
-        return Impossible(reason=reason)
+def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Impossible:
+    """As many trials as the budget carries after proposing and bootstrapping, each scored on `rows` validation rows."""
     if profile.train < 2:
         return Impossible(reason=f"it needs at least 2 training rows, and there are {profile.train}")
     cost = run_cost(profile)
-    rows = rows_for(SHARE, budget, cost, profile.val)
     # The unshuffled set and DEMO_SETS - 3 shuffled ones are bootstrapped, each from the slice at worst.
     slice_ = min(SLICE, profile.train)
     bootstrapping = (DEMO_SETS - 2) * slice_ * cost
@@ -47,7 +44,8 @@ def plan(profile: Profile, budget: Budget) -> Plan | Impossible:
             f"and the {budget.name} budget has {budget.lm_calls}"
         )
     settings = {"trials": trials, "demo_sets": DEMO_SETS, "slice": slice_, "val_rows": rows}
-    return Plan(settings=settings, predicted_lm_calls=round(fixed + (trials + 1) * evaluation))
+    demos = min(8, slice_) * (DEMO_SETS - 1) / DEMO_SETS
+    return Plan(settings=settings, predicted_lm_calls=round(fixed + (trials + 1) * evaluation), demos=demos)
 
 
 def search(search: Search, settings: dict[str, int]) -> None:

@@ -9,7 +9,7 @@ from dspy_toolkit.store import Value
 if TYPE_CHECKING:
     from dspy_toolkit.optimizers.profile import Profile
 
-Optimizer = Literal["none", "bootstrap", "mipro", "gepa"]
+Optimizer = Literal["none", "race", "labelled", "bootstrap", "random", "mipro", "gepa"]
 
 
 class Plan(Value):
@@ -18,6 +18,18 @@ class Plan(Value):
     settings: dict[str, Any]
     """JSON values; `val_rows` among them: how many validation rows candidates are compared on."""
     predicted_lm_calls: int
+    demos: float = 0.0
+    """Demonstrations in a prompt, over all calls on average."""
+
+
+class Forecast(Value):
+    """What a plan is expected to cost."""
+
+    lm_calls: int
+    prompt_tokens: int
+    """Those of cached prompts too."""
+    seconds: float | None
+    """On this machine, at the probe's rate; None where no call of the probe was timed."""
 
 
 class Impossible(Value):
@@ -38,6 +50,8 @@ class Choice(Value):
     reason: str
     alternatives: dict[str, str]
     """The other optimizers, each with the reason why it was not taken."""
+    forecasts: dict[str, Forecast] = {}
+    """Of every optimizer that could run, the chosen one too."""
 
     @property
     def val_rows(self) -> int:

@@ -56,6 +56,8 @@ class Profile(Value):
     """Of one run."""
     completion_tokens: float
     """Of one run that no cache answered."""
+    demo_tokens: float = 0.0
+    """About how many a demonstration adds to a prompt."""
     seconds_per_call: float
     """Wall time over physical calls, many at once; 0 when all came from the cache."""
     reflector_ok: bool
@@ -111,7 +113,15 @@ def probe(
         calls_per_run=report.lm_calls / report.n,
         prompt_tokens=report.prompt_tokens / report.n,
         completion_tokens=report.completion_tokens / report.n,
+        demo_tokens=_demo_tokens(rows, spec),
         seconds_per_call=report.seconds / report.physical_calls if report.physical_calls else 0.0,
         reflector_ok=usable,
         reflector_note=note,
     )
+
+
+def _demo_tokens(rows: pd.DataFrame, spec: DatasetSpec) -> float:
+    """By the usual four characters a token; each field has a header of about eight tokens."""
+    columns = [name for name in (*spec.inputs, *spec.outputs) if name in rows]
+    characters = sum(rows[name].astype(str).str.len().mean() for name in columns)
+    return float(characters / 4 + 8 * len(columns))

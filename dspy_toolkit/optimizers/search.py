@@ -23,7 +23,7 @@ from dspy_toolkit.errors import BudgetExhausted, RequestRefused
 from dspy_toolkit.evaluation import score_rows
 from dspy_toolkit.lm.adapter import GrammarAdapter
 from dspy_toolkit.lm.connection import Connection
-from dspy_toolkit.lm.meter import Meter, MeteredLM
+from dspy_toolkit.lm.meter import Meter, MeteredLM, Reading
 from dspy_toolkit.metrics import Metric, as_feedback, as_float
 from dspy_toolkit.optimizers.quiet import aloud, quiet
 from dspy_toolkit.optimizers.reflection import writer
@@ -49,9 +49,9 @@ class Trial(Value):
     arm: str = ""
     """The optimizer that made it."""
     tokens: float = 0.0
-    """Prompt and reply of one run, on average."""
+    """Of the prompts of one run, on average."""
     seconds: float = 0.0
-    """Of one run's calls that no cache answered, on average; 0 when a cache answered all."""
+    """Latency of one run, on average, by the calls that no cache answered; 0 when a cache answered all."""
 
 
 @dataclass
@@ -70,6 +70,8 @@ class Search:
     threads: int
     lm_calls: int
     """The budget."""
+    name: str = ""
+    """Of the optimizer, for the record."""
     progress: Progress | None = None
     trials: list[Trial] = field(default_factory=list)
     best: dspy.Module | None = None
@@ -126,6 +128,7 @@ class Search:
             RequestRefused: the prompts of the unchanged program do not fit the model.
         """
         self.say(label)
+        since = self.meter.reading()
         try:
             rows = score_rows(
                 candidate,
@@ -146,14 +149,30 @@ class Search:
             log.warning("%s is left out: %s", label, error)
             return None
         mean = sum(row.value for row in rows) / len(rows)
-        self.note(candidate, label, mean)
+        self.note(candidate, label, mean, since)
         return mean
 
-    def note(self, candidate: dspy.Module, label: str, mean: float) -> None:
-        """Enter a candidate with its mean on the validation rows; the first one is the program as it came."""
+    def note(self, candidate: dspy.Module, label: str, mean: float, since: Reading) -> None:
+        """Enter a candidate with its mean on the validation rows; the first one is the program as it came.
+
+        Args:
+            since: the meter, as it was before the candidate ran on them.
+        """
         if not self.trials:
             self.baseline = mean
-        self.trials.append(Trial(label=label, val_mean=mean, lm_calls=self.meter.logical))
+        now = self.meter.reading()
+        runs, physical = len(self.val), now.physical - since.physical
+        latency = (now.seconds - since.seconds) / physical if physical else 0.0
+        self.trials.append(
+            Trial(
+                label=label,
+                val_mean=mean,
+                lm_calls=now.logical,
+                arm=self.name,
+                tokens=(now.prompt_tokens - since.prompt_tokens) / runs,
+                seconds=latency * (now.logical - since.logical) / runs,
+            )
+        )
         # Equal is not better: of two that score alike the earlier, the unchanged program first of all, is kept.
         if mean > self.best_mean:
             self.best, self.best_mean = candidate, mean
@@ -177,10 +196,10 @@ class Search:
             MetricError: the metric fails on more than a tenth of its runs.
         """
 
-        def seen(program: dspy.Module, mean: float) -> None:
-            self.note(program, f"{candidates} {len(self.trials)}" if self.trials else "unchanged", mean)
+        def seen(program: dspy.Module, mean: float, since: Reading) -> None:
+            self.note(program, f"{candidates} {len(self.trials)}" if self.trials else "unchanged", mean, since)
 
-        watch = Watch(self.val, metric, seen)
+        watch = Watch(self.val, metric, self.meter.reading, seen)
         callbacks = [*dspy.settings.get("callbacks", []), watch]
         with quiet(), dspy.context(lm=self.lm, adapter=self._adapter, num_threads=self.threads, callbacks=callbacks):
             try:

@@ -1,87 +1,114 @@
-"""Which optimizer, with a written reason: a pure function of the profile and the budget.
+"""Which optimizer, with a written reason: a pure function of the profile, the budget, and what was learned before.
 
-The order of preference follows what was published (GEPA before MIPROv2 before BootstrapFewShot where a model can
-reflect: arXiv 2507.19457) and what a profile rules out: without a usable reflector the two that write instructions have
-nothing to write with.
+The order of preference follows what was published (GEPA before MIPROv2 before random search where a model can reflect:
+arXiv 2507.19457), and what a profile rules out: without a usable reflector the two that write instructions have nothing to
+write with; without right answers there is nothing to bootstrap from; few validation rows cannot tell many candidates apart.
 """
 
 from __future__ import annotations
 
-from typing import get_args
+from collections.abc import Sequence
+from typing import cast, get_args
 
 from dspy_toolkit.errors import OptimizerError, nearest
-from dspy_toolkit.optimizers import bootstrap, gepa, mipro
+from dspy_toolkit.optimizers import race
 from dspy_toolkit.optimizers.budget import Budget
-from dspy_toolkit.optimizers.plan import Choice, Impossible, Optimizer, Plan
+from dspy_toolkit.optimizers.catalog import OPTIMIZERS, forecast, plan
+from dspy_toolkit.optimizers.plan import Choice, Forecast, Impossible, Optimizer, Plan, unfit
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.settings import OptimizerName
 
 PERFECT = 0.995
 """A baseline from which there is nothing to gain."""
-PLANNERS = {"bootstrap": bootstrap.plan, "mipro": mipro.plan, "gepa": gepa.plan}
+SCARCE_PASSES = 0.05
+"""The pass rate below which bootstrapping finds too few demonstrations: forty runs for two of them."""
+FEW_ROWS = 20
+"""Validation rows below which the best of many candidates is the luckiest one."""
 
 
 def select(profile: Profile, optimizer: str, budget: Budget) -> Choice:
     """Choose.
 
     Args:
-        optimizer: `auto`, or the one to take.
-        budget: what it may spend.
+        optimizer: `auto`, `race`, or the one to take.
+        budget: what it may spend; one stated in time becomes calls here.
 
     Raises:
         OptimizerError: no such optimizer, or it cannot run with this budget (or none can).
     """
     check_optimizer(optimizer)
-    plans = {name: planner(profile, budget) for name, planner in PLANNERS.items()}
+    if optimizer == "auto" and profile.baseline >= PERFECT:
+        why = f"The program scores {profile.baseline:.0%} as it is: there is nothing to gain."
+        return _choice("none", Plan(settings={}, predicted_lm_calls=0), budget, why, dict.fromkeys(OPTIMIZERS, why), {})
+    budget = budget.within(profile.seconds_per_call)
+    plans = {name: plan(name, profile, budget) for name in OPTIMIZERS}
+    costs = {name: forecast(each, profile) for name, each in plans.items() if isinstance(each, Plan)}
+    if optimizer == "race":
+        return _race(profile, budget, costs)
     if optimizer != "auto":
-        plan = plans[optimizer]
-        if isinstance(plan, Impossible):
+        asked = plans[optimizer]
+        if isinstance(asked, Impossible):
             raise OptimizerError(
-                f"{optimizer} cannot run here: {plan.reason}. Take a larger --budget or --optimizer auto."
+                f"{optimizer} cannot run here: {asked.reason}. Take a larger --budget or --optimizer auto."
             )
         others = {name: "not asked for" for name in plans if name != optimizer}
-        return _choice(optimizer, plan, budget, f"{optimizer} was asked for.", others)
-    if profile.baseline >= PERFECT:
-        why = f"The program scores {profile.baseline:.0%} as it is: there is nothing to gain."
-        return Choice(
-            optimizer="none",
-            settings={},
-            budget=budget.name,
-            lm_calls=budget.lm_calls,
-            predicted_lm_calls=0,
-            reason=why,
-            alternatives=dict.fromkeys(plans, "nothing to gain"),
-        )
-    return _best(profile, plans, budget)
+        return _choice(optimizer, asked, budget, f"{optimizer} was asked for.", others, costs)
+    return _best(profile, plans, budget, costs, tuple(OPTIMIZERS))
 
 
 def check_optimizer(name: str) -> None:
-    """Raise OptimizerError, with the nearest names, unless `name` is `auto` or an optimizer."""
+    """Raise OptimizerError, with the nearest names, unless `name` is `auto`, `race` or an optimizer."""
     if name not in (known := get_args(OptimizerName)):
         raise OptimizerError(f"There is no optimizer {name!r}.{nearest(name, known)} Correct --optimizer.")
 
 
-def _best(profile: Profile, plans: dict[str, Plan | Impossible], budget: Budget) -> Choice:
-    against: dict[str, str] = {}
-    for name in ("gepa", "mipro", "bootstrap"):
-        plan = plans[name]
-        if isinstance(plan, Impossible):
-            against[name] = plan.reason
-        elif objection := _objection(name, profile):
-            against[name] = objection
-        else:
-            rest = {other: f"{name} comes first" for other in plans if other != name and other not in against}
-            return _choice(name, plan, budget, _praise(name, profile), {**against, **rest})
-    why = "; ".join(f"{name}: {reason}" for name, reason in against.items())
-    raise OptimizerError(f"No optimizer can run here ({why}). Add rows, or take a larger --budget.")
-
-
-def _objection(name: str, profile: Profile) -> str | None:
+def objection(name: str, profile: Profile) -> str | None:
+    """What a profile says against an optimizer that could run; None when nothing."""
     if name in ("gepa", "mipro") and not profile.reflector_ok:
         return f"the reflection model cannot write a usable instruction: {profile.reflector_note}"
     if name == "gepa" and not profile.feedback:
         return "the metric gives no feedback to reflect on"
+    if name in ("bootstrap", "random") and profile.predictors == 1 and profile.pass_rate < SCARCE_PASSES:
+        return (
+            f"{profile.pass_rate:.0%} of the program's answers are right, so there is next to nothing to bootstrap from"
+        )
+    if name in ("random", "mipro") and profile.val < FEW_ROWS:
+        return f"{profile.val} validation rows cannot tell many candidates apart"
     return None
+
+
+def _race(profile: Profile, budget: Budget, costs: dict[str, Forecast]) -> Choice:
+    if reason := unfit(profile):
+        raise OptimizerError(f"race cannot run here: {reason}. Add rows.")
+    against = {name: reason for name in OPTIMIZERS if (reason := objection(name, profile)) is not None}
+    settings, left_out = race.enter([name for name in OPTIMIZERS if name not in against], profile, budget)
+    if not settings["arms"]:
+        why = "; ".join(f"{name}: {reason}" for name, reason in {**against, **left_out}.items())
+        raise OptimizerError(f"race cannot run here ({why}). Take a larger --budget.")
+    reason = f"A race of {', '.join(settings['arms'])} against the program as it is was asked for."
+    whole = Plan(settings=settings, predicted_lm_calls=budget.lm_calls)
+    return _choice("race", whole, budget, reason, {**against, **left_out}, costs)
+
+
+def _best(
+    profile: Profile,
+    plans: dict[str, Plan | Impossible],
+    budget: Budget,
+    costs: dict[str, Forecast],
+    order: Sequence[str],
+) -> Choice:
+    against: dict[str, str] = {}
+    for name in order:
+        found = plans[name]
+        if isinstance(found, Impossible):
+            against[name] = found.reason
+        elif reason := objection(name, profile):
+            against[name] = reason
+        else:
+            rest = {other: f"{name} comes first" for other in plans if other != name and other not in against}
+            return _choice(name, found, budget, _praise(name, profile), {**against, **rest}, costs)
+    why = "; ".join(f"{name}: {reason}" for name, reason in against.items())
+    raise OptimizerError(f"No optimizer can run here ({why}). Add rows, or take a larger --budget.")
 
 
 def _praise(name: str, profile: Profile) -> str:
@@ -90,19 +117,21 @@ def _praise(name: str, profile: Profile) -> str:
         return f"{at}; the metric explains itself and the reflection model can rewrite the instruction."
     if name == "mipro":
         return f"{at}; the reflection model can write instructions, but the metric gives no feedback to reflect on."
-    if profile.pass_rate > 0:
-        return f"{at}, and {profile.pass_rate:.0%} of its answers can serve as demonstrations."
-    return f"{at}; none of its answers can serve as a demonstration, but labelled rows can."
+    if name == "labelled":
+        return f"{at}; labelled rows can serve as demonstrations."
+    return f"{at}, and {profile.pass_rate:.0%} of its answers can serve as demonstrations."
 
 
-def _choice(name: str, plan: Plan, budget: Budget, reason: str, alternatives: dict[str, str]) -> Choice:
-    optimizers: dict[str, Optimizer] = {"bootstrap": "bootstrap", "mipro": "mipro", "gepa": "gepa"}
+def _choice(
+    name: str, plan: Plan, budget: Budget, reason: str, alternatives: dict[str, str], costs: dict[str, Forecast]
+) -> Choice:
     return Choice(
-        optimizer=optimizers[name],
+        optimizer=cast("Optimizer", name),
         settings=plan.settings,
         budget=budget.name,
         lm_calls=budget.lm_calls,
         predicted_lm_calls=plan.predicted_lm_calls,
         reason=reason,
         alternatives=alternatives,
+        forecasts=costs,
     )

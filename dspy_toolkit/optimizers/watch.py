@@ -18,6 +18,7 @@ from dspy.utils.exceptions import ContextWindowExceededError
 
 from dspy_toolkit.errors import BudgetExhausted, MetricError, RequestRefused, ToolkitError
 from dspy_toolkit.evaluation import METRIC_ERRORS
+from dspy_toolkit.lm.meter import Reading
 
 E = TypeVar("E", bound=BaseException)
 
@@ -33,15 +34,24 @@ class Watch(BaseCallback):
     """One run of an optimizer."""
 
     def __init__(
-        self, val: list[dspy.Example], metric: CheckedMetric, seen: Callable[[dspy.Module, float], None]
+        self,
+        val: list[dspy.Example],
+        metric: CheckedMetric,
+        read: Callable[[], Reading],
+        seen: Callable[[dspy.Module, float, Reading], None],
     ) -> None:
-        """Args: val: the validation rows; metric: what the optimizer scores with; seen: told each program and its mean."""
+        """Args:
+        val: the validation rows.
+        metric: what the optimizer scores with.
+        read: the meter.
+        seen: told each program, its mean on `val`, and the meter as it was before.
+        """
         self.fault: Exception | None = None
         """What went wrong, if something did."""
         self.over = False
         """Whether the optimizer has ended. Threads that it left behind then end at their next step, without a word."""
-        self._val, self._metric, self._seen = [id(case) for case in val], metric, seen
-        self._programs: dict[str, dspy.Module] = {}
+        self._val, self._metric, self._read, self._seen = [id(case) for case in val], metric, read, seen
+        self._programs: dict[str, tuple[dspy.Module, Reading]] = {}
         self._calls = 0
         self._idle = threading.Condition()
 
@@ -73,15 +83,15 @@ class Watch(BaseCallback):
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         cases = inputs.get("devset") or instance.devset
         if [id(case) for case in cases] == self._val:
-            self._programs[call_id] = inputs["program"]
+            self._programs[call_id] = inputs["program"], self._read()
 
     def on_evaluate_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        program = self._programs.pop(call_id, None)
+        program, since = self._programs.pop(call_id, (None, None))
         if (broken := self._metric.broken()) is not None:
             self._stop(broken)
-        if program is not None and outputs is not None:
+        if program is not None and since is not None and outputs is not None:
             values = [float(score) for _, _, score in outputs.results]
-            self._seen(program.deepcopy(), sum(values) / len(values))
+            self._seen(program.deepcopy(), sum(values) / len(values), since)
 
     def _stop(self, fault: Exception) -> None:
         self.fault = self.fault or fault

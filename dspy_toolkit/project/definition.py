@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, get_args
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import ProjectError, nearest
 from dspy_toolkit.metrics import Metric, exact_match
-from dspy_toolkit.settings import BudgetName, OptimizerName
+from dspy_toolkit.settings import OptimizerName, parse_budget
 from dspy_toolkit.sources import explain
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ class Project:
     metric: Metric
     dataset: DatasetSpec
     optimizer: str = "auto"
-    """`auto`, `bootstrap`, `mipro` or `gepa`."""
+    """`auto`, `race`, `labelled`, `bootstrap`, `random`, `mipro` or `gepa`."""
     budget: str | None = None
-    """`light`, `medium` or `heavy`; the settings' when None."""
+    """`light`, `medium`, `heavy`, LM calls (`800`) or a time (`15m`); the settings' when None."""
     renames: Mapping[str, str] = field(default_factory=dict)
     """Old field name → new, for versions that were saved before a field was renamed."""
     references: Mapping[str, Reference] = field(default_factory=dict)
@@ -72,8 +72,11 @@ class Project:
             raise ProjectError(f"project {self.name}: dataset.outputs is empty. exact_match needs one to compare with.")
         if self.optimizer not in (known := get_args(OptimizerName)):
             raise ProjectError(f"project {self.name}: no optimizer {self.optimizer!r}.{nearest(self.optimizer, known)}")
-        if self.budget is not None and self.budget not in (known := get_args(BudgetName)):
-            raise ProjectError(f"project {self.name}: no budget {self.budget!r}.{nearest(self.budget, known)}")
+        if self.budget is not None:
+            try:
+                parse_budget(self.budget)
+            except ValueError as error:
+                raise ProjectError(f"project {self.name}: {error}.") from None
 
     @property
     def data_path(self) -> Path:

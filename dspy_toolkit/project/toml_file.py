@@ -6,8 +6,8 @@
     instructions = "Classify the question by the type of its answer."
     module = "predict"              # or chain_of_thought
     metric = "exact_match"          # a built-in, or "module:function" (looked for beside this file first)
-    optimizer = "auto"              # or bootstrap, mipro, gepa
-    budget = "light"                # or medium, heavy
+    optimizer = "auto"              # or race, labelled, bootstrap, random, mipro, gepa
+    budget = "light"                # or medium, heavy, "800" LM calls, "15m"
     [dataset]
     source = "questions.csv"        # csv, jsonl, parquet; relative to this file
     inputs = ["text"]

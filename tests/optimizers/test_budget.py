@@ -30,3 +30,23 @@ def test_rows_are_at_least_ten_at_most_all_and_else_within_the_share(
     assert min(available, 10) <= rows <= available
     if rows > 10:
         assert rows * max(cost, 1) <= share * calls
+
+
+@pytest.mark.parametrize(("text", "calls", "seconds"), [("800", 800, None), ("15m", 1_000_000, 900), ("2h", 1_000_000, 7200)])
+def test_a_number_of_calls_and_a_time_are_budgets(text: str, calls: int, seconds: float | None) -> None:
+    assert find_budget(text) == Budget(name=text, lm_calls=calls, seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "1.5", "15 m", "m", "5s", "", "12345678"])
+def test_what_is_no_budget(text: str) -> None:
+    with pytest.raises(OptimizerError, match=r"There is no budget .* LM calls \(800\) and a time \(15m, 2h\) are budgets too"):
+        find_budget(text)
+
+
+def test_a_time_becomes_calls_by_what_a_call_took() -> None:
+    assert find_budget("15m").within(0.5).lm_calls == 1800
+    assert find_budget("800").within(0.5).lm_calls == 800
+    with pytest.raises(OptimizerError, match="the probe timed no call"):
+        find_budget("15m").within(0.0)
+    with pytest.raises(OptimizerError, match="less than one LM call, which takes 90.00 s"):
+        find_budget("1m").within(90.0)

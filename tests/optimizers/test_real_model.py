@@ -14,7 +14,7 @@ from dspy_toolkit.optimizers import Budget, compile_program, probe, select
 from dspy_toolkit.optimizers.states import fill
 from dspy_toolkit.store import Store
 
-LM_CALLS = {"bootstrap": 24, "mipro": 44, "gepa": 36}
+LM_CALLS = {"labelled": 20, "bootstrap": 24, "random": 24, "mipro": 44, "gepa": 36}
 
 
 def test_a_probe(tmp_path: Path, connection: Connection) -> None:

@@ -9,6 +9,7 @@ from toys import profile
 
 from dspy_toolkit.errors import OptimizerError
 from dspy_toolkit.optimizers import Budget, Choice, select
+from dspy_toolkit.optimizers.catalog import OPTIMIZERS
 
 LIGHT = Budget(name="light", lm_calls=300)
 
@@ -17,7 +18,7 @@ def test_feedback_and_a_reflector_make_it_gepa() -> None:
     choice = select(profile(), "auto", LIGHT)
     assert choice.optimizer == "gepa"
     assert "20% on 24 validation rows" in choice.reason
-    assert choice.alternatives == {"mipro": "gepa comes first", "bootstrap": "gepa comes first"}
+    assert choice.alternatives == dict.fromkeys(["mipro", "random", "bootstrap", "labelled"], "gepa comes first")
 
 
 def test_without_feedback_it_is_mipro() -> None:
@@ -28,14 +29,29 @@ def test_without_feedback_it_is_mipro() -> None:
 
 def test_a_weak_reflector_rules_out_both_that_write_instructions() -> None:
     choice = select(profile(reflector_ok=False, reflector_note="it gave the old instruction back"), "auto", LIGHT)
-    assert choice.optimizer == "bootstrap"
+    assert choice.optimizer == "random"
     for name in ("gepa", "mipro"):
         assert "cannot write a usable instruction: it gave the old instruction back" in choice.alternatives[name]
 
 
-def test_labelled_rows_are_demonstrations_where_no_answer_is_right() -> None:
+def test_a_pass_rate_near_zero_rules_out_bootstrapping() -> None:
     choice = select(profile(reflector_ok=False, pass_rate=0.0, baseline=0.0), "auto", LIGHT)
-    assert "none of its answers can serve as a demonstration, but labelled rows can" in choice.reason
+    assert choice.optimizer == "labelled"
+    assert choice.reason.endswith("labelled rows can serve as demonstrations.")
+    for name in ("bootstrap", "random"):
+        assert "0% of the program's answers are right, so there is next to nothing" in choice.alternatives[name]
+
+
+def test_few_validation_rows_rule_out_many_candidates() -> None:
+    choice = select(profile(reflector_ok=False, val=12), "auto", LIGHT)
+    assert choice.optimizer == "bootstrap"
+    assert choice.alternatives["random"] == "12 validation rows cannot tell many candidates apart"
+
+
+def test_a_program_of_several_steps_has_no_labelled_demonstrations() -> None:
+    choice = select(profile(reflector_ok=False, predictors=2, pass_rate=0.0), "auto", Budget(name="b", lm_calls=900))
+    assert choice.optimizer == "random"
+    assert "steps in between" in choice.alternatives["labelled"]
 
 
 def test_a_perfect_program_is_left_alone() -> None:
@@ -48,22 +64,23 @@ def test_a_perfect_program_is_compiled_when_asked_for() -> None:
     assert select(profile(baseline=1.0, pass_rate=1.0), "bootstrap", LIGHT).optimizer == "bootstrap"
 
 
-@pytest.mark.parametrize("name", ["bootstrap", "mipro", "gepa"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_that_was_asked_for_is_taken(name: str) -> None:
     choice = select(profile(reflector_ok=False, feedback=False), name, LIGHT)
     assert choice.optimizer == name
     assert choice.reason == f"{name} was asked for."
-    assert set(choice.alternatives) == {"bootstrap", "mipro", "gepa"} - {name}
+    assert set(choice.alternatives) == set(OPTIMIZERS) - {name}
+    assert set(choice.forecasts) == set(OPTIMIZERS)
 
 
-@pytest.mark.parametrize("name", ["bootstrap", "mipro", "gepa"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_one_that_was_asked_for_and_cannot_run_is_an_error(name: str) -> None:
     with pytest.raises(OptimizerError, match=f"{name} cannot run here: .* LM calls.*larger --budget or --optimizer"):
-        select(profile(), name, Budget(name="tiny", lm_calls=15))
+        select(profile(), name, Budget(name="tiny", lm_calls=12))
 
 
 def test_none_can_run() -> None:
-    with pytest.raises(OptimizerError, match=r"No optimizer can run here \(gepa: .*; mipro: .*; bootstrap: .*Add rows"):
+    with pytest.raises(OptimizerError, match=r"No optimizer can run here \(gepa: .*; mipro: .*; labelled: .*Add rows"):
         select(profile(), "auto", Budget(name="tiny", lm_calls=5))
 
 
@@ -95,5 +112,5 @@ def test_a_choice_is_a_function_of_its_arguments_and_says_why(
     assert choice == select(seen, "auto", budget)
     assert choice == Choice.model_validate_json(choice.model_dump_json())
     assert choice.predicted_lm_calls <= lm_calls
-    assert set(choice.alternatives) | {choice.optimizer} >= {"bootstrap", "mipro", "gepa"}
+    assert set(choice.alternatives) | {choice.optimizer} >= set(OPTIMIZERS)
     assert all([choice.reason, *choice.alternatives.values()])

@@ -94,7 +94,19 @@ def run(arguments: list[str], environment: dict[str, str], timeout: float = 300)
     return done.stdout
 
 
-def test_the_nightly_deployment_runs_on_a_worker(environment: dict[str, str], worker: Path, films: Path) -> None:
+def race_on_workers(environment: dict[str, str], films: Path) -> str:
+    """What `compare_optimizers --workers` prints, with a budget for one arm."""
+    command = [sys.executable, "-m", "flows.compare_optimizers", "--project", str(films), "--budget", "100", "--workers"]
+    done = subprocess.run(
+        command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_nightly_deployment_and_the_arms_of_a_race_run_on_a_worker(
+    environment: dict[str, str], worker: Path, films: Path
+) -> None:
     parameters = json.dumps({"project": str(films), "optimizer": "bootstrap", "budget": "light"})
     run(
         [
@@ -120,3 +132,9 @@ def test_the_nightly_deployment_runs_on_a_worker(environment: dict[str, str], wo
     assert recorded.data.tags["project"] == "films"
     assert recorded.data.tags["outcome"] in ("promoted", "refused", "unchanged")
     assert recorded.data.metrics["val_baseline"] >= 0
+
+    printed = race_on_workers(environment, films)
+    assert "The race" in printed
+    assert "labelled" in printed
+    arms = run(["flow-run", "ls", "--flow-name", "run-arm", "--state-type", "COMPLETED"], environment)
+    assert arms.count("run-arm") >= 4, "two rounds of one arm and the program as it is"

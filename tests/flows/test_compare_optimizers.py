@@ -1,0 +1,83 @@
+"""A race in Prefect: its laps are tasks, which a second run takes from the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dspy_toolkit.errors import OptimizerError
+from dspy_toolkit.optimizers import Choice, Compiled
+from dspy_toolkit.registry import champion
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def compare(playground: Any, **arguments: Any) -> Compiled:
+    from flows.compare_optimizers import compare_optimizers
+
+    return compare_optimizers(playground.location, **({"budget": "400"} | arguments))
+
+
+def sealed_was_opened(playground: Any) -> bool:
+    from dspy_toolkit.challenge import LEDGER
+
+    return Path(playground.settings.path(LEDGER)).exists()
+
+
+def test_a_race_finds_the_best_and_stops_before_the_sealed_test(
+    playground: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compare(playground)
+    assert found.changed
+    assert found.val_mean > found.val_baseline
+    assert found.lm_calls <= 400
+    assert not sealed_was_opened(playground)
+    assert champion(playground.settings, "questions").version == 1
+    out = capsys.readouterr().out
+    assert "race · 400 · 400 LM calls" in out
+    assert "won: 100.0%" in out
+
+    from dspy_toolkit.mlflow_client import connect, experiment_id
+
+    client = connect(playground.settings)
+    runs = client.search_runs([experiment_id(client, playground.settings)], "tags.outcome = 'compared'")
+    assert [run.data.params["optimizer"] for run in runs] == ["race"]
+    assert {"race.json", "choice.json", "profile.json", "program"} <= {
+        entry.path for entry in client.list_artifacts(runs[0].info.run_id)
+    }
+
+    asked = len(playground.engine.requests)
+    again = compare(playground)
+    assert (again.program, again.arms) == (found.program, found.arms)
+    assert len(playground.engine.requests) == asked
+
+
+def test_a_race_before_the_gate_promotes_its_winner(playground: Any) -> None:
+    from flows.optimize_program import optimize_program
+
+    decision = optimize_program(playground.location, optimizer="race", budget="400")
+    assert decision.outcome == "promoted"
+    assert champion(playground.settings, "questions").version == 2
+    assert sealed_was_opened(playground)
+
+
+def test_a_dry_run_says_what_it_would_cost_and_spends_nothing(
+    playground: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.optimize_program import optimize_program
+
+    choice = optimize_program(playground.location, budget="light", dry_run=True)
+    assert isinstance(choice, Choice)
+    assert set(choice.forecasts) >= {choice.optimizer, "random"}
+    out = capsys.readouterr().out
+    assert "minutes" in out
+    assert f"{choice.predicted_lm_calls:,}" in out
+    assert len(playground.engine.requests) < 40, "the probe alone"
+    assert not sealed_was_opened(playground)
+
+
+def test_without_a_deployment_the_workers_cannot_be_asked(playground: Any) -> None:
+    with pytest.raises(OptimizerError, match="no deployment run-arm/worker .*prefect deploy --all"):
+        compare(playground, workers=True)
