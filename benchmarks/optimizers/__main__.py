@@ -27,8 +27,10 @@ def run(arguments: argparse.Namespace, home: Path) -> list[Row]:
     from benchmarks.optimizers.measuring import measure, with_seed
     from benchmarks.optimizers.scripted import measure_scripted
     from benchmarks.optimizers.tasks import find_task
+    from dspy_toolkit.optimizers import find_budget
     from dspy_toolkit.settings import load_settings
 
+    find_budget(arguments.budget)  # a wrong one is refused before anything is spent
     settings, kept = load_settings(home=home), Kept(home / "optimizers.jsonl")
     began = time.monotonic()
     rows: list[Row] = []
@@ -62,7 +64,9 @@ def main() -> None:
         "--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS, metavar="NAME", help=", ".join(SYSTEMS)
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="of the searches")
-    parser.add_argument("--budget", choices=("light", "medium", "heavy"), default="light", help="of each system")
+    parser.add_argument(
+        "--budget", default="light", help="of each system: light, medium, heavy, or LM calls such as 400"
+    )
     parser.add_argument("--home", type=Path, help="keep everything there; a temporary folder by default")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     parser.add_argument("--markdown", type=Path, help="also write the tables there, as the documentation has them")

@@ -45,7 +45,7 @@ def measure(
     """The rows of one task under the seed of `settings`: the profile's, the baseline's, then each system's.
 
     Args:
-        budget: `light`, `medium` or `heavy`.
+        budget: as `--budget` takes it: `light`, `medium`, `heavy` or a number of LM calls.
         systems: some of `rows.SYSTEMS`.
         kept: where rows are kept, and found again.
         say: told what is going on.
@@ -122,7 +122,7 @@ def _system(
     except OptimizerError as error:
         return [(system, "impossible", None, "", str(error))]
     try:
-        compiled = bench.compile(fingerprint, choice, dataset.train, dataset.val)
+        compiled = bench.compile(fingerprint, choice, dataset.train, dataset.val, profile=profile)
         report = run_sealed(bench, bench.program(compiled), dataset)
         compared = compare(report, baseline, bench.store, alpha=ALPHA, looks=1, alpha_left=1.0)
     except ToolkitError as error:  # isolation boundary: one system of a benchmark
