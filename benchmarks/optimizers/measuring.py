@@ -1,0 +1,174 @@
+"""One task under one seed: the profile, the program as it is, then each system, all on the same splits.
+
+A system is an optimizer alone, `race` or `auto`. Each is compiled on train and val, and its program is run on the sealed
+rows, beside the program as it is. These are the rows of a benchmark: they are opened once for each system, directly, with no
+ledger; the home is one of the benchmark's own.
+
+Costs are logical LM calls, which no cache changes. Physical calls and seconds are those of systems that ran one after the
+other with one cache of replies: the later ones find some replies there.
+
+Not covered: the gate. It asks for more than is shown here, since it also bounds how often it is wrong over many nights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.optimizers.rows import BASELINE, PROFILE, Kept, Row
+from benchmarks.optimizers.tasks import Task
+from dspy_toolkit.comparison import Comparison, compare
+from dspy_toolkit.datasets import Dataset
+from dspy_toolkit.errors import OptimizerError, ToolkitError
+from dspy_toolkit.evaluation import Report, evaluate
+from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.settings import Settings
+from dspy_toolkit.workbench import Workbench
+
+if TYPE_CHECKING:
+    import dspy
+
+ALPHA = 0.025
+"""One-sided: the intervals are 95 % intervals."""
+
+Say = Callable[[str], None]
+
+
+def with_seed(settings: Settings, seed: int) -> Settings:
+    """`settings` with another seed of the search; the splits stay."""
+    return settings.model_copy(update={"optimize": settings.optimize.model_copy(update={"seed": seed})})
+
+
+def measure(
+    task: Task, settings: Settings, budget: str, systems: Sequence[str], kept: Kept, say: Say
+) -> Iterator[list[Row]]:
+    """The rows of one task under the seed of `settings`: the profile's, the baseline's, then each system's.
+
+    Args:
+        budget: as `--budget` takes it: `light`, `medium`, `heavy` or a number of LM calls.
+        systems: some of `rows.SYSTEMS`.
+        kept: where rows are kept, and found again.
+        say: told what is going on.
+
+    Raises:
+        ToolkitError: the rows, the profile or the program as it is cannot be had. What a system fails with is a row.
+    """
+    yield from measure_bench(Workbench(task.project, settings, task.records(settings)), budget, systems, kept, say)
+
+
+def measure_bench(
+    bench: Workbench, budget: str, systems: Sequence[str], kept: Kept, say: Say, name: str | None = None
+) -> Iterator[list[Row]]:
+    """The same on a workbench, as `name` or under the project's name."""
+    name, seed = name or bench.project.name, bench.settings.optimize.seed
+    dataset = bench.prepare()
+    fingerprint = bench.fingerprint()
+    origin = (name, fingerprint, dataset.model_dump(mode="json"), budget)
+    say(f"{name}, seed {seed}: profile")
+    profile = bench.probe(dataset.train, dataset.val)
+    yield [_row(name, seed, *entry) for entry in profile_entries(profile)]
+    say(f"{name}, seed {seed}: {BASELINE}")
+    baseline = run_sealed(bench, bench.project.build(), dataset)
+    yield [_row(name, seed, *entry) for entry in baseline_entries(baseline)]
+    for system in systems:
+        rows = kept.find(*origin, system)
+        if rows is None:
+            say(f"{name}, seed {seed}: {system}")
+            entries = _system(bench, dataset, profile, baseline, system, budget, fingerprint)
+            rows = [_row(name, seed, *entry) for entry in entries]
+            # What could not run costs nothing to try again, and may run the next time.
+            if rows[0]["value"] is not None:
+                kept.keep(rows, *origin, system)
+        yield rows
+
+
+Entry = tuple[str, str, float | None, str, str]
+"""system, measure, value, unit, note."""
+
+
+def profile_entries(profile: Profile) -> list[Entry]:
+    """What the profile found and cost: the runs, and the one try at reflection."""
+    calls = profile.probed * profile.calls_per_run + 1
+    reflector = f"{'usable' if profile.reflector_ok else 'not usable'}: {profile.reflector_note}"
+    return [
+        (PROFILE, "lm_calls", calls, "calls", reflector),
+        (PROFILE, "train", profile.train, "rows", ""),
+        (PROFILE, "val", profile.val, "rows", ""),
+    ]
+
+
+def baseline_entries(report: Report) -> list[Entry]:
+    """The program as it is on the sealed rows."""
+    return [
+        (BASELINE, "sealed", report.mean, "share", ""),
+        (BASELINE, "sealed_low", report.low, "share", ""),
+        (BASELINE, "sealed_high", report.high, "share", ""),
+        (BASELINE, "sealed_rows", report.n, "rows", ""),
+        (BASELINE, "parse_failures", report.parse_failures, "rows", ""),
+    ]
+
+
+def _system(
+    bench: Workbench,
+    dataset: Dataset,
+    profile: Profile,
+    baseline: Report,
+    system: str,
+    budget: str,
+    fingerprint: str,
+) -> list[Entry]:
+    try:
+        choice = bench.select(profile, system, budget)
+    except OptimizerError as error:
+        return [(system, "impossible", None, "", str(error))]
+    try:
+        compiled = bench.compile(fingerprint, choice, dataset.train, dataset.val, profile=profile)
+        report = run_sealed(bench, bench.program(compiled), dataset)
+        compared = compare(report, baseline, bench.store, alpha=ALPHA, looks=1, alpha_left=1.0)
+    except ToolkitError as error:  # isolation boundary: one system of a benchmark
+        return [(system, "failed", None, "", f"{type(error).__name__}: {error}")]
+    return system_entries(system, choice, compiled, compared)
+
+
+def system_entries(system: str, choice: Choice, compiled: Compiled, compared: Comparison) -> list[Entry]:
+    """The numbers of one system."""
+    taken = f"took {choice.optimizer}: {choice.reason}" if system == "auto" else compiled.summary
+    entries: list[Entry] = [
+        (system, "val", compiled.val_mean, "share", taken),
+        (system, "val_baseline", compiled.val_baseline, "share", ""),
+        (system, "val_rows", choice.val_rows, "rows", ""),
+        (system, "sealed", compared.candidate.mean, "share", "" if compiled.changed else "unchanged"),
+        (system, "delta", compared.delta, "share", compared.test),
+        (system, "low", compared.low, "share", ""),
+        (system, "high", compared.high, "share", ""),
+        (system, "predicted", choice.predicted_lm_calls, "calls", ""),
+        (system, "lm_calls", compiled.lm_calls, "calls", "the budget ran out" if compiled.exhausted else ""),
+        (system, "physical_calls", compiled.physical_calls, "calls", ""),
+        (system, "seconds", compiled.seconds, "s", ""),
+        (system, "candidates", max(len(compiled.trials) - 1, 0), "", ""),
+        (system, "tokens_ratio", compared.tokens_ratio, "", "prompt tokens over those of the program as it is"),
+    ]
+    return entries + [
+        (system, f"arm:{arm.name}", arm.mean, "share", f"{arm.verdict}: {arm.reason}") for arm in compiled.arms
+    ]
+
+
+def run_sealed(bench: Workbench, program: dspy.Module, dataset: Dataset) -> Report:
+    """Score a program on the sealed rows. A benchmark's: no ledger is asked."""
+    return evaluate(
+        program,
+        bench.store.read_frame(dataset.sealed),
+        bench.project.dataset,
+        bench.project.metric,
+        split="sealed",
+        lm=bench.connection.lm,
+        adapter=bench.connection.adapter,
+        store=bench.store,
+        threads=bench.settings.optimize.threads,
+    )
+
+
+def _row(task: str, seed: int, system: str, measure: str, value: Any, unit: str, note: str) -> Row:
+    return {
+        "task": task, "seed": seed, "system": system, "measure": measure, "value": value, "unit": unit, "note": note,
+    }  # fmt: skip

@@ -1,0 +1,41 @@
+"""The built-in router on rows of its own: its training and validation rows, split anew.
+
+Its sealed rows are not read. Here each optimizer's winner meets the sealed rows of this benchmark, which is more openings
+than a project's ledger would grant; the project's own sealed rows stay sealed.
+"""
+
+from __future__ import annotations
+
+from benchmarks.optimizers.tasks import Record
+from dspy_toolkit.datasets import DatasetSpec, Fractions
+from dspy_toolkit.metrics import exact_match
+from dspy_toolkit.project import Project
+from dspy_toolkit.projects.router import project as built_in
+from dspy_toolkit.projects.router.program import make_program
+from dspy_toolkit.settings import Settings
+from dspy_toolkit.workbench import Workbench
+
+project = Project(
+    name="router",
+    summary="Name the project of the toolkit that handles a request",
+    program=make_program,
+    metric=exact_match,
+    dataset=DatasetSpec(
+        source="router",
+        inputs=("request",),
+        outputs=("project",),
+        fractions=Fractions(train=0.5, val=0.25, sealed=0.25),
+    ),
+)
+
+
+def records(settings: Settings) -> list[Record]:
+    """The rows that the built-in project may learn from and choose by."""
+    bench = Workbench(built_in, settings)
+    dataset = bench.prepare()
+    frames = (bench.store.read_frame(part) for part in (dataset.train, dataset.val))
+    return [
+        {"request": str(row["request"]), "project": str(row["project"])}
+        for frame in frames
+        for row in frame[["request", "project"]].to_dict("records")
+    ]
