@@ -38,7 +38,9 @@ def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Impossible:
             f"and the {budget.name} budget of {budget.lm_calls} LM calls has room for {max(metric_calls, 0) / rows:.1f}"
         )
     settings = {"max_metric_calls": metric_calls, "val_rows": rows}
-    return Plan(settings=settings, predicted_lm_calls=round(budget.lm_calls - evaluation))
+    # An iteration whose minibatch is perfect reflects on nothing: at worst all do, at best none.
+    reflections = metric_calls / (2 * MINIBATCH) * profile.predictors / 2
+    return Plan(settings=settings, predicted_lm_calls=round(metric_calls * cost + reflections))
 
 
 def search(search: Search, settings: dict[str, int]) -> None:

@@ -39,7 +39,11 @@ ERROR = 0.1
 FIRST_SHARE = 0.5
 """Of the budget, that the first round may take at most."""
 LEAST_ROWS, MOST_ROWS = 10, 40
-"""Validation rows that arms choose by; and as many items in the first round."""
+"""Validation rows that arms choose by; the first round has half as many items."""
+MOST_ROUNDS = 3
+"""More of them leave too little for each to search with."""
+ITEMS_SHARE = 0.05
+"""Of the budget, that scoring one program on the last round's items may cost."""
 ORDER = (NONE, *reversed(OPTIMIZERS))
 """From the cheapest program to the dearest: the earlier wins where two arms are equal."""
 
@@ -128,7 +132,8 @@ def enter(
     cost = run_cost(profile)
     share = int(budget.lm_calls / (50 * cost))
     rows = max(1, min(max(share, LEAST_ROWS), MOST_ROWS, profile.val // 2))
-    items = min(rows, profile.val - rows)
+    most = min(profile.val - rows, max(int(ITEMS_SHARE * budget.lm_calls / cost), rows))
+    items = min((rows + 1) // 2, most)
     start_calls = math.ceil(2 * rows * cost) if started else 0
     needed = {
         name: None if (calls := least(name, profile, rows, budget.lm_calls)) is None else calls + start_calls
@@ -151,8 +156,9 @@ def enter(
         else:
             arms.append(name)
             room -= calls + items * cost
-    val_rows = rows + _items(items, profile.val - rows, _rounds(len(arms)))
-    settings = {"arms": arms, "rows": rows, "items": items, "val_rows": val_rows, "start_calls": start_calls}
+    last = _items(items, most, _rounds(len(arms)))
+    settings = {"arms": arms, "rows": rows, "items": items, "most": most, "val_rows": rows + last}
+    settings["start_calls"] = start_calls
     return settings, left_out
 
 
@@ -169,7 +175,7 @@ def race(choice: Choice, profile: Profile, run: Runner, say: Callable[[int, str]
         OptimizerError: the program as it came cannot be scored.
     """
     settings = choice.settings
-    rows, most, start = settings["rows"], profile.val - settings["rows"], settings["start_calls"]
+    rows, most, start = settings["rows"], settings["most"], settings["start_calls"]
     arms = [_Arm(name, (least(name, profile, rows, choice.lm_calls) or 0) + start, start) for name in settings["arms"]]
     baseline = _Arm(NONE, 0, 0)
     rounds = _rounds(len(arms))
@@ -196,7 +202,7 @@ def race(choice: Choice, profile: Profile, run: Runner, say: Callable[[int, str]
 
 
 def _rounds(arms: int) -> int:
-    return 1 + math.ceil(math.log2(max(arms, 1) + 1))
+    return min(1 + arms, MOST_ROUNDS)
 
 
 def _items(first: int, most: int, rounds: int) -> int:

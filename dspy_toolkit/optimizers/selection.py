@@ -109,16 +109,15 @@ def _best(
     preference: Preference,
 ) -> Choice:
     against: dict[str, str] = {}
-    for name in preference.order:
-        found = plans[name]
-        if isinstance(found, Impossible):
-            against[name] = found.reason
-        elif reason := objection(name, profile):
+    for name, found in plans.items():
+        if reason := found.reason if isinstance(found, Impossible) else objection(name, profile):
             against[name] = reason
-        else:
-            rest = {other: f"{name} comes first" for other in plans if other != name and other not in against}
-            why = f"{_praise(name, profile)} {preference.reason}".rstrip()
-            return _choice(name, found, budget, why, {**against, **rest}, costs)
+    for name in preference.order:
+        if name in against or isinstance(found := plans[name], Impossible):
+            continue
+        rest = {other: f"{name} comes first" for other in plans if other != name and other not in against}
+        why = f"{_praise(name, profile)} {preference.reason}".rstrip()
+        return _choice(name, found, budget, why, {**against, **rest}, costs)
     why = "; ".join(f"{name}: {reason}" for name, reason in against.items())
     raise OptimizerError(f"No optimizer can run here ({why}). Add rows, or take a larger --budget.")
 

@@ -209,5 +209,13 @@ def choice(optimizer: str, lm_calls: int, **changes: Any) -> Choice:
     return select(profile(**changes), optimizer, Budget(name="tiny", lm_calls=lm_calls))
 
 
+def searched(compiled: Compiled) -> dict[str, Any]:
+    """What of a compilation is the same each time on the same model: all but what the clock, and a cache, have a part in."""
+    values = compiled.model_dump(include={"program", "lm_calls", "changed", "val_mean", "trials", "arms"})
+    for trial in values["trials"]:
+        del trial["seconds"]
+    return values
+
+
 def engine_of(connection: Connection) -> FakeEngine:
     return fake_engine(connection)
