@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import ProjectError
@@ -96,7 +95,11 @@ def _pair(entry: Any, what: str, most: float) -> tuple[Metric, float]:
         raise ProjectError(
             f"metric weighted: {metric!r} is no metric. Give a function, or one of the built-in metrics."
         )
-    if isinstance(number, bool) or not isinstance(number, Real) or not (0 < number <= most and number < float("inf")):
+    if (
+        isinstance(number, bool)
+        or not isinstance(number, int | float)
+        or not (0 < number <= most and number < float("inf"))
+    ):
         limits = "in (0, 1]" if most == 1 else "above 0"
         raise ProjectError(f"metric weighted: {what} of {name_of(metric)} is {number!r}. Give a number {limits}.")
     return metric, float(number)

@@ -18,7 +18,7 @@ import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dspy_toolkit.errors import MetricError, ProjectError
 from dspy_toolkit.metrics.fields import as_json
@@ -84,7 +84,7 @@ class Judge:
                 said, unread = ask(**asked), ""
             except AdapterParseError as error:
                 said, unread = None, str(error.lm_response)
-        grade = getattr(said, "grade", None)
+        grade: Any = getattr(said, "grade", None)
         # Not in the handler above: an engine's error that a fallback had answered would count as this one's cause.
         if said is None or grade not in range(1, self.scale + 1):
             raise MetricError(
@@ -156,7 +156,8 @@ def _predictor(rubric: str, scale: int, expected: bool) -> dspy.Predict:
     fields["reason"] = (str, dspy.OutputField(max_length=REASON))
     fields["grade"] = (Literal[tuple(range(1, scale + 1))], dspy.OutputField())
     # The rubric stands in the instructions, before what differs from row to row: the engine reads it once.
-    return dspy.Predict(dspy.Signature(fields, INSTRUCTIONS.format(rubric=rubric, scale=scale)))
+    instructions = INSTRUCTIONS.format(rubric=rubric, scale=scale)
+    return dspy.Predict(cast("type[dspy.Signature]", dspy.Signature(fields, instructions)))  # pyright: ignore[reportCallIssue]
 
 
 def _lines(values: Mapping[str, Any]) -> str:
