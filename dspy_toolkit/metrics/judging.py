@@ -84,9 +84,9 @@ class Judge:
                 said, unread = ask(**asked), ""
             except AdapterParseError as error:
                 said, unread = None, str(error.lm_response)
-        grade: Any = getattr(said, "grade", None)
+        grade: int | None = getattr(said, "grade", None)
         # Not in the handler above: an engine's error that a fallback had answered would count as this one's cause.
-        if said is None or grade not in range(1, self.scale + 1):
+        if said is None or grade is None or grade not in range(1, self.scale + 1):
             raise MetricError(
                 f"the judgement cannot be read: {unread[:SEEN] or grade!r}. "
                 "Name a model that keeps to the format, or shorten the rubric."
@@ -157,7 +157,7 @@ def _predictor(rubric: str, scale: int, expected: bool) -> dspy.Predict:
     fields["grade"] = (Literal[tuple(range(1, scale + 1))], dspy.OutputField())
     # The rubric stands in the instructions, before what differs from row to row: the engine reads it once.
     instructions = INSTRUCTIONS.format(rubric=rubric, scale=scale)
-    return dspy.Predict(cast("type[dspy.Signature]", dspy.Signature(fields, instructions)))  # pyright: ignore[reportCallIssue]
+    return dspy.Predict(cast("type[dspy.Signature]", dspy.make_signature(fields, instructions)))
 
 
 def _lines(values: Mapping[str, Any]) -> str:
