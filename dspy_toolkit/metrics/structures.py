@@ -122,9 +122,8 @@ def _items(value: Any, separators: str) -> dict[str, str]:
     return dict(sorted(items.items()))
 
 
-def _split(text: str, separators: str) -> Iterator[str]:
-    for part in re.split(f"[{re.escape(separators)}]", text):
-        yield _BULLET.sub("", part.strip())
+def _split(text: str, separators: str) -> list[str]:
+    return [_BULLET.sub("", part.strip()) for part in re.split(f"[{re.escape(separators)}]", text)]
 
 
 def _item(value: Any) -> str:
