@@ -159,7 +159,7 @@ def gather(
         baseline=baseline(compiled),
         front=front(compiled),
         arms=tuple(
-            ArmLine(readable(called(arm.name)), arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls)
+            ArmLine(called(arm.name), arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls)
             for arm in compiled.arms
         ),
         predictors=sides,
@@ -172,7 +172,7 @@ def gather(
         costs=costs(run),
         spent=_spent(run),
         choice=tuple(_choice(run)),
-        alternatives=tuple(Field(name, readable(why)) for name, why in run.choice.alternatives.items()),
+        alternatives=tuple(Field(readable(name), readable(why)) for name, why in run.choice.alternatives.items()),
         profile=tuple(_profile(run)),
         missing=tuple(missing),
     )
@@ -284,7 +284,7 @@ def _choice(run: Run) -> Iterator[Field]:
     yield Field("Budget", f"{choice.budget}: {count(choice.lm_calls)} LM calls")
     yield Field("Predicted", f"{count(choice.predicted_lm_calls)} LM calls")
     if choice.settings:
-        yield Field("Settings", "\n".join(f"{name} = {shown(value)}" for name, value in choice.settings.items()))
+        yield Field("Settings", "\n".join(f"{readable(name)} = {shown(value)}" for name, value in choice.settings.items()))
 
 
 def _profile(run: Run) -> Iterator[Field]:
