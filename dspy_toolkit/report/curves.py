@@ -85,7 +85,9 @@ def front(compiled: Compiled) -> Front | None:
     timed = all(trial.seconds > 0 for trial in known)
     best = {id(trial) for trial in _unbeaten(known, timed)}
     made = [
-        Candidate(_arm(one, compiled), readable(one.label), one.val_mean, one.tokens, one.seconds or None, id(one) in best)
+        Candidate(
+            _arm(one, compiled), readable(one.label), one.val_mean, one.tokens, one.seconds or None, id(one) in best
+        )
         for one in known
     ]
     return Front(tuple(sorted(made, key=lambda one: (-one.score, one.tokens))), timed)

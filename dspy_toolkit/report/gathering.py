@@ -159,7 +159,9 @@ def gather(
         baseline=baseline(compiled),
         front=front(compiled),
         arms=tuple(
-            ArmLine(called(arm.name), arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls)
+            ArmLine(
+                called(arm.name), arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls
+            )
             for arm in compiled.arms
         ),
         predictors=sides,
@@ -284,7 +286,9 @@ def _choice(run: Run) -> Iterator[Field]:
     yield Field("Budget", f"{choice.budget}: {count(choice.lm_calls)} LM calls")
     yield Field("Predicted", f"{count(choice.predicted_lm_calls)} LM calls")
     if choice.settings:
-        yield Field("Settings", "\n".join(f"{readable(name)} = {shown(value)}" for name, value in choice.settings.items()))
+        yield Field(
+            "Settings", "\n".join(f"{readable(name)} = {shown(value)}" for name, value in choice.settings.items())
+        )
 
 
 def _profile(run: Run) -> Iterator[Field]:
@@ -297,7 +301,9 @@ def _profile(run: Run) -> Iterator[Field]:
     yield Field("Metric", "says what was wrong" if seen.feedback else "gives no feedback")
     yield Field("Predictors", count(seen.predictors))
     yield Field("LM calls of one run", count(seen.calls_per_run))
-    yield Field("Tokens of one run", f"{count(round(seen.prompt_tokens))} prompt, {count(seen.completion_tokens)} reply")
+    yield Field(
+        "Tokens of one run", f"{count(round(seen.prompt_tokens))} prompt, {count(seen.completion_tokens)} reply"
+    )
     if seen.seconds_per_call > 0:
         yield Field("Time of one call, many at once", duration(seen.seconds_per_call))
     usable = "can write a usable instruction" if seen.reflector_ok else "cannot write a usable instruction"

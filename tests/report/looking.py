@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import pairwise
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr", "path", "line", "circle", "polygon"}
 """Without an end tag; of SVG those that were closed in themselves."""
@@ -106,7 +107,9 @@ def look(html: str) -> Seen:
         assert "style" not in attrs, (tag, attrs)
         for name in ("href", "xlink:href"):
             if name in attrs:
-                assert (attrs[name] or "")[:1] == "#" and (attrs[name] or "")[1:] in ids, f"{tag} leads to {attrs[name]}"
+                assert (attrs[name] or "")[:1] == "#" and (attrs[name] or "")[1:] in ids, (
+                    f"{tag} leads to {attrs[name]}"
+                )
         if "aria-labelledby" in attrs:
             assert attrs["aria-labelledby"] in ids
         if tag == "th":
@@ -118,7 +121,7 @@ def look(html: str) -> Seen:
     assert all(table.caption for table in seen.tables)
     levels = [level for level, _ in seen.headings]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(below <= above + 1 for above, below in zip(levels, levels[1:], strict=False)), seen.headings
+    assert all(below <= above + 1 for above, below in pairwise(levels)), seen.headings
     for table in seen.tables:
         assert len({len(row) for row in table.rows}) == 1, table
     return seen

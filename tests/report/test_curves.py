@@ -63,7 +63,10 @@ def test_the_front_needs_tokens_and_takes_seconds_only_when_all_have_them() -> N
     assert front(compiled(trial("a", 0.5, 1), trial("b", 0.6, 2))) is None
     cached = front(compiled(trial("a", 0.5, 1, tokens=10), trial("b", 0.6, 2, tokens=20, seconds=0.5)))
     assert cached is not None and not cached.timed
-    assert [(one.label, one.on_front, one.seconds) for one in cached.candidates] == [("b", True, 0.5), ("a", True, None)]
+    assert [(one.label, one.on_front, one.seconds) for one in cached.candidates] == [
+        ("b", True, 0.5),
+        ("a", True, None),
+    ]
     slow = trial("slow", 0.5, 1, tokens=10, seconds=9.0)
     quick = trial("quick", 0.5, 2, tokens=11, seconds=1.0)
     worse = trial("worse", 0.4, 3, tokens=12, seconds=9.0)

@@ -168,7 +168,10 @@ def test_foreign_text_stays_text_wherever_it_stands(desk: Desk, text: str) -> No
         after,
         state=desk.state(text, [{"text": text, "label": text}]),
         choice={"reason": text, "settings": {text: text}, "alternatives": {text: text}},
-        compiled={"arms": (arm,), "trials": (trial(text, 0.5, 3, arm=text, tokens=4.0), trial(text, 0.6, 4, tokens=3.0))},
+        compiled={
+            "arms": (arm,),
+            "trials": (trial(text, 0.5, 3, arm=text, tokens=4.0), trial(text, 0.6, 4, tokens=3.0)),
+        },
     )
     plain = look(desk.html(desk.run(BEFORE, AFTER)))
     html = desk.html(run.model_copy(update={"name": text}), reason=text)
@@ -180,7 +183,9 @@ def test_foreign_text_stays_text_wherever_it_stands(desk: Desk, text: str) -> No
         assert " ".join(text.split()) in " ".join(seen.text.split())
 
 
-@pytest.mark.parametrize("value", [None, True, 3.5, [], {}, ["a", {"b": None}], {"deep": {"er": [1, 2]}}, "", "x" * 10_000])
+@pytest.mark.parametrize(
+    "value", [None, True, 3.5, [], {}, ["a", {"b": None}], {"deep": {"er": [1, 2]}}, "", "x" * 10_000]
+)
 def test_answers_of_every_type_are_shown(desk: Desk, value: Any) -> None:
     before = [row("a", 0, prediction={"label": value}, expected={"label": value}, inputs={"text": value})]
     after = [row("a", 1, prediction=value, expected={"label": value}, inputs={"text": value})]

@@ -80,4 +80,10 @@ def test_numbers() -> None:
     assert (points(0.025), points(-0.1), points(0.0)) == ("+2.5", "−10.0", "+0.0")
     assert (count(1234), count(1.5), count(2.0), count(0)) == ("1,234", "1.5", "2", "0")
     assert (level(0.975), level(0.99994)) == ("97.5 %", "99.99 %")
-    assert [duration(s) for s in (0.04, 12.4, 59.7, 200, 7499)] == ["0.0 s", "12 s", "1 min 00 s", "3 min 20 s", "2 h 05 min"]
+    assert [duration(s) for s in (0.04, 12.4, 59.7, 200, 7499)] == [
+        "0.0 s",
+        "12 s",
+        "1 min 00 s",
+        "3 min 20 s",
+        "2 h 05 min",
+    ]
