@@ -72,6 +72,7 @@ def test_a_better_program_is_promoted_and_wholly_recorded(bench: Bench) -> None:
         "program/program.json",
         "program/manifest.json",
         "comparison.png",
+        "report.html",
         "rows_val.json",
         "rows_sealed.json",
     }
@@ -98,6 +99,7 @@ def test_nothing_changed_is_recorded_as_wholly(bench: Bench) -> None:
         "choice.json",
         "decision.json",
         "dataset.json",
+        "report.html",
         "program/program.json",
         "program/manifest.json",
     }

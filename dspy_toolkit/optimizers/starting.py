@@ -93,6 +93,7 @@ def choose_with_start(choose: Callable[[Budget], Choice], profile: Profile, budg
     Raises:
         OptimizerError: of `choose`; what is left of the budget may be too little.
     """
+    budget = budget.within(profile.seconds_per_call)
     whole = choose(budget)
     if whole.optimizer in ("none", "race"):  # the race keeps its own accounts
         return whole

@@ -84,6 +84,18 @@ def _star(points: int, inner: float) -> list[tuple[float, float]]:
     return [(r * math.cos(turn), r * math.sin(turn)) for r, turn in zip(reach, turns, strict=True)]
 
 
+def _plus() -> list[tuple[float, float]]:
+    one, two = 0.35, 1.1
+    quarter = [(one, -two), (one, -one), (two, -one)]
+    return [_turned(corner, turns) for turns in range(4) for corner in quarter]
+
+
+def _turned(corner: tuple[float, float], turns: int) -> tuple[float, float]:
+    """By so many right angles."""
+    x, y = corner
+    return [(x, y), (-y, x), (-x, -y), (y, -x)][turns]
+
+
 _SHAPES: dict[int, list[tuple[float, float]]] = {
     1: [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
     2: [(0, -1.1), (1.05, 0.8), (-1.05, 0.8)],
@@ -91,20 +103,7 @@ _SHAPES: dict[int, list[tuple[float, float]]] = {
     4: [(0, 1.1), (1.05, -0.8), (-1.05, -0.8)],
     5: _star(4, 0.45),
     6: _star(5, 0.5),
-    7: [
-        (-0.35, -1.1),
-        (0.35, -1.1),
-        (0.35, -0.35),
-        (1.1, -0.35),
-        (1.1, 0.35),
-        (0.35, 0.35),
-        (0.35, 1.1),
-        (-0.35, 1.1),
-        (-0.35, 0.35),
-        (-1.1, 0.35),
-        (-1.1, -0.35),
-        (-0.35, -0.35),
-    ],
+    7: _plus(),
 }
 
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
+from dspy_toolkit.report.words import readable
+
 if TYPE_CHECKING:
     from dspy_toolkit.optimizers.compiling import Compiled
     from dspy_toolkit.optimizers.search import Trial
@@ -72,7 +74,7 @@ def baseline(compiled: Compiled) -> float:
 
 def called(arm: str) -> str:
     """An arm's name for people: the program as it came runs along in a race as `none`."""
-    return AS_IT_CAME if arm == "none" else arm
+    return AS_IT_CAME if arm == "none" else readable(arm)
 
 
 def front(compiled: Compiled) -> Front | None:
@@ -83,7 +85,9 @@ def front(compiled: Compiled) -> Front | None:
     timed = all(trial.seconds > 0 for trial in known)
     best = {id(trial) for trial in _unbeaten(known, timed)}
     made = [
-        Candidate(_arm(one, compiled), one.label, one.val_mean, one.tokens, one.seconds or None, id(one) in best)
+        Candidate(
+            _arm(one, compiled), readable(one.label), one.val_mean, one.tokens, one.seconds or None, id(one) in best
+        )
         for one in known
     ]
     return Front(tuple(sorted(made, key=lambda one: (-one.score, one.tokens))), timed)
@@ -106,5 +110,5 @@ def _arm(trial: Trial, compiled: Compiled) -> str:
 def _curve(name: str, trials: Sequence[Trial]) -> Curve:
     ordered = sorted(trials, key=lambda trial: trial.lm_calls)
     best = accumulate((trial.val_mean for trial in ordered), max)
-    points = (Point(t.label, t.lm_calls, t.val_mean, top) for t, top in zip(ordered, best, strict=True))
+    points = (Point(readable(t.label), t.lm_calls, t.val_mean, top) for t, top in zip(ordered, best, strict=True))
     return Curve(name, tuple(points))

@@ -160,13 +160,7 @@ def gather(
         front=front(compiled),
         arms=tuple(
             ArmLine(
-                readable(called(arm.name)),
-                arm.verdict,
-                readable(arm.reason),
-                _mean(arm),
-                arm.items,
-                arm.rounds,
-                arm.lm_calls,
+                called(arm.name), arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls
             )
             for arm in compiled.arms
         ),
@@ -180,7 +174,7 @@ def gather(
         costs=costs(run),
         spent=_spent(run),
         choice=tuple(_choice(run)),
-        alternatives=tuple(Field(name, readable(why)) for name, why in run.choice.alternatives.items()),
+        alternatives=tuple(Field(readable(name), readable(why)) for name, why in run.choice.alternatives.items()),
         profile=tuple(_profile(run)),
         missing=tuple(missing),
     )
@@ -292,7 +286,9 @@ def _choice(run: Run) -> Iterator[Field]:
     yield Field("Budget", f"{choice.budget}: {count(choice.lm_calls)} LM calls")
     yield Field("Predicted", f"{count(choice.predicted_lm_calls)} LM calls")
     if choice.settings:
-        yield Field("Settings", "\n".join(f"{name} = {shown(value)}" for name, value in choice.settings.items()))
+        yield Field(
+            "Settings", "\n".join(f"{readable(name)} = {shown(value)}" for name, value in choice.settings.items())
+        )
 
 
 def _profile(run: Run) -> Iterator[Field]:

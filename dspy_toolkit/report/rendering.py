@@ -78,6 +78,6 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "points": points, "number": count, "duration": duration}
-    environment.globals |= {"fold": FOLD, "open_demonstrations": DEMONSTRATIONS}
+    environment.filters.update(percent=percent, points=points, number=count, duration=duration)
+    environment.globals.update(fold=FOLD, open_demonstrations=DEMONSTRATIONS)
     return environment.get_template(TEMPLATE)

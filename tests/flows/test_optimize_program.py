@@ -38,9 +38,13 @@ def files(playground: Any, run: Any, folder: str = "") -> set[str]:
 
 def artifact(key: str) -> Any:
     """The latest of Prefect's artifacts with this key."""
-    from prefect.artifacts import Artifact
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 
-    return Artifact.get(key)
+    named = ArtifactCollectionFilter(key=ArtifactCollectionFilterKey(any_=[key]))
+    with get_client(sync_client=True) as client:
+        (found,) = client.read_latest_artifacts(artifact_filter=named)
+    return found
 
 
 def test_a_better_program_is_promoted_and_recorded_and_a_second_run_comes_from_the_cache(

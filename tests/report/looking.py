@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import pairwise
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr", "path", "line", "circle", "polygon"}
 """Without an end tag; of SVG those that were closed in themselves."""
@@ -121,7 +121,7 @@ def look(html: str) -> Seen:
     assert all(table.caption for table in seen.tables)
     levels = [level for level, _ in seen.headings]
     assert levels[0] == 1 and levels.count(1) == 1
-    assert all(below <= above + 1 for above, below in itertools.pairwise(levels)), seen.headings
+    assert all(below <= above + 1 for above, below in pairwise(levels)), seen.headings
     for table in seen.tables:
         assert len({len(row) for row in table.rows}) == 1, table
     return seen

@@ -23,7 +23,7 @@ from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.report import gather, render
 from dspy_toolkit.report.gathering import Page
-from dspy_toolkit.store import Store
+from dspy_toolkit.store import Ref, Store
 
 
 def row(key: str, value: float, **changes: Any) -> dict[str, Any]:
@@ -122,6 +122,8 @@ class Desk:
                 tokens_ratio=1.25,
             )
         same = self.store.save_json(state or self.state())
+        # No page needs a split: none of the three is in the store.
+        split = Ref(sha256="0" * 64, kind="parquet")
         part = {"project": "colours", "location": ""}
         model = {"model": "mlx/toy@1", "reflection_model": "openai/big"}
         trials = (trial("unchanged", 0.2, 10), trial("candidate 1", 0.5, 40), trial("candidate 2", 0.4, 70))
@@ -156,7 +158,7 @@ class Desk:
                 program=ProgramPart(**part, **model, fingerprint="p"),
                 champion=ChampionPart(version=champion, sha256=champion and "c"),
             ),
-            dataset=Dataset(train=same, val=same, sealed=same, report=same),
+            dataset=Dataset(train=split, val=split, sealed=split, report=split),
             profile=Profile(
                 train=30,
                 val=24,

@@ -76,7 +76,6 @@ def test_the_costs_of_the_steps_add_up(desk: Desk) -> None:
 
 def test_a_run_refused_on_validation_shows_validation_and_no_sealed_row(desk: Desk) -> None:
     run = desk.run(AFTER, BEFORE, sealed=False, outcome="refused")
-    desk.store.delete(run.dataset.sealed)
     seen = look(desk.html(run))
     assert seen.headings[1] == (2, "Refused")
     assert "The sealed test was not opened." in seen.text
