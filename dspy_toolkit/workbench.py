@@ -11,7 +11,7 @@ Not covered: caching and retrying steps (the orchestrator does), and what a pers
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -197,7 +197,7 @@ class Workbench:
         profile: Profile,
         optimizer: str | None,
         budget: str | None,
-        history: Iterable[PastRun] = (),
+        history: Sequence[PastRun] = (),
         start: StartPart | None = None,
     ) -> Choice:
         """Choose an optimizer; None is as `wishes` says.
@@ -207,11 +207,11 @@ class Workbench:
             start: what the search starts from; scoring it is part of the budget.
         """
         asked, granted = self.wishes(optimizer, budget)
-
-        def choose(budget: Budget) -> Choice:
-            return select(profile, asked, budget, history)
-
         whole = find_budget(granted)
+
+        def choose(part: Budget) -> Choice:
+            return select(profile, asked, part, history)
+
         return choose(whole) if start is None else choose_with_start(choose, profile, whole)
 
     def fingerprint(self) -> str:
