@@ -11,7 +11,7 @@ Not covered: caching and retrying steps (the orchestrator does), and what a pers
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -208,7 +208,7 @@ class Workbench:
         profile: Profile,
         optimizer: str | None,
         budget: str | None,
-        history: Iterable[PastRun] = (),
+        history: Sequence[PastRun] = (),
         start: StartPart | None = None,
     ) -> Choice:
         """Choose an optimizer; None is as `wishes` says.
@@ -218,11 +218,11 @@ class Workbench:
             start: what the search starts from; scoring it is part of the budget.
         """
         asked, granted = self.wishes(optimizer, budget)
-
-        def choose(budget: Budget) -> Choice:
-            return select(profile, asked, budget, history, started=start is not None)
-
         whole = find_budget(granted)
+
+        def choose(part: Budget) -> Choice:
+            return select(profile, asked, part, history, started=start is not None)
+
         return choose(whole) if start is None else choose_with_start(choose, profile, whole)
 
     def fingerprint(self) -> str:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
+from pydantic import BaseModel
 
 sys.path.append(str(Path(__file__).parent / "optimizers"))
 
@@ -15,9 +17,43 @@ from benches import Bench
 from past_runs import SAID, record
 
 from dspy_toolkit import tracking, workbench
+from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.history import History, PastRun, read_history
+from dspy_toolkit.project import Project
+from dspy_toolkit.recording import task_kind
 from dspy_toolkit.settings import RegistrySettings, Settings
+
+
+class Person(BaseModel):
+    """An answer with parts."""
+
+    name: str
+
+
+@pytest.mark.parametrize(
+    ("signature", "outputs", "kind"),
+    [
+        ('text -> label: Literal["a", "b"]', ("label",), "choice"),
+        ("text -> sure: bool", ("sure",), "choice"),
+        ("text -> answer", ("answer",), "text"),
+        ("text -> answer: float", ("answer",), "number"),
+        ("text -> names: list[str]", ("names",), "record"),
+        ("text -> person: Person", ("person",), "record"),
+        ("text -> name, age: int", ("name", "age"), "record"),
+        ("text -> name", (), "open"),
+    ],
+)
+def test_a_task_is_of_the_kind_of_its_answer(signature: str, outputs: tuple[str, ...], kind: str) -> None:
+    made = dspy.Signature(signature, custom_types={"Person": Person})
+    project = Project(
+        name="some",
+        summary="Something",
+        program=lambda: dspy.Predict(made),
+        metric=lambda example, prediction: 1.0,
+        dataset=DatasetSpec(source="rows.csv", inputs=("text",), outputs=outputs),
+    )
+    assert task_kind(project) == kind
 
 
 @pytest.fixture

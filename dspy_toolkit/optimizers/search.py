@@ -27,7 +27,7 @@ from dspy_toolkit.lm.meter import Meter, MeteredLM, Reading
 from dspy_toolkit.metrics import Metric, as_feedback, as_float
 from dspy_toolkit.optimizers.quiet import aloud, quiet
 from dspy_toolkit.optimizers.reflection import writer
-from dspy_toolkit.optimizers.states import prompt_of
+from dspy_toolkit.optimizers.states import fill, prompt_of, state_of
 from dspy_toolkit.optimizers.watch import CheckedMetric, Stopped, Watch
 from dspy_toolkit.store import Value
 
@@ -218,7 +218,9 @@ class Search:
             # An optimizer evaluates its student first, which has its entry already where it was begun from.
             if student is not None and prompt_of(program) == student:
                 return
-            self.note(program, f"{candidates} {len(self.trials)}" if self.trials else "unchanged", mean, since)
+            # What it is made of, not itself: GEPA gives programs another `forward` while it evaluates them.
+            made = fill(self.program.deepcopy(), state_of(program))
+            self.note(made, f"{candidates} {len(self.trials)}" if self.trials else "unchanged", mean, since)
 
         watch = Watch(self.val, metric, self.meter.reading, seen)
         callbacks = [*dspy.settings.get("callbacks", []), watch]

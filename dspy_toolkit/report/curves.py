@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
+from dspy_toolkit.metrics.pareto import Objectives, pareto_front
 from dspy_toolkit.report.words import readable
 
 if TYPE_CHECKING:
@@ -83,7 +84,12 @@ def front(compiled: Compiled) -> Front | None:
     if len(known) < 2:
         return None
     timed = all(trial.seconds > 0 for trial in known)
-    best = {id(trial) for trial in _unbeaten(known, timed)}
+    best = {
+        id(trial)
+        for trial in pareto_front(
+            known, of=lambda one: Objectives(one.val_mean, one.tokens, one.seconds if timed else None)
+        )
+    }
     made = [
         Candidate(
             _arm(one, compiled), readable(one.label), one.val_mean, one.tokens, one.seconds or None, id(one) in best
@@ -91,16 +97,6 @@ def front(compiled: Compiled) -> Front | None:
         for one in known
     ]
     return Front(tuple(sorted(made, key=lambda one: (-one.score, one.tokens))), timed)
-
-
-def _unbeaten(trials: Sequence[Trial], timed: bool) -> list[Trial]:
-    """Those that no other equals in score, tokens and (where `timed`) seconds, and betters in one of them."""
-    worth = {id(one): (one.val_mean, -one.tokens, -one.seconds if timed else 0.0) for one in trials}
-
-    def beats(other: tuple[float, ...], own: tuple[float, ...]) -> bool:
-        return other != own and all(theirs >= mine for theirs, mine in zip(other, own, strict=True))
-
-    return [one for one in trials if not any(beats(other, worth[id(one)]) for other in worth.values())]
 
 
 def _arm(trial: Trial, compiled: Compiled) -> str:

@@ -64,4 +64,4 @@ def test_the_history_as_json(command, home: Settings) -> None:
 @pytest.mark.parametrize("limit", ["0", "-1", "many"])
 def test_a_limit_is_a_number_from_one(command, limit: str) -> None:
     ended = command("history", "--limit", limit)
-    assert ended.code == 1 and "--limit" in ended.err
+    assert ended.code == 2 and "--limit" in ended.err
