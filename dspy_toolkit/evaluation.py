@@ -163,8 +163,16 @@ def score_rows(
     Args and errors are those of `evaluate`; `keys` are the rows' names in messages.
     """
 
+    faults: list[BaseException] = []
+
     def run(index: int) -> RowScore:
-        return _run(program, cases[index], metric, lm, adapter, keys[index])
+        if faults:  # a row that has not begun when another fails is not begun
+            raise faults[0]
+        try:
+            return _run(program, cases[index], metric, lm, adapter, keys[index])
+        except BaseException as error:
+            faults.append(error)
+            raise
 
     results: dict[int, RowScore] = {}
     failed: dict[int, str] = {}
