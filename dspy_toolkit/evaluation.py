@@ -162,7 +162,6 @@ def score_rows(
 
     Args and errors are those of `evaluate`; `keys` are the rows' names in messages.
     """
-
     faults: list[BaseException] = []
 
     def run(index: int) -> RowScore:
