@@ -133,10 +133,12 @@ def _system(
 def system_entries(system: str, choice: Choice, compiled: Compiled, compared: Comparison) -> list[Entry]:
     """The numbers of one system."""
     taken = f"took {choice.optimizer}: {choice.reason}" if system == "auto" else compiled.summary
+    # A race says how its winner did on rows that no arm chose by.
+    rows = compiled.arms[0].items if compiled.arms else choice.val_rows
     entries: list[Entry] = [
         (system, "val", compiled.val_mean, "share", taken),
         (system, "val_baseline", compiled.val_baseline, "share", ""),
-        (system, "val_rows", choice.val_rows, "rows", ""),
+        (system, "val_rows", rows, "rows", ""),
         (system, "sealed", compared.candidate.mean, "share", "" if compiled.changed else "unchanged"),
         (system, "delta", compared.delta, "share", compared.test),
         (system, "low", compared.low, "share", ""),
