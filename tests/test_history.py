@@ -73,6 +73,7 @@ def test_a_run_is_read_back_with_what_it_found(bench: Bench) -> None:
         model=run.ref.program.model,
         task="choice",
         optimizer="gepa",
+        winner="gepa",
         budget="light",
         start="",
         baseline=run.profile.baseline,

@@ -28,6 +28,7 @@ def record(
     settings: Settings, project: str = "colours", leave_out: str = "", outcome: str | None = "refused", **said: Any
 ) -> str:
     """A run as the last step writes it, without what is named in `leave_out`."""
+    said.setdefault("winner", said.get("optimizer", SAID["optimizer"]))
     params = {name: value for name, value in (SAID | said).items() if name != leave_out}
     metrics = {name: value for name, value in MEASURED.items() if name != leave_out}
     return record_run(
