@@ -9,14 +9,14 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from dspy_toolkit.optimizers import Compiled
-from dspy_toolkit.settings import BudgetName
+from flows.options import BudgetOption
 from tasks.optimization import compile_program, probe_program, select_optimizer
 from tasks.preparation import prepare_dataset, resolve_project
 from tasks.release import record_race
 
 
 @flow(flow_run_name="compare optimizers for {project}", persist_result=True, result_serializer="json")
-def compare_optimizers(project: str = "router", budget: BudgetName | None = None, workers: bool = False) -> Compiled:
+def compare_optimizers(project: str = "router", budget: BudgetOption = None, workers: bool = False) -> Compiled:
     """Find out which optimizer helps `project` most, within one budget for all of them. Nothing is promoted.
 
     Args:

@@ -15,7 +15,8 @@ from prefect.transactions import transaction
 from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision
-from dspy_toolkit.settings import BudgetName, OptimizerName
+from dspy_toolkit.settings import OptimizerName
+from flows.options import BudgetOption
 from tasks.optimization import compile_program, probe_program, select_optimizer
 from tasks.preparation import prepare_dataset, resolve_project
 from tasks.release import record_run, release_program
@@ -26,7 +27,7 @@ from tasks.scoring import compare_with_champion
 def optimize_program(
     project: str = "router",
     optimizer: OptimizerName | None = None,
-    budget: BudgetName | None = None,
+    budget: BudgetOption = None,
     start: Annotated[str | None, Parameter(name="--from")] = None,
     dry_run: bool = False,
     workers: bool = False,
