@@ -3,7 +3,7 @@
 __main__   which tasks, seeds and budget; the tables and the JSON
 tasks      five programs with rows made by seeded templates, and their metrics
 measuring  one task under one seed: the profile, each optimizer alone, the race, the choice
-scripted   GEPA with a reflector that knows the answer: its gain, apart from the model's skill
+scripted   GEPA between two scripted models: the gain of its search, apart from any model's skill
 rows       the numbers, kept as they come, so that a run that was cut off goes on
 goals      the numbers that were promised, met or missed
 report     rows as tables, for a terminal and for the documentation

@@ -118,8 +118,8 @@ def profile_cost(rows: Sequence[Row]) -> Goal:
 
 
 def scripted_gain(rows: Sequence[Row]) -> Goal:
-    """With a reflector that knows the answer, GEPA's gain on the sealed rows is above 0 beyond its interval."""
-    name = "gepa: gains with a scripted reflector"
+    """Between the scripted models, GEPA's gain on the sealed rows is above 0 beyond its interval."""
+    name = "gepa: gains with a scripted reflector, on a scripted model that does as it is told"
     found = [
         (value_of(rows, SCRIPTED, seed, "gepa", "delta"), value_of(rows, SCRIPTED, seed, "gepa", "low"))
         for seed in seeds_of(rows, SCRIPTED)

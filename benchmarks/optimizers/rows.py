@@ -25,7 +25,7 @@ SYSTEMS = (*ALONE, *JOINT)
 BASELINE = "as it is"
 PROFILE = "profile"
 SCRIPTED = "scripted"
-"""The task of GEPA with a scripted reflector; see `scripted`."""
+"""The task of GEPA between scripted models; see `scripted`."""
 
 
 def value_of(rows: Sequence[Row], task: str, seed: int, system: str, measure: str) -> float | None:

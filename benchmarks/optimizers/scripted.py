@@ -1,23 +1,30 @@
-"""GEPA with a reflector that knows the answer: what its search gains when a model can reflect.
+"""GEPA between two scripted models: what its search gains where one model can reflect and the other does as it is told.
 
-The embedded model is too weak to reflect. Here it runs the task, while a `FakeEngine` reflects: whatever it is shown, it
-writes one instruction that is known to help. What is measured is the search (that it tries the instruction, sees that it
-helps, and keeps it), not anybody's skill in writing one.
+The embedded model can do neither. It writes no usable instruction, and follows hardly any: of eleven tried by hand on four
+of the tasks, on a few dozen validation rows each, none scored a point above the signature's own line, and most below it. So
+both models are `FakeEngine`s here. The reflector, whatever it is shown, writes one good instruction. The task model writes
+the house style when its prompt spells it out, and then gets four titles of five right; else its title is the beginning of
+the note.
+
+What is measured is the search: that GEPA hands the metric's feedback to the reflector, tries what comes back, sees that it
+helps, and keeps it. Nothing is said about anybody's skill in writing instructions, or in following them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.optimizers.measuring import Say, measure_bench
 from benchmarks.optimizers.rows import SCRIPTED, Kept, Row
-from benchmarks.optimizers.tasks import find_task
-from dspy_toolkit.lm.connection import Connection, connect
+from benchmarks.optimizers.tasks import Record, find_task
+from dspy_toolkit.lm.connection import Connection
+from dspy_toolkit.project import fingerprint_program
 from dspy_toolkit.settings import Settings
+from dspy_toolkit.store import digest
 from dspy_toolkit.testing import fake_connection
 from dspy_toolkit.workbench import Workbench
 
@@ -25,11 +32,17 @@ if TYPE_CHECKING:
     from dspy_toolkit.lm.exchange import GenerationRequest
 
 TASK = "title"
-INSTRUCTION = """Write a title in the house style: method on data: finding. For example: LoRA on song lyrics: overfits.
+STYLE = "house style: method on data: finding"
+INSTRUCTION = f"""Write a title in the {STYLE}. For example: LoRA on song lyrics: overfits.
 The finding is one of: overfits, too slow, works well, no gain, diverges, out of memory, needs more rows, ready to ship."""
-REFLECTOR = "mlx/scripted-reflector"
-"""A name that stays, so that a second run finds its replies in the cache."""
+MODEL, REFLECTOR = "mlx/scripted-task", "mlx/scripted-reflector"
+"""Names that stay, so that a second run finds its replies in the cache."""
 FIELD = re.compile(r"\[\[ ## (\w*instruction) ## \]\]")
+NOTE = re.compile(r"\[\[ ## note ## \]\]\n(.*)")
+WRONG = 5
+"""One title in this many is wrong also of a model that was told."""
+OPENING = 6
+"""Words of a note that stand for a title where nobody said what a title is."""
 
 
 def write_instruction(request: GenerationRequest) -> dict[str, Any]:
@@ -37,16 +50,33 @@ def write_instruction(request: GenerationRequest) -> dict[str, Any]:
     return {FIELD.findall(request.messages[0].content)[-1]: INSTRUCTION}
 
 
+def title_writer(records: Sequence[Record]) -> Callable[[GenerationRequest], dict[str, Any]]:
+    """The task model's replies; it knows the titles of `records`."""
+    titles = {record["note"]: record["title"] for record in records}
+
+    def write(request: GenerationRequest) -> dict[str, Any]:
+        note = NOTE.findall(request.messages[-1].content)[-1]
+        able = STYLE in request.messages[0].content and int(digest(note), 16) % WRONG
+        return {"title": titles[note] if able else " ".join(note.split()[:OPENING])[:60]}
+
+    return write
+
+
 @dataclass(frozen=True)
 class ScriptedBench(Workbench):
-    """A workbench whose reflection model is scripted."""
+    """A workbench whose models are scripted; it needs `records`."""
 
     @cached_property
     def connection(self) -> Connection:
-        """The task model of the settings, beside the fake."""
-        real = connect(self.settings)
-        fake = fake_connection(write_instruction, self.settings, model=REFLECTOR)
-        return Connection(real.lm, real.adapter, fake.lm, fake.adapter)
+        """The two fakes."""
+        task = fake_connection(title_writer(self.records or ()), self.settings, model=MODEL)
+        reflector = fake_connection(write_instruction, self.settings, model=REFLECTOR)
+        return Connection(task.lm, task.adapter, reflector.lm, reflector.adapter)
+
+    def fingerprint(self) -> str:
+        """With the names of the fakes, and what they say."""
+        models = {"model": f"{MODEL} {WRONG} {OPENING}", "reflection_model": f"{REFLECTOR} {INSTRUCTION}"}
+        return fingerprint_program(self.project, self.settings, **models)
 
 
 def measure_scripted(settings: Settings, budget: str, kept: Kept, say: Say) -> Iterator[list[Row]]:

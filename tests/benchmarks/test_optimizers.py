@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +17,16 @@ from benchmarks.optimizers.goals import best_alone, goals, mean_of, near_best, n
 from benchmarks.optimizers.measuring import measure_bench, with_seed
 from benchmarks.optimizers.report import cells, markdown, tables
 from benchmarks.optimizers.rows import BASELINE, PROFILE, SCRIPTED, Kept, Row, value_of
-from benchmarks.optimizers.scripted import INSTRUCTION, TASK, write_instruction
+from benchmarks.optimizers.scripted import INSTRUCTION, MODEL, TASK, ScriptedBench
 from benchmarks.optimizers.tasks import NAMES, find_task
 from benchmarks.optimizers.tasks.minutes import closeness, spell
 from benchmarks.optimizers.tasks.record import share_of_fields
 from benchmarks.optimizers.tasks.title import words_f1
 from dspy_toolkit.datasets import examples
-from dspy_toolkit.lm.connection import Connection
-from dspy_toolkit.lm.exchange import GenerationRequest
 from dspy_toolkit.metrics import score
 from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.signatures import fields_of
-from dspy_toolkit.testing import fake_connection, fake_engine
+from dspy_toolkit.testing import fake_engine
 from dspy_toolkit.workbench import Workbench
 
 LEAST = {"train": 60, "val": 50, "sealed": 80}
@@ -231,28 +227,13 @@ def test_what_was_kept_is_found_again_also_after_a_line_that_was_cut_off(tmp_pat
     assert Kept(path).find("b", 0) is None
 
 
-@dataclass(frozen=True)
-class FakeBench(Workbench):
-    """A model that writes the house style when it is told to, and a reflector that tells it."""
-
-    @cached_property
-    def connection(self) -> Connection:
-        task = fake_connection(write_title, self.settings)
-        reflector = fake_connection(write_instruction, self.settings)
-        return Connection(task.lm, task.adapter, reflector.lm, reflector.adapter)
-
-
-def write_title(request: GenerationRequest) -> dict[str, Any]:
-    told = "house style" in request.messages[0].content
-    return {"title": "LoRA on song lyrics: overfits" if told else "A note"}
-
-
 def test_gepa_gains_with_the_scripted_reflector_and_a_second_run_measures_nothing_again(settings: Settings) -> None:
     task = find_task(TASK)
     kept, said = Kept(settings.path("kept.jsonl")), []
-    bench = FakeBench(task.project, with_seed(settings, 3), task.records(settings))
+    bench = ScriptedBench(task.project, with_seed(settings, 3), task.records(settings))
     batches = list(measure_bench(bench, "light", ("gepa", "poem"), kept, said.append, name=SCRIPTED))
     rows = [row for batch in batches for row in batch]
+    assert bench.connection.model == MODEL
     assert {row["seed"] for row in rows} == {3}
     assert (value_of(rows, SCRIPTED, 3, "gepa", "delta") or 0) > 0.1
     assert (value_of(rows, SCRIPTED, 3, "gepa", "lm_calls") or 999) <= 300
