@@ -5,7 +5,7 @@
 
 The model is the one that the settings name, by default the embedded one. The home is a temporary folder, so that no project's
 ledger, versions or runs are touched; with `--home` it stays, and a run that was cut off goes on there. The JSON is written
-after every task. One seed with the light budget takes about half an hour on 2 cores.
+after every task. One seed with the light budget takes more than an hour on 2 cores.
 """
 
 from __future__ import annotations
