@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from dspy_toolkit.workbench import Workbench
 
 
+REASON = 66
+"""Characters of a reason in a table."""
+
+
 def print_summary(
     bench: Workbench, run: Run, decision: Decision, console: Console | None = None, *, report: Path | None = None
 ) -> None:
@@ -98,12 +102,14 @@ def print_choice(choice: Choice, console: Console | None = None) -> None:
     arms = choice.settings.get("arms", ())
     for name in dict.fromkeys((choice.optimizer, *arms, *choice.alternatives)):
         cost = choice.forecasts.get(name)
-        what = "in the race" if name in arms else choice.alternatives.get(name, choice.reason)
+        what = "in the race" if name in arms else choice.alternatives.get(name, "taken")
         numbers = (
             ("", "", "") if cost is None else (f"{cost.lm_calls:,}", f"{cost.prompt_tokens:,}", _minutes(cost.seconds))
         )
-        table.add_row(name, *numbers, _escaped(what))
+        # Whole in the artifact; here a line each.
+        table.add_row(name, *numbers, _escaped(what if len(what) <= REASON else f"{what[:REASON]}…"))
     console.print(table)
+    console.print(_escaped(choice.reason), highlight=False)
 
 
 def print_arms(compiled: Compiled, console: Console | None = None) -> None:
