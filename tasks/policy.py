@@ -18,6 +18,7 @@ from prefect import Task, task
 from prefect.cache_policies import INPUTS, NO_CACHE, TASK_SOURCE
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
+from prefect.settings import get_current_settings
 from pydantic import BaseModel
 
 from dspy_toolkit.lm import root_error
@@ -115,8 +116,13 @@ def limit_name() -> str:
 def accelerator() -> Iterator[None]:
     """Wait for this host's turn: one flow at a time loads a model. The limit is made when it is missing.
 
-    It only queues. That no two processes share the accelerator is the business of `dspy_toolkit.lm.lease`.
+    It only queues. That no two processes share the accelerator is the business of `dspy_toolkit.lm.lease`, which is all there
+    is on a temporary server: that one never takes back the place of a run which was interrupted, and the next run would
+    wait for ever.
     """
+    if get_current_settings().api.url is None:
+        yield
+        return
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(limit_name(), 1)
     with concurrency(limit_name(), occupy=1, strict=True, lease_duration=LEASE_SECONDS):

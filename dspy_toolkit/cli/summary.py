@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _next(bench: Workbench, run: Run, decision: Decision) -> list[str]:
     if decision.outcome != "promoted" and run.choice.budget != "heavy":
         more = "medium" if run.choice.budget == "light" else "heavy"
         commands.append(
-            f"{render.program('python')} -m flows.optimize_program --project {run.ref.location} --budget {more}"
+            f"{render.program('python')} -m flows.optimize_program --project {shlex.quote(run.ref.location)} --budget {more}"
         )
     address = render.without_password(bench.settings.tracking_uri)
     commands.append(f"{render.program('mlflow')} ui --backend-store-uri {address}")
