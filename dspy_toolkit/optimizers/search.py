@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """Told (logical calls spent, calls granted, what is going on), from any thread."""
+UNCHANGED = "unchanged"
+"""The label of the program as it came, each search's first candidate."""
 
 
 class Trial(Value):
@@ -124,7 +126,7 @@ class Search:
     def score_unchanged(self) -> None:
         """Score the program as it came, unless that is done."""
         if not self.trials:
-            self.score(self.program.deepcopy(), "unchanged")
+            self.score(self.program.deepcopy(), UNCHANGED)
 
     def say(self, doing: str) -> None:
         """What is going on, for the progress display."""
@@ -220,7 +222,7 @@ class Search:
                 return
             # What it is made of, not itself: GEPA gives programs another `forward` while it evaluates them.
             made = fill(self.program.deepcopy(), state_of(program))
-            self.note(made, f"{candidates} {len(self.trials)}" if self.trials else "unchanged", mean, since)
+            self.note(made, f"{candidates} {len(self.trials)}" if self.trials else UNCHANGED, mean, since)
 
         watch = Watch(self.val, metric, self.meter.reading, seen)
         callbacks = [*dspy.settings.get("callbacks", []), watch]

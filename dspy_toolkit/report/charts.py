@@ -167,7 +167,7 @@ def _steps(curve: Curve, across: _Axis, up: _Axis, kind: int) -> Markup:
 
 
 def _svg(width: int, height: int, title: str, parts: Sequence[Markup]) -> Markup:
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         width, height, title, _EMPTY.join(parts)
     )
 

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from dspy_toolkit.metrics.pareto import Objectives, pareto_front
+from dspy_toolkit.optimizers.search import UNCHANGED
 from dspy_toolkit.report.words import readable
 
 if TYPE_CHECKING:
@@ -79,8 +80,13 @@ def called(arm: str) -> str:
 
 
 def front(compiled: Compiled) -> Front | None:
-    """Every candidate with its tokens and seconds, those marked that no other beats; None when fewer than two have any."""
+    """Every candidate with its tokens and seconds, those marked that no other beats; None when fewer than two have any.
+
+    The program as it came is one candidate, however many arms began with it.
+    """
     known = [trial for trial in compiled.trials if trial.tokens > 0]
+    first = next((trial for trial in known if trial.label == UNCHANGED), None)
+    known = [trial for trial in known if trial.label != UNCHANGED or trial is first]
     if len(known) < 2:
         return None
     timed = all(trial.seconds > 0 for trial in known)

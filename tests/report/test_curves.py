@@ -75,6 +75,13 @@ def test_the_front_needs_tokens_and_takes_seconds_only_when_all_have_them() -> N
     assert {one.label for one in made.candidates if one.on_front} == {"slow", "quick"}
 
 
+def test_the_program_as_it_came_is_one_candidate_of_the_front() -> None:
+    same = [trial("unchanged", 0.3, 10, tokens=20, arm=name) for name in ("mipro", "labelled")]
+    made = front(compiled(*same, trial("a", 0.5, 30, tokens=40, arm="mipro")))
+    assert made is not None
+    assert [(one.arm, one.label) for one in made.candidates] == [("mipro", "a"), ("mipro", "unchanged")]
+
+
 measured = st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 4))
 
 
