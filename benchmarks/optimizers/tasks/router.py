@@ -6,26 +6,24 @@ than a project's ledger would grant; the project's own sealed rows stay sealed.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from benchmarks.optimizers.tasks import Record
 from dspy_toolkit.datasets import DatasetSpec, Fractions
-from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.project import Project
 from dspy_toolkit.projects.router import project as built_in
-from dspy_toolkit.projects.router.program import make_program
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.workbench import Workbench
 
-project = Project(
-    name="router",
-    summary="Name the project of the toolkit that handles a request",
-    program=make_program,
-    metric=exact_match,
+project: Project = replace(
+    built_in,
     dataset=DatasetSpec(
         source="router",
-        inputs=("request",),
-        outputs=("project",),
+        inputs=built_in.dataset.inputs,
+        outputs=built_in.dataset.outputs,
         fractions=Fractions(train=0.5, val=0.25, sealed=0.25),
     ),
+    references={},
 )
 
 
