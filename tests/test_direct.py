@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,19 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent / "optimizers"))
 
-from toys import HINT, LABELS, Toy, by_demos, by_instruction, program, records, searched
+from toys import (
+    HINT,
+    LABELS,
+    WRITTEN,
+    Toy,
+    asked_field,
+    by_demos,
+    by_instruction,
+    engine_of,
+    program,
+    records,
+    searched,
+)
 
 from dspy_toolkit import Result, optimize, workbench
 from dspy_toolkit.errors import (
@@ -24,6 +37,7 @@ from dspy_toolkit.errors import (
     StoreError,
     ToolkitError,
 )
+from dspy_toolkit.metrics import judge
 from dspy_toolkit.settings import LMSettings, Settings
 
 
@@ -127,8 +141,6 @@ def test_a_module_of_several_predictors_and_a_function_for_a_metric(setup: Setup
     def reply(request: Any) -> Any:
         return {"sure": True} if "[[ ## sure ## ]]" in request.messages[0].content else answer(request)
 
-    from toys import engine_of
-
     engine_of(setup.connection)._function = reply
 
     def metric(example: dspy.Example, prediction: dspy.Prediction) -> float:
@@ -139,6 +151,30 @@ def test_a_module_of_several_predictors_and_a_function_for_a_metric(setup: Setup
     assert result.profile.calls_per_run == 2.0
     assert result.improved
     assert result.program.first.demos and result.program.second.demos
+
+
+@pytest.mark.parametrize("optimizer", ["bootstrap", "gepa", "race"])
+def test_a_judge_is_the_metric_of_a_whole_optimization(setup: Setup, optimizer: str) -> None:
+    """Its calls are part of a run's cost and of the budget, its reasons reach the reflection model."""
+    answer, reflected = setup.toy.reply, []
+    setup.toy.knows = by_instruction if optimizer == "gepa" else by_demos
+
+    def reply(request: Any) -> Any:
+        system, user = request.messages[0].content, request.messages[-1].content
+        if "Grade an answer by the rubric" in system:
+            expected, given = re.findall(r"^label: (\w+)$", user, re.MULTILINE)
+            return {"reason": f"It is {expected}, not {given}.", "grade": 5 if given == expected else 1}
+        if asked_field(request) in WRITTEN:
+            reflected.append(user)
+        return answer(request)
+
+    engine_of(setup.connection)._function = reply
+    result = setup.optimize(metric=judge("The label is the colour of the thing."), optimizer=optimizer, budget="500")
+    assert result.improved
+    assert result.profile.calls_per_run == 2.0
+    assert result.profile.feedback
+    assert result.compiled.lm_calls <= 500 + 2 * setup.toy.settings.optimize.threads
+    assert any("Grade 1 of 5. It is " in prompt for prompt in reflected) == (optimizer != "bootstrap")
 
 
 def test_the_same_call_again_repeats_itself_from_the_cache(setup: Setup) -> None:

@@ -41,7 +41,7 @@ OPTIMIZERS = {
         Kind("labelled", "labelled demonstrations", labelled.SHARE, labelled.settle, labelled.search),
     )
 }
-"""In the order of preference where nothing speaks against one."""
+"""From the dearest program to the cheapest."""
 
 
 def plan(name: str, profile: Profile, budget: Budget) -> Plan | Impossible:

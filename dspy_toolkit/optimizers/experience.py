@@ -7,7 +7,7 @@ nothing; then the optimizers are tried by their mean gain on validation, drawn t
 
     sum of the gains / (number of runs + SHRINKAGE)
 
-One that was never tried has 0. Of equals the published order decides, but that one which gained nothing in LEAST_RUNS
+One that was never tried has 0. Of equals the order given decides, but that one which gained nothing in LEAST_RUNS
 runs comes after them.
 
 Of a race only the winner counts: it gained more than the others on the same rows.
@@ -68,7 +68,7 @@ def prefer(order: Sequence[str], runs: Iterable[PastRun]) -> Preference:
     """`order` as the like `runs` would have it; unchanged while they say too little.
 
     Args:
-        order: the optimizers' names, the published first choice first.
+        order: the optimizers' names, the first choice first.
         runs: of `alike`. Those of other optimizers are not looked at.
     """
     gains: defaultdict[str, list[float]] = defaultdict(list)

@@ -50,6 +50,8 @@ class Profile(Value):
     feedback: bool
     """Whether the metric says what was wrong."""
     predictors: int
+    labelled: bool = False
+    """Whether the rows hold all that the program's one step writes: its trace says no more than a row does."""
     calls_per_run: float
     """Logical LM calls of one run."""
     prompt_tokens: float
@@ -85,6 +87,8 @@ def probe(
         ToolkitError: the model failed.
     """
     rows = sample_rows(val, PROBE_ROWS, seed)
+    # Before the runs, whose seconds are to be those of calls: a model is loaded by its first one.
+    usable, note = try_reflection(program, rows, spec, connection)
     report = evaluate(
         program,
         rows,
@@ -98,7 +102,6 @@ def probe(
         progress=progress,
     )
     table = store.read_frame(report.rows)
-    usable, note = try_reflection(program, rows, spec, connection)
     return Profile(
         train=len(train),
         val=len(val),
@@ -110,6 +113,7 @@ def probe(
         graded=any(0 < value < 1 for value in table["value"]),
         feedback=any(table["feedback"]),
         predictors=len(program.predictors()),
+        labelled=_labelled(program, spec),
         calls_per_run=report.lm_calls / report.n,
         prompt_tokens=report.prompt_tokens / report.n,
         completion_tokens=report.completion_tokens / report.n,
@@ -118,6 +122,11 @@ def probe(
         reflector_ok=usable,
         reflector_note=note,
     )
+
+
+def _labelled(program: dspy.Module, spec: DatasetSpec) -> bool:
+    steps = program.predictors()
+    return len(steps) == 1 and set(steps[0].signature.output_fields) <= set(spec.outputs)
 
 
 def _demo_tokens(rows: pd.DataFrame, spec: DatasetSpec) -> float:

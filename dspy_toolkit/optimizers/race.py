@@ -39,10 +39,10 @@ ERROR = 0.1
 FIRST_SHARE = 0.5
 """Of the budget, that the first round may take at most."""
 LEAST_ROWS, MOST_ROWS = 10, 40
-"""Validation rows that arms choose by; the first round has half as many items."""
+"""Validation rows that arms choose by; the first round has as many items."""
 MOST_ROUNDS = 3
 """More of them leave too little for each to search with."""
-ITEMS_SHARE = 0.05
+ITEMS_SHARE = 0.1
 """Of the budget, that scoring one program on the last round's items may cost."""
 ORDER = (NONE, *reversed(OPTIMIZERS))
 """From the cheapest program to the dearest: the earlier wins where two arms are equal."""
@@ -124,16 +124,18 @@ def enter(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """(settings of a race between those that the budget has room for, reason against each of the others).
 
-    The cheapest enter first, as long as the first candidates of all take no more than FIRST_SHARE of the budget.
+    The first of `names` that can run enters first, then the cheapest, as long as the first candidates of all take no more than
+    FIRST_SHARE of the budget.
 
     Args:
+        names: in the order of preference. The first is what would run alone; without it a race would hardly be one.
         started: whether the arms start from another program, which each scores beside the one that came.
     """
     cost = run_cost(profile)
     share = int(budget.lm_calls / (50 * cost))
     rows = max(1, min(max(share, LEAST_ROWS), MOST_ROWS, profile.val // 2))
     most = min(profile.val - rows, max(int(ITEMS_SHARE * budget.lm_calls / cost), rows))
-    items = min((rows + 1) // 2, most)
+    items = min(rows, most)
     start_calls = math.ceil(2 * rows * cost) if started else 0
     needed = {
         name: None if (calls := least(name, profile, rows, budget.lm_calls)) is None else calls + start_calls
@@ -141,7 +143,12 @@ def enter(
     }
     arms, left_out = [], {}
     room = FIRST_SHARE * budget.lm_calls - items * cost
-    for name in sorted(names, key=lambda name: (needed[name] is None, needed[name], ORDER.index(name))):
+    favourite = next((name for name in names if needed[name] is not None), None)
+
+    def turn(name: str) -> tuple[bool, bool, int, int]:
+        return name != favourite, needed[name] is None, needed[name] or 0, ORDER.index(name)
+
+    for name in sorted(names, key=turn):
         calls = needed[name]
         if items < 1 or calls is None:
             settled = OPTIMIZERS[name].settle(profile, budget, rows)

@@ -1,8 +1,9 @@
 """Which optimizer, with a written reason: a pure function of the profile, the budget and like runs.
 
 The order of preference follows what was published (GEPA before MIPROv2 before random search where a model can reflect:
-arXiv 2507.19457), and what a profile rules out: without a usable reflector the two that write instructions have nothing to
-write with; without right answers there is nothing to bootstrap from; few validation rows cannot tell many candidates apart.
+arXiv 2507.19457), what was measured on small models (`benchmarks.optimizers`: labelled rows before bootstrapped ones where
+a trace holds nothing else), and what a profile rules out: without a usable reflector GEPA has nothing to evolve; without
+right answers there is nothing to bootstrap from; few validation rows cannot tell many candidates apart.
 Where there are enough like runs their gains decide the order (`experience`), and a profile still rules out what it rules
 out.
 """
@@ -53,8 +54,9 @@ def select(
     budget = budget.within(profile.seconds_per_call)
     plans = {name: plan(name, profile, budget) for name in OPTIMIZERS}
     costs = {name: forecast(each, profile) for name, each in plans.items() if isinstance(each, Plan)}
+    preference = prefer(order(profile), history)
     if optimizer == "race":
-        return _race(profile, budget, costs, started=started)
+        return _race(profile, budget, costs, preference, started=started)
     if optimizer != "auto":
         asked = plans[optimizer]
         if isinstance(asked, Impossible):
@@ -63,7 +65,7 @@ def select(
             )
         others = {name: "not asked for" for name in plans if name != optimizer}
         return _choice(optimizer, asked, budget, f"{optimizer} was asked for.", others, costs)
-    return _best(profile, plans, budget, costs, prefer(tuple(OPTIMIZERS), history))
+    return _best(profile, plans, budget, costs, preference)
 
 
 def check_optimizer(name: str) -> None:
@@ -72,9 +74,19 @@ def check_optimizer(name: str) -> None:
         raise OptimizerError(f"There is no optimizer {name!r}.{nearest(name, known)} Correct --optimizer.")
 
 
+def order(profile: Profile) -> tuple[str, ...]:
+    """The optimizers from the first choice to the last, by the profile alone."""
+    # Where a trace says no more than its row, rows alone will do: without a run, so that more candidates can be scored.
+    demonstrations = ("labelled", "random", "bootstrap") if profile.labelled else ("random", "bootstrap", "labelled")
+    if profile.reflector_ok:
+        return "gepa", "mipro", *demonstrations
+    # All that is left of MIPROv2 is its demonstrations, and the others try more of those for the same calls.
+    return *demonstrations, "mipro", "gepa"
+
+
 def objection(name: str, profile: Profile) -> str | None:
     """What a profile says against an optimizer that could run; None when nothing."""
-    if name in ("gepa", "mipro") and not profile.reflector_ok:
+    if name == "gepa" and not profile.reflector_ok:
         return f"the reflection model cannot write a usable instruction: {profile.reflector_note}"
     if name == "gepa" and not profile.feedback:
         return "the metric gives no feedback to reflect on"
@@ -87,18 +99,20 @@ def objection(name: str, profile: Profile) -> str | None:
     return None
 
 
-def _race(profile: Profile, budget: Budget, costs: dict[str, Forecast], *, started: bool) -> Choice:
+def _race(
+    profile: Profile, budget: Budget, costs: dict[str, Forecast], preference: Preference, *, started: bool
+) -> Choice:
     if reason := unfit(profile):
         raise OptimizerError(f"race cannot run here: {reason}. Add rows.")
     against = {name: reason for name in OPTIMIZERS if (reason := objection(name, profile)) is not None}
-    names = [name for name in OPTIMIZERS if name not in against]
+    names = [name for name in preference.order if name not in against]
     settings, left_out = race.enter(names, profile, budget, started=started)
     if not settings["arms"]:
         why = "; ".join(f"{name}: {reason}" for name, reason in {**against, **left_out}.items())
         raise OptimizerError(f"race cannot run here ({why}). Take a larger --budget.")
-    reason = f"A race of {', '.join(settings['arms'])} against the program as it is was asked for."
+    why = f"A race of {', '.join(settings['arms'])} against the program as it is was asked for. {preference.reason}"
     whole = Plan(settings=settings, predicted_lm_calls=budget.lm_calls)
-    return _choice("race", whole, budget, reason, {**against, **left_out}, costs)
+    return _choice("race", whole, budget, why.rstrip(), {**against, **left_out}, costs)
 
 
 def _best(
@@ -127,7 +141,7 @@ def _praise(name: str, profile: Profile) -> str:
     if name == "gepa":
         return f"{at}; the metric explains itself and the reflection model can rewrite the instruction."
     if name == "mipro":
-        return f"{at}; the reflection model can write instructions, but the metric gives no feedback to reflect on."
+        return f"{at}; demonstrations and instructions can be tried together."
     if name == "labelled":
         return f"{at}; labelled rows can serve as demonstrations."
     return f"{at}, and {profile.pass_rate:.0%} of its answers can serve as demonstrations."

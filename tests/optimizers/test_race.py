@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from past_runs import past
 from scipy.stats import binom
 from toys import profile
 
@@ -179,13 +180,20 @@ def test_the_budget_holds(
 
 def test_a_small_budget_leaves_the_dear_arms_out_and_says_so() -> None:
     choice = choose(Budget(name="light", lm_calls=300))
-    assert set(choice.settings["arms"]) >= {"labelled", "bootstrap"}
-    assert "more than half of the light budget of 300" in choice.alternatives["gepa"]
+    assert {"labelled", "random"} <= set(choice.settings["arms"])
+    assert "more than half of the light budget of 300" in choice.alternatives["mipro"]
+
+
+def test_what_auto_would_take_enters_before_what_is_cheaper() -> None:
+    light = Budget(name="light", lm_calls=300)
+    assert choose(light).settings["arms"][0] == select(PROFILE, "auto", light).optimizer == "gepa"
+    past_gains = [past("mipro", 0.2, number) for number in range(3)] + [past("gepa", 0.0, 9)]
+    assert select(PROFILE, "race", light, past_gains).settings["arms"][0] == "mipro"
 
 
 def test_an_arm_that_the_profile_speaks_against_is_left_out() -> None:
     choice = choose(reflector_ok=False, reflector_note="it gave the old instruction back")
-    assert {"mipro", "gepa"}.isdisjoint(choice.settings["arms"])
+    assert set(choice.settings["arms"]) == {"labelled", "random", "bootstrap", "mipro"}
     assert "it gave the old instruction back" in choice.alternatives["gepa"]
 
 

@@ -27,11 +27,18 @@ def test_without_feedback_it_is_mipro() -> None:
     assert choice.alternatives["gepa"] == "the metric gives no feedback to reflect on"
 
 
-def test_a_weak_reflector_rules_out_both_that_write_instructions() -> None:
-    choice = select(profile(reflector_ok=False, reflector_note="it gave the old instruction back"), "auto", LIGHT)
+def test_a_weak_reflector_rules_out_gepa_and_puts_demonstrations_first() -> None:
+    weak = {"reflector_ok": False, "reflector_note": "it gave the old instruction back"}
+    choice = select(profile(**weak, labelled=False), "auto", LIGHT)
     assert choice.optimizer == "random"
-    for name in ("gepa", "mipro"):
-        assert "cannot write a usable instruction: it gave the old instruction back" in choice.alternatives[name]
+    assert "cannot write a usable instruction: it gave the old instruction back" in choice.alternatives["gepa"]
+    assert choice.alternatives["mipro"] == "random comes first"
+
+
+def test_rows_that_say_all_that_a_trace_would_are_taken_as_they_are() -> None:
+    choice = select(profile(reflector_ok=False, labelled=True), "auto", LIGHT)
+    assert choice.optimizer == "labelled"
+    assert choice.alternatives["random"] == choice.alternatives["bootstrap"] == "labelled comes first"
 
 
 def test_a_pass_rate_near_zero_rules_out_bootstrapping() -> None:
@@ -43,7 +50,7 @@ def test_a_pass_rate_near_zero_rules_out_bootstrapping() -> None:
 
 
 def test_few_validation_rows_rule_out_many_candidates() -> None:
-    choice = select(profile(reflector_ok=False, val=12), "auto", LIGHT)
+    choice = select(profile(reflector_ok=False, val=12, labelled=False), "auto", LIGHT)
     assert choice.optimizer == "bootstrap"
     assert choice.alternatives["random"] == "12 validation rows cannot tell many candidates apart"
 

@@ -192,6 +192,7 @@ def profile(**changes: Any) -> Profile:
         "graded": False,
         "feedback": True,
         "predictors": 1,
+        "labelled": True,
         "calls_per_run": 1.0,
         "prompt_tokens": 100.0,
         "completion_tokens": 5.0,
