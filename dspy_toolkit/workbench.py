@@ -25,7 +25,17 @@ from dspy_toolkit.errors import ProjectError, RegistryError
 from dspy_toolkit.history import PastRun, read_history
 from dspy_toolkit.lm.connection import Connection, connect, model_names
 from dspy_toolkit.metrics import name_of
-from dspy_toolkit.optimizers import Budget, Choice, Compiled, Profile, compile_program, find_budget, probe, select
+from dspy_toolkit.optimizers import (
+    Budget,
+    Choice,
+    Compiled,
+    Problem,
+    Profile,
+    compile_program,
+    find_budget,
+    probe,
+    select,
+)
 from dspy_toolkit.optimizers.experience import alike
 from dspy_toolkit.optimizers.laps import Lap, LapResult, run_lap
 from dspy_toolkit.optimizers.search import Progress
@@ -170,18 +180,7 @@ class Workbench:
 
     def probe(self, train: Ref, val: Ref, progress: Callable[[int, int], None] | None = None) -> Profile:
         """Look at the program before anything is spent."""
-        return probe(
-            self.project.build(),
-            self.store.read_frame(train),
-            self.store.read_frame(val),
-            self.project.dataset,
-            self.project.metric,
-            self.connection,
-            self.store,
-            seed=self.settings.optimize.seed,
-            threads=self.settings.optimize.threads,
-            progress=progress,
-        )
+        return probe(self._problem(train, val), progress)
 
     def wishes(self, optimizer: str | None, budget: str | None) -> tuple[str, str]:
         """(optimizer, budget): what is None is taken from the project, then from the settings."""
@@ -252,21 +251,7 @@ class Workbench:
             ProjectError: the program, its metric or its models have changed since.
         """
         self._check_unchanged(fingerprint)
-        return compile_program(
-            self.project.build(),
-            choice,
-            self.store.read_frame(train),
-            self.store.read_frame(val),
-            self.project.dataset,
-            self.project.metric,
-            self.connection,
-            self.store,
-            profile=profile,
-            start=start_program(start, self.project, self.store),
-            seed=self.settings.optimize.seed,
-            threads=self.settings.optimize.threads,
-            progress=progress,
-        )
+        return compile_program(self._problem(train, val, start), choice, profile=profile, progress=progress)
 
     def run_lap(
         self,
@@ -279,19 +264,20 @@ class Workbench:
     ) -> LapResult:
         """One lap of one arm of a race; see `compile` for the arguments and errors."""
         self._check_unchanged(fingerprint)
-        return run_lap(
-            self.project.build(),
-            lap,
-            self.store.read_frame(train),
-            self.store.read_frame(val),
-            self.project.dataset,
-            self.project.metric,
-            self.connection,
-            self.store,
+        return run_lap(self._problem(train, val, start), lap, progress)
+
+    def _problem(self, train: Ref, val: Ref, start: StartPart | None = None) -> Problem:
+        return Problem(
+            program=self.project.build(),
+            train=self.store.read_frame(train),
+            val=self.store.read_frame(val),
+            spec=self.project.dataset,
+            metric=self.project.metric,
+            connection=self.connection,
+            store=self.store,
             start=start_program(start, self.project, self.store),
             seed=self.settings.optimize.seed,
             threads=self.settings.optimize.threads,
-            progress=progress,
         )
 
     def _check_unchanged(self, fingerprint: str) -> None:
