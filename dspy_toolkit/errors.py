@@ -22,12 +22,13 @@
     └── RegistryError            a version, alias or artifact that cannot be found, read or written
 
 A message says what happened, the value that was seen, and the next command. `retryable` says whether the same call may
-succeed later; one layer, the orchestrator's tasks, acts on it.
+succeed later; one layer, the orchestrator's tasks, acts on it. DSPy, LiteLLM and a user's metric wrap these in errors of
+their own: `causes` goes through what is behind one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 
@@ -119,6 +120,18 @@ class LedgerError(ToolkitError):
 
 class RegistryError(ToolkitError):
     """A version, alias or artifact cannot be found, read or written."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """`error` itself, then what is behind it, one after the other: the cause it was raised from, else what was being handled.
+
+    Each comes once, also where the chain bites its own tail; of None, nothing comes.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 from dspy_toolkit.datasets import DatasetSpec, examples
-from dspy_toolkit.errors import DatasetError, MetricError, ToolkitError
+from dspy_toolkit.errors import DatasetError, MetricError, ToolkitError, causes
 from dspy_toolkit.intervals import mean_interval
 from dspy_toolkit.metrics import Metric, score
 from dspy_toolkit.signatures import fields_of
@@ -234,13 +234,9 @@ def _run(
 
 def _fault(error: BaseException) -> ToolkitError | None:
     """The toolkit's own error behind `error`: an engine that failed, a budget that is spent."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        if isinstance(current, ToolkitError) and not isinstance(current, MetricError):
-            return current
-        seen.add(id(current))
-        current = current.__cause__ or current.__context__
+    for cause in causes(error):
+        if isinstance(cause, ToolkitError) and not isinstance(cause, MetricError):
+            return cause
     return None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy_toolkit.errors import ProjectError, RegistryError
-from dspy_toolkit.project import Project, load_project
+from dspy_toolkit.project import ChampionPart, Project, load_project
 from dspy_toolkit.registry import champion, find_version, list_projects, load_version
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, Manifest
 from dspy_toolkit.signatures import fields_of, signature_hash
@@ -58,6 +58,17 @@ def load_program(settings: Settings, reference: str, location: str = "") -> Load
     program = project.build()
     _fill(program, state, manifest, project.renames, reference)
     return LoadedProgram(program, manifest, project)
+
+
+def live_program(live: ChampionPart, project: Project, settings: Settings) -> LoadedProgram:
+    """The champion as it was when `live` was read; the project's own program while there was none.
+
+    Raises:
+        RegistryError, ProjectError: as `load_program`.
+    """
+    if live.version is None:
+        return LoadedProgram(project.build(), None, project)
+    return load_program(settings, f"{project.name}@{live.version}", project.location)
 
 
 def load_state(settings: Settings, reference: str, location: str = "") -> tuple[dict[str, Any], Manifest | None]:

@@ -5,7 +5,8 @@
 `dspy_toolkit.optimize` calls them one after the other; the tasks of a flow call one each, in whatever process it runs. A
 step takes and gives small values and references; the store holds the rest.
 
-Not covered: caching and retrying steps (the orchestrator does), and what a person sees of them.
+Not covered: how a step is done (`datasets`, `optimizers`, `challenge`, `release` and `recording`, which a step brings
+together with what is shared), caching and retrying steps (the orchestrator does), and what a person sees of them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +23,14 @@ from dspy_toolkit.datasets import Dataset, from_records, prepare, read_rows
 from dspy_toolkit.errors import ProjectError, RegistryError
 from dspy_toolkit.history import PastRun, read_history
 from dspy_toolkit.lm.connection import Connection, connect, model_names
-from dspy_toolkit.metrics import name_of
-from dspy_toolkit.optimizers import Budget, Choice, Compiled, Profile, compile_program, find_budget, probe, select
+from dspy_toolkit.optimizers import Choice, Compiled, Problem, Profile, compile_program, probe, select
+from dspy_toolkit.optimizers.budget import Budget, find_budget
 from dspy_toolkit.optimizers.experience import alike
 from dspy_toolkit.optimizers.laps import Lap, LapResult, run_lap
 from dspy_toolkit.optimizers.search import Progress
 from dspy_toolkit.optimizers.starting import choose_with_start
-from dspy_toolkit.optimizers.states import fill, state_of
-from dspy_toolkit.programs import LoadedProgram, lasting_location, load_program
+from dspy_toolkit.optimizers.states import fill
+from dspy_toolkit.programs import live_program
 from dspy_toolkit.project import (
     ChampionPart,
     Project,
@@ -41,35 +40,18 @@ from dspy_toolkit.project import (
     load_project,
     resolve,
 )
-from dspy_toolkit.recording import (
-    Run,
-    measures_of,
-    measures_of_compiling,
-    parameters_of,
-    parameters_of_compiling,
-    plot_of,
-)
-from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version
-from dspy_toolkit.registry.lock import registry_lock
-from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
-from dspy_toolkit.report import keep_report, render_report
+from dspy_toolkit.recording import Compilation, Run, plot_of, record, record_race, report_of, report_path
+from dspy_toolkit.registry import Decision, Manifest, champion
+from dspy_toolkit.release import ensure_champion, manifest_of, release
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.signatures import fields_of, signature_hash
+from dspy_toolkit.signatures import fields_of
 from dspy_toolkit.store import Ref, Store
-from dspy_toolkit.tracking import close_failed, open_run, record_run
-from dspy_toolkit.warm_start import find_start, parent_of, start_program, trained_rows
+from dspy_toolkit.warm_start import find_start, start_program, trained_rows
 
 if TYPE_CHECKING:
     import dspy
 
-__all__ = ["PACKAGES", "Workbench"]
-
 log = logging.getLogger(__name__)
-
-PACKAGES = ("dspy-toolkit", "dspy", "gepa", "litellm", "llguidance", "mlx", "mlx-lm", "optuna", "transformers")
-
-FIRST_SECONDS = 300.0
-"""How long to wait while another run makes a project's first version."""
 
 
 @dataclass(frozen=True)
@@ -105,31 +87,7 @@ class Workbench:
         Raises:
             RegistryError: it could not be kept.
         """
-        if champion(self.settings, self.project.name).version is not None:
-            return
-        # Of two runs that begin at once, the second finds the first one's.
-        with registry_lock(self.settings, FIRST_SECONDS, "first-champion.lock"):
-            if champion(self.settings, self.project.name).version is None:
-                self._make_champion()
-
-    def _make_champion(self) -> None:
-        name, settings = self.project.name, self.settings
-        program = self.project.build()
-        made = Manifest(
-            **self._origin(program),
-            optimizer="none",
-            model=model_names(settings)[0],
-        )
-        run_id = open_run(settings, name, f"{name} as it is")
-        try:
-            saved = save_version(settings, name, state_of(program), made, run_id)
-            promote(settings, name, saved, compared_with=ChampionPart())
-        except BaseException:
-            close_failed(settings, run_id)
-            raise
-        record_run(
-            settings, name, f"{name} as it is", {"optimizer": "none"}, {}, tags={"version": saved}, run_id=run_id
-        )
+        ensure_champion(self.project, self.settings)
 
     def resolve(self, start: str | None = None) -> ProjectRef:
         """Everything that can change a result, read now. Never cached.
@@ -170,18 +128,7 @@ class Workbench:
 
     def probe(self, train: Ref, val: Ref, progress: Callable[[int, int], None] | None = None) -> Profile:
         """Look at the program before anything is spent."""
-        return probe(
-            self.project.build(),
-            self.store.read_frame(train),
-            self.store.read_frame(val),
-            self.project.dataset,
-            self.project.metric,
-            self.connection,
-            self.store,
-            seed=self.settings.optimize.seed,
-            threads=self.settings.optimize.threads,
-            progress=progress,
-        )
+        return probe(self._problem(train, val), progress)
 
     def wishes(self, optimizer: str | None, budget: str | None) -> tuple[str, str]:
         """(optimizer, budget): what is None is taken from the project, then from the settings."""
@@ -194,7 +141,8 @@ class Workbench:
 
         A history that cannot be read is a warning: it makes a choice better, and its absence must not cost the run.
         """
-        if self.wishes(optimizer, None)[0] != "auto":
+        # A race begins with what `auto` would take.
+        if self.wishes(optimizer, None)[0] not in ("auto", "race"):
             return ()
         try:
             runs = read_history(self.settings).runs
@@ -252,21 +200,7 @@ class Workbench:
             ProjectError: the program, its metric or its models have changed since.
         """
         self._check_unchanged(fingerprint)
-        return compile_program(
-            self.project.build(),
-            choice,
-            self.store.read_frame(train),
-            self.store.read_frame(val),
-            self.project.dataset,
-            self.project.metric,
-            self.connection,
-            self.store,
-            profile=profile,
-            start=start_program(start, self.project, self.store),
-            seed=self.settings.optimize.seed,
-            threads=self.settings.optimize.threads,
-            progress=progress,
-        )
+        return compile_program(self._problem(train, val, start), choice, profile=profile, progress=progress)
 
     def run_lap(
         self,
@@ -279,19 +213,20 @@ class Workbench:
     ) -> LapResult:
         """One lap of one arm of a race; see `compile` for the arguments and errors."""
         self._check_unchanged(fingerprint)
-        return run_lap(
-            self.project.build(),
-            lap,
-            self.store.read_frame(train),
-            self.store.read_frame(val),
-            self.project.dataset,
-            self.project.metric,
-            self.connection,
-            self.store,
+        return run_lap(self._problem(train, val, start), lap, progress)
+
+    def _problem(self, train: Ref, val: Ref, start: StartPart | None = None) -> Problem:
+        return Problem(
+            program=self.project.build(),
+            train=self.store.read_frame(train),
+            val=self.store.read_frame(val),
+            spec=self.project.dataset,
+            metric=self.project.metric,
+            connection=self.connection,
+            store=self.store,
             start=start_program(start, self.project, self.store),
             seed=self.settings.optimize.seed,
             threads=self.settings.optimize.threads,
-            progress=progress,
         )
 
     def _check_unchanged(self, fingerprint: str) -> None:
@@ -316,7 +251,7 @@ class Workbench:
 
         Rows that the champion, or what the search started from, was tuned on test neither.
         """
-        loaded = self._live_program(live)
+        loaded = live_program(live, self.project, self.settings)
         tuned_on = frozenset(loaded.manifest.trained_rows if loaded.manifest else ())
         return challenge(
             self.project,
@@ -337,35 +272,7 @@ class Workbench:
 
     def manifest(self, run: Run) -> Manifest:
         """Where the compiled program came from, and how it scored."""
-        program, challenged = self.project.build(), run.challenge
-        rows = [self.store.read_frame(part)["_row"] for part in (run.dataset.train, run.dataset.val)]
-        inherited = trained_rows(run.ref.start, run.dataset.sealed, self.project.dataset, self.store)
-        reports: dict[str, Any] = {"compiled": run.compiled.model_dump(mode="json", exclude={"program"})}
-        for name in ("candidate_val", "champion_val", "comparison"):
-            if (report := getattr(challenged, name)) is not None:
-                reports[name] = report.model_dump(mode="json")
-        return Manifest(
-            **self._origin(program),
-            optimizer=run.compiled.optimizer,
-            optimizer_settings=run.choice.settings,
-            model=run.ref.program.model,
-            split_sha256={name: getattr(run.dataset, name).sha256 for name in ("train", "val", "sealed")},
-            trained_rows=tuple(sorted({*inherited, *(str(row) for part in rows for row in part)})),
-            reports=reports,
-            parent=parent_of(run.ref.start, self.project),
-            previous_champion=run.ref.champion.version,
-        )
-
-    def _origin(self, program: dspy.Module) -> dict[str, Any]:
-        """What every manifest of this project says."""
-        return {
-            "project": self.project.name,
-            "location": lasting_location(self.project.location),
-            "signature_fields": {name: str(annotation) for name, annotation in fields_of(program).items()},
-            "signature_sha256": signature_hash(program),
-            "metric": name_of(self.project.metric),
-            "packages": {package: found for package in PACKAGES if (found := _version(package))},
-        }
+        return manifest_of(run, self.project, self.store)
 
     def release(self, run: Run) -> tuple[Decision, str | None]:
         """Keep and promote a program that passed the gate; (the decision, the MLflow run that holds the version).
@@ -373,23 +280,7 @@ class Workbench:
         Raises:
             RegistryError: the version could not be kept or promoted; the old champion stays.
         """
-        live, challenged = run.ref.champion, run.challenge
-        if challenged.outcome != "promoted":
-            decision = Decision(
-                outcome=challenged.outcome, reason=challenged.reason, version=None, previous=live.version
-            )
-            return decision, None
-        name = self.project.name
-        run_id = open_run(self.settings, name, run.name)
-        try:
-            state = self.store.read_json(run.compiled.program)
-            saved = save_version(self.settings, name, state, self.manifest(run), run_id)
-            promote(self.settings, name, saved, compared_with=live)
-        except BaseException:
-            close_failed(self.settings, run_id)
-            raise
-        decision = Decision(outcome="promoted", reason=challenged.reason, version=saved, previous=live.version)
-        return decision, run_id
+        return release(run, self.project, self.settings, self.store)
 
     def record(self, run: Run, decision: Decision, run_id: str | None) -> str:
         """Write the whole run into MLflow, and return its run's id. Complete also when every step came from a cache.
@@ -400,43 +291,7 @@ class Workbench:
             RegistryError: MLflow cannot be written.
             StoreError: the home cannot be written.
         """
-        compiled, challenged, comparison = run.compiled, run.challenge, run.challenge.comparison
-        artifacts: dict[str, bytes | str] = {
-            "profile.json": run.profile.model_dump_json(indent=2),
-            "choice.json": run.choice.model_dump_json(indent=2),
-            "decision.json": decision.model_dump_json(indent=2),
-            "dataset.json": self.store.read(run.dataset.report),
-            f"program/{PROGRAM_FILE}": program_bytes(self.store.read_json(compiled.program)),
-        }
-        if run_id is None:  # a promoted version has its manifest already, written last
-            artifacts[f"program/{MANIFEST_FILE}"] = manifest_bytes(
-                self.manifest(run).model_copy(update={"program_sha256": compiled.program.sha256})
-            )
-        if (figure := self.plot(run)) is not None:
-            artifacts["comparison.png"] = figure
-        tables = {}
-        for split, report in (("val", challenged.candidate_val), ("sealed", comparison and comparison.candidate)):
-            if report is not None:
-                tables[f"rows_{split}.json"] = self.store.read_frame(report.rows)
-        artifacts["report.html"] = page = self.report(run, decision)
-        if run_id is None:
-            run_id = open_run(self.settings, self.project.name, run.name)
-        try:
-            keep_report(self.report_path(run_id), page)
-        except BaseException:
-            close_failed(self.settings, run_id)
-            raise
-        return record_run(
-            self.settings,
-            self.project.name,
-            run.name,
-            parameters_of(run, self.project, self.settings),
-            measures_of(run),
-            artifacts,
-            {"outcome": decision.outcome, "reason": decision.reason, "version": decision.version},
-            tables=tables,
-            run_id=run_id,
-        )
+        return record(run, decision, run_id, self.project, self.settings, self.store)
 
     def record_race(
         self, ref: ProjectRef, dataset: Dataset, profile: Profile, choice: Choice, found: Compiled, name: str
@@ -446,20 +301,8 @@ class Workbench:
         Raises:
             RegistryError: MLflow cannot be written.
         """
-        return record_run(
-            self.settings,
-            self.project.name,
-            name,
-            parameters_of_compiling(ref, dataset, profile, choice, found, self.project, self.settings),
-            measures_of_compiling(profile, choice, found),
-            {
-                "profile.json": profile.model_dump_json(indent=2),
-                "choice.json": choice.model_dump_json(indent=2),
-                "race.json": found.model_dump_json(indent=2),
-                f"program/{PROGRAM_FILE}": program_bytes(self.store.read_json(found.program)),
-            },
-            {"outcome": "compared", "reason": found.summary},
-        )
+        made = Compilation(name=name, ref=ref, dataset=dataset, profile=profile, choice=choice, compiled=found)
+        return record_race(made, self.project, self.settings, self.store)
 
     def plot(self, run: Run) -> bytes | None:
         """The comparison as a PNG; None when the sealed rows were not opened."""
@@ -467,31 +310,8 @@ class Workbench:
 
     def report(self, run: Run, decision: Decision) -> str:
         """The run's page: one HTML text that needs nothing beside it. See `dspy_toolkit.report`."""
-        before = self._state_before(run.ref.champion)
-        return render_report(run, self.project, self.store, decision, before, when=datetime.now(UTC))
+        return report_of(run, decision, self.project, self.settings, self.store)
 
     def report_path(self, run_id: str) -> Path:
         """Where `record` keeps the page of the MLflow run `run_id`."""
-        return self.settings.path("reports", self.project.name, f"{run_id}.html")
-
-    def _state_before(self, live: ChampionPart) -> dict[str, Any] | None:
-        """Of the program that a candidate was compared with; None where its version can no longer be read."""
-        try:
-            return state_of(self._live_program(live).program)
-        except (RegistryError, ProjectError) as error:
-            # The comparison was made when it could be: a page that lacks one half is better than no record of the run.
-            log.warning("The report goes without the program before: %s", error)
-            return None
-
-    def _live_program(self, live: ChampionPart) -> LoadedProgram:
-        """The champion; the fresh program while there is none."""
-        if live.version is None:
-            return LoadedProgram(self.project.build(), None, self.project)
-        return load_program(self.settings, f"{self.project.name}@{live.version}", self.project.location)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a machine without mlx, where another engine answers
-        return None
+        return report_path(run_id, self.project, self.settings)

@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parent / "optimizers"))
 from benches import Bench
 from toys import TOML, engine_of
 
-from dspy_toolkit import workbench
+from dspy_toolkit import release
 from dspy_toolkit.challenge import LEDGER
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.errors import DatasetError, ObjectMissing, OptimizerError, ProjectError, RegistryError
@@ -156,7 +156,7 @@ def test_a_failed_promotion_leaves_the_old_champion(bench: Bench, monkeypatch: p
     run = bench.find()
     better = run.challenge.model_copy(update={"outcome": "promoted"})
     again = run.model_copy(update={"challenge": better, "name": "the failed run"})
-    monkeypatch.setattr(workbench, "promote", fails)
+    monkeypatch.setattr(release, "promote", fails)
     with pytest.raises(RegistryError, match="cannot be written"):
         bench.open().release(again)
     assert champion(settings, "colours").version == 1

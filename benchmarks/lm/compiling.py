@@ -24,7 +24,7 @@ def compilation(system: System, workload: Workload, way: Way, setting: Setting) 
     from dspy_toolkit.datasets import from_records
     from dspy_toolkit.datasets.table import row_hash
     from dspy_toolkit.lm.connection import Connection
-    from dspy_toolkit.optimizers import Choice, compile_program
+    from dspy_toolkit.optimizers import Choice, Problem, compile_program
     from dspy_toolkit.projects.router import project
     from dspy_toolkit.store import Store
 
@@ -38,17 +38,17 @@ def compilation(system: System, workload: Workload, way: Way, setting: Setting) 
     lm, adapter = system.lm(workload.max_tokens)
     Caller(system, workload, way, f"warm-up {workload.name}")(setting.train[-1])
     with tempfile.TemporaryDirectory(prefix="dspy-toolkit-benchmark-") as folder:
-        compiled = compile_program(
-            project.build(),
-            choice,
-            train,
-            val,
-            project.dataset,
-            project.metric,
-            Connection(lm, adapter, lm, adapter),
-            Store(folder),
+        problem = Problem(
+            program=project.build(),
+            train=train,
+            val=val,
+            spec=project.dataset,
+            metric=project.metric,
+            connection=Connection(lm, adapter, lm, adapter),
+            store=Store(folder),
             threads=THREADS,
         )
+        compiled = compile_program(problem, choice)
     yield Found("seconds", compiled.seconds, "s", f"{compiled.lm_calls} calls, settings {json.dumps(settings)}")
     yield Found("rate", compiled.lm_calls / compiled.seconds, "requests/s")
     yield Found("right", 100 * compiled.val_mean, "%", f"validation, {100 * compiled.val_baseline:.0f} % before")

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import EngineFailed, ModelError, RequestRefused, ToolkitError
+from dspy_toolkit.errors import EngineFailed, ModelError, RequestRefused, ToolkitError, causes
 from dspy_toolkit.lm.exchange import Message, TextEngine, Ticket
 from dspy_toolkit.lm.fallback import Chain
 from dspy_toolkit.lm.translation import (
@@ -137,13 +137,7 @@ def root_error(error: BaseException | None) -> ToolkitError | None:
 
     Both wrap what a provider raises, more than once; Python links each to the one before as `__cause__` or `__context__`.
     """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, ToolkitError):
-            return error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
+    return next((cause for cause in causes(error) if isinstance(cause, ToolkitError)), None)
 
 
 class EngineBackend:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import MetricError, ToolkitError
+from dspy_toolkit.errors import MetricError, ToolkitError, causes
 from dspy_toolkit.metrics.naming import name_of
 from dspy_toolkit.metrics.scores import Metric, Score
 from dspy_toolkit.sources import explain
@@ -101,14 +101,7 @@ def _came_from_below(error: BaseException) -> bool:
     # A provider's error itself alone: one that DSPy answered with another call may lie under a reply that cannot be read.
     if isinstance(error, LMError):
         return True
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        if isinstance(current, ToolkitError) and not isinstance(current, MetricError):
-            return True
-        seen.add(id(current))
-        current = current.__cause__ or current.__context__
-    return False
+    return any(isinstance(cause, ToolkitError) and not isinstance(cause, MetricError) for cause in causes(error))
 
 
 def _normalize(result: Any, who: str) -> Score:

@@ -1,6 +1,7 @@
 """Choosing an optimizer, and compiling a program with it.
 
 budget      what a compilation may spend
+problem     what is to be optimized: a program, its rows, its metric, its models
 profile     a look at the program before anything is spent
 selection   which optimizer, with a written reason; experience orders them by what earlier runs gained
 starting    searching from another program
@@ -18,13 +19,25 @@ from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.optimizers.budget import BUDGETS, Budget, find_budget
 from dspy_toolkit.optimizers.plan import Choice
+from dspy_toolkit.optimizers.problem import Problem
 
 if TYPE_CHECKING:
     from dspy_toolkit.optimizers.compiling import Compiled, compile_program
     from dspy_toolkit.optimizers.profile import Profile, probe
     from dspy_toolkit.optimizers.selection import select
 
-__all__ = ["BUDGETS", "Budget", "Choice", "Compiled", "Profile", "compile_program", "find_budget", "probe", "select"]
+__all__ = [
+    "BUDGETS",
+    "Budget",
+    "Choice",
+    "Compiled",
+    "Problem",
+    "Profile",
+    "compile_program",
+    "find_budget",
+    "probe",
+    "select",
+]
 
 _WHERE = {
     "Compiled": "compiling",
@@ -36,7 +49,7 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    # These import DSPy, which takes more than a second; budgets and choices do not need it.
+    # These import DSPy, which takes more than a second; budgets, choices and problems do not need it.
     if name in _WHERE:
         from importlib import import_module
 

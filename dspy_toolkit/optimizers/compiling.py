@@ -7,25 +7,16 @@ a candidate that is not better than the program as it came, on the same validati
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import OptimizerError
-from dspy_toolkit.lm.connection import Connection
-from dspy_toolkit.metrics import Metric
 from dspy_toolkit.optimizers.laps import Lap, LapResult, run_lap, run_search
 from dspy_toolkit.optimizers.plan import Choice, Optimizer
+from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.race import ArmResult, RaceResult, race
-from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.optimizers.search import Progress, Stopwatch, Trial
-from dspy_toolkit.optimizers.starting import Start
 from dspy_toolkit.optimizers.states import prompt_of, state_of
-from dspy_toolkit.store import Ref, Store, Value
-
-if TYPE_CHECKING:
-    import dspy
-    import pandas as pd
+from dspy_toolkit.store import Ref, Value
 
 
 class Compiled(Value):
@@ -73,28 +64,12 @@ class Compiled(Value):
 
 
 def compile_program(
-    program: dspy.Module,
-    choice: Choice,
-    train: pd.DataFrame,
-    val: pd.DataFrame,
-    spec: DatasetSpec,
-    metric: Metric,
-    connection: Connection,
-    store: Store,
-    *,
-    profile: Profile | None = None,
-    start: Start | None = None,
-    seed: int = 0,
-    threads: int = 16,
-    progress: Progress | None = None,
+    problem: Problem, choice: Choice, *, profile: Profile | None = None, progress: Progress | None = None
 ) -> Compiled:
     """Search for a better prompt within `choice.lm_calls` logical calls.
 
     Args:
-        program: as it came; it is not changed.
-        train, val: two splits. The third is not asked for.
         profile: the one that `choice` was made from; a race needs it.
-        start: a program from elsewhere: one more candidate, and what the search starts from where it is the better one.
 
     Raises:
         MetricError: the metric fails on more than a tenth of the rows.
@@ -102,40 +77,24 @@ def compile_program(
     """
     watch = Stopwatch()
     if choice.optimizer == "none":
-        same = store.save_json(state_of(program))
+        same = problem.store.save_json(state_of(problem.program))
         return Compiled(optimizer="none", program=same, changed=False, seconds=float(watch))
     if choice.optimizer == "race":
         if profile is None:
             raise OptimizerError("A race needs the profile that it was chosen by.")
 
         def run(laps: Sequence[Lap]) -> list[LapResult]:
-            given = (train, val, spec, metric, connection, store)
-            options = {"start": start, "seed": seed, "threads": threads, "progress": told.lap}
-            return [run_lap(program, lap, *given, **options) for lap in laps]
+            return [run_lap(problem, lap, told.lap) for lap in laps]
 
         told = _Told(progress, choice.lm_calls)
         return of_race(race(choice, profile, run, told.race), float(watch))
-    search = run_search(
-        program,
-        choice.optimizer,
-        choice.settings,
-        choice.lm_calls,
-        train,
-        sample_rows(val, choice.val_rows, seed),
-        spec,
-        metric,
-        connection,
-        start=start,
-        seed=seed,
-        threads=threads,
-        progress=progress,
-    )
-    best = search.best or program
+    search = run_search(problem, choice.optimizer, choice.settings, choice.lm_calls, choice.val_rows, progress)
+    best = search.best or problem.program
     meter = search.meter
     return Compiled(
         optimizer=choice.optimizer,
-        program=store.save_json(state_of(best)),
-        changed=prompt_of(best) != prompt_of(program),
+        program=problem.store.save_json(state_of(best)),
+        changed=prompt_of(best) != prompt_of(problem.program),
         val_mean=max(search.best_mean, 0.0),
         val_baseline=search.baseline,
         lm_calls=meter.logical,

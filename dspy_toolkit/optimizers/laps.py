@@ -10,25 +10,16 @@ The arm `none` is the program as it came: it searches nothing.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.errors import MetricError, OptimizerError, RequestRefused, ToolkitError
 from dspy_toolkit.evaluation import score_rows
-from dspy_toolkit.lm.connection import Connection
-from dspy_toolkit.metrics import Metric
 from dspy_toolkit.optimizers.catalog import OPTIMIZERS
-from dspy_toolkit.optimizers.sampling import sample_rows
+from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.search import Progress, Search, Stopwatch, Trial
-from dspy_toolkit.optimizers.starting import Start
 from dspy_toolkit.optimizers.states import prompt_of, state_of
-from dspy_toolkit.signatures import fields_of
 from dspy_toolkit.sources import explain
-from dspy_toolkit.store import Ref, Store, Value, digest
-
-if TYPE_CHECKING:
-    import dspy
-    import pandas as pd
+from dspy_toolkit.store import Ref, Value, digest
 
 log = logging.getLogger(__name__)
 
@@ -77,27 +68,8 @@ class LapResult(Value):
     trials: tuple[Trial, ...] = ()
 
 
-def run_lap(
-    program: dspy.Module,
-    lap: Lap,
-    train: pd.DataFrame,
-    val: pd.DataFrame,
-    spec: DatasetSpec,
-    metric: Metric,
-    connection: Connection,
-    store: Store,
-    *,
-    start: Start | None = None,
-    seed: int = 0,
-    threads: int = 16,
-    progress: Progress | None = None,
-) -> LapResult:
+def run_lap(problem: Problem, lap: Lap, progress: Progress | None = None) -> LapResult:
     """Run one lap. What the optimizer itself does wrong is its result.
-
-    Args:
-        program: as it came; it is not changed.
-        train, val: two splits. The third is not asked for.
-        start: a program from elsewhere: one more candidate of each arm, and what it starts from where it is the better one.
 
     Raises:
         ToolkitError: the model failed; that is nothing that speaks against the arm.
@@ -106,33 +78,19 @@ def run_lap(
     try:
         search = None
         if lap.arm != NONE:
-            search = run_search(
-                program,
-                lap.arm,
-                lap.settings,
-                lap.lm_calls,
-                train,
-                sample_rows(val, lap.rows, seed),
-                spec,
-                metric,
-                connection,
-                start=start,
-                seed=seed,
-                threads=threads,
-                progress=progress,
-            )
-        best = program if search is None else search.best or program
-        items = sample_rows(val, lap.rows + lap.items, seed).iloc[lap.rows :]
-        lm = connection.lm.metered()
+            search = run_search(problem, lap.arm, lap.settings, lap.lm_calls, lap.rows, progress)
+        best = problem.program if search is None else search.best or problem.program
+        items = problem.val_sample(lap.rows + lap.items).iloc[lap.rows :]
+        lm = problem.connection.lm.metered()
         rows = score_rows(
             best,
-            examples(items, spec, fields_of(program)),
-            metric,
+            problem.cases(items),
+            problem.metric,
             keys=[str(key) for key in items["_row"]],
             split="val",
             lm=lm,
-            adapter=connection.adapter,
-            threads=threads,
+            adapter=problem.connection.adapter,
+            threads=problem.threads,
         )
     except Exception as error:  # isolation boundary: one arm of a race
         # The model's failure is everybody's, and may pass; so is one of the program as it came. The rest speaks against the arm.
@@ -144,7 +102,7 @@ def run_lap(
     meters = [lm.meter, *([] if search is None else [search.meter])]
     return LapResult(
         arm=lap.arm,
-        program=store.save_json(state_of(best)),
+        program=problem.store.save_json(state_of(best)),
         prompt=digest(prompt_of(best)),
         values=tuple(row.value for row in rows),
         groups=tuple(str(group) for group in items["_group"]),
@@ -159,39 +117,25 @@ def run_lap(
 
 
 def run_search(
-    program: dspy.Module,
-    optimizer: str,
-    settings: dict[str, Any],
-    lm_calls: int,
-    train: pd.DataFrame,
-    compared: pd.DataFrame,
-    spec: DatasetSpec,
-    metric: Metric,
-    connection: Connection,
-    *,
-    start: Start | None,
-    seed: int,
-    threads: int,
-    progress: Progress | None,
+    problem: Problem, optimizer: str, settings: dict[str, Any], lm_calls: int, val_rows: int, progress: Progress | None
 ) -> Search:
     """One optimizer's search, run to its end.
 
     Args:
-        start: see `run_lap`.
         settings: of the optimizer.
         lm_calls: logical calls that it may spend.
-        compared: the validation rows that it chooses by.
+        val_rows: how many validation rows it chooses by.
     """
-    fields = fields_of(program)
+    program, start, compared = problem.program, problem.start, problem.val_sample(val_rows)
     search = Search(
         program=program,
-        train=examples(train, spec, fields),
-        val=examples(compared, spec, fields),
+        train=problem.cases(problem.train),
+        val=problem.cases(compared),
         val_keys=[str(key) for key in compared["_row"]],
-        metric=metric,
-        connection=connection,
-        seed=seed,
-        threads=threads,
+        metric=problem.metric,
+        connection=problem.connection,
+        seed=problem.seed,
+        threads=problem.threads,
         lm_calls=lm_calls,
         name=optimizer,
         progress=progress,

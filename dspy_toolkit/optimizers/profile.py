@@ -11,19 +11,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.evaluation import evaluate
-from dspy_toolkit.lm.connection import Connection
-from dspy_toolkit.metrics import Metric
+from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.reflection import try_reflection
-from dspy_toolkit.optimizers.sampling import sample_rows
-from dspy_toolkit.store import Store, Value
+from dspy_toolkit.store import Value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import dspy
     import pandas as pd
+
+    from dspy_toolkit.datasets import DatasetSpec
 
 PROBE_ROWS = 30
 PASS = 0.5
@@ -67,44 +65,33 @@ class Profile(Value):
     reflector_note: str
 
 
-def probe(
-    program: dspy.Module,
-    train: pd.DataFrame,
-    val: pd.DataFrame,
-    spec: DatasetSpec,
-    metric: Metric,
-    connection: Connection,
-    store: Store,
-    *,
-    seed: int = 0,
-    threads: int = 16,
-    progress: Callable[[int, int], None] | None = None,
-) -> Profile:
-    """Run `program` on up to PROBE_ROWS validation rows, and let the reflection model try once.
+def probe(problem: Problem, progress: Callable[[int, int], None] | None = None) -> Profile:
+    """Run the program as it came on up to PROBE_ROWS validation rows, and let the reflection model try once.
 
     Raises:
         MetricError: the metric fails on more than a tenth of the rows.
         ToolkitError: the model failed.
     """
-    rows = sample_rows(val, PROBE_ROWS, seed)
+    program, spec, connection = problem.program, problem.spec, problem.connection
+    rows = problem.val_sample(PROBE_ROWS)
     # Before the runs, whose seconds are to be those of calls: a model is loaded by its first one.
     usable, note = try_reflection(program, rows, spec, connection)
     report = evaluate(
         program,
         rows,
         spec,
-        metric,
+        problem.metric,
         split="val",
         lm=connection.lm,
         adapter=connection.adapter,
-        store=store,
-        threads=threads,
+        store=problem.store,
+        threads=problem.threads,
         progress=progress,
     )
-    table = store.read_frame(report.rows)
+    table = problem.store.read_frame(report.rows)
     return Profile(
-        train=len(train),
-        val=len(val),
+        train=len(problem.train),
+        val=len(problem.val),
         probed=report.n,
         baseline=report.mean,
         pass_rate=sum(value >= PASS for value in table["value"]) / report.n,
@@ -113,7 +100,7 @@ def probe(
         graded=any(0 < value < 1 for value in table["value"]),
         feedback=any(table["feedback"]),
         predictors=len(program.predictors()),
-        labelled=_labelled(program, spec),
+        labelled=_labelled(problem),
         calls_per_run=report.lm_calls / report.n,
         prompt_tokens=report.prompt_tokens / report.n,
         completion_tokens=report.completion_tokens / report.n,
@@ -124,9 +111,9 @@ def probe(
     )
 
 
-def _labelled(program: dspy.Module, spec: DatasetSpec) -> bool:
-    steps = program.predictors()
-    return len(steps) == 1 and set(steps[0].signature.output_fields) <= set(spec.outputs)
+def _labelled(problem: Problem) -> bool:
+    steps = problem.program.predictors()
+    return len(steps) == 1 and set(steps[0].signature.output_fields) <= set(problem.spec.outputs)
 
 
 def _demo_tokens(rows: pd.DataFrame, spec: DatasetSpec) -> float:

@@ -16,7 +16,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import ContextWindowExceededError
 
-from dspy_toolkit.errors import BudgetExhausted, MetricError, RequestRefused, ToolkitError
+from dspy_toolkit.errors import BudgetExhausted, MetricError, RequestRefused, ToolkitError, causes
 from dspy_toolkit.evaluation import METRIC_ERRORS
 from dspy_toolkit.lm.meter import Reading
 
@@ -125,10 +125,4 @@ class CheckedMetric:
 
 def behind(error: BaseException | None, kind: type[E]) -> E | None:
     """The first error of `kind` in the chain of causes that ends in `error`; None when there is none."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, kind):
-            return error
-        seen.add(id(error))
-        error = error.__cause__ or error.__context__
-    return None
+    return next((cause for cause in causes(error) if isinstance(cause, kind)), None)

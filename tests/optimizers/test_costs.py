@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from toys import SPEC, Toy, by_demos, by_instruction, program
+from toys import Toy, by_demos, by_instruction
 
-from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Budget, Profile, probe, select
 from dspy_toolkit.optimizers.catalog import OPTIMIZERS
 
@@ -14,7 +13,7 @@ KNOWS = {"mipro": by_instruction, "gepa": by_instruction}
 
 
 def seen(toy: Toy) -> Profile:
-    return probe(program(), toy.train, toy.val, SPEC, exact_match, toy.connect(), toy.store)
+    return probe(toy.problem())
 
 
 @pytest.mark.parametrize("lm_calls", [150, 700])
@@ -36,6 +35,5 @@ def test_they_are_also_where_nothing_helps(toy: Toy, name: str) -> None:
 
 
 def test_a_probe_costs_less_than_a_tenth_of_a_medium_budget(toy: Toy) -> None:
-    connection = toy.connect()
-    probe(program(), toy.train, toy.val, SPEC, exact_match, connection, toy.store)
+    probe(toy.problem())
     assert 0 < toy.kinds.total() < 120

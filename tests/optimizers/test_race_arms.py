@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import dspy
 import pytest
-from toys import SPEC, Toy, by_demos, by_instruction, choice, engine_of, profile, program, rows
+from toys import Toy, by_demos, by_instruction, choice, engine_of, profile, program, rows
 
 from dspy_toolkit.errors import EngineFailed, OptimizerError
-from dspy_toolkit.metrics import exact_match
-from dspy_toolkit.optimizers import Compiled, compile_program
+from dspy_toolkit.optimizers import Compiled
 from dspy_toolkit.optimizers.catalog import OPTIMIZERS
 from dspy_toolkit.optimizers.states import fill
 
@@ -92,7 +91,7 @@ def test_a_constant_metric_changes_nothing(toy: Toy, score: float) -> None:
 
 def test_a_race_needs_its_profile(toy: Toy) -> None:
     with pytest.raises(OptimizerError, match="needs the profile"):
-        compile_program(program(), choice("race", 400), toy.train, toy.val, SPEC, exact_match, toy.connect(), toy.store)
+        toy.compile(choice("race", 400))
 
 
 def test_a_resumed_race_asks_nothing_twice(toy: Toy) -> None:

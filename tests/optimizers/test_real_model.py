@@ -10,15 +10,29 @@ from toys import SPEC, profile, program, rows
 
 from dspy_toolkit.lm import Connection, grammar
 from dspy_toolkit.metrics import exact_match
-from dspy_toolkit.optimizers import Budget, compile_program, probe, select
+from dspy_toolkit.optimizers import Budget, Problem, compile_program, probe, select
 from dspy_toolkit.optimizers.states import fill
 from dspy_toolkit.store import Store
 
 LM_CALLS = {"labelled": 20, "bootstrap": 24, "random": 24, "mipro": 44, "gepa": 36}
 
 
-def test_a_probe(tmp_path: Path, connection: Connection) -> None:
-    seen = probe(program(), rows(6), rows(5, start=100), SPEC, exact_match, connection, Store(str(tmp_path)))
+@pytest.fixture
+def problem(tmp_path: Path, connection: Connection) -> Problem:
+    return Problem(
+        program=program(),
+        train=rows(6),
+        val=rows(5, start=100),
+        spec=SPEC,
+        metric=exact_match,
+        connection=connection,
+        store=Store(str(tmp_path)),
+        threads=4,
+    )
+
+
+def test_a_probe(problem: Problem) -> None:
+    seen = probe(problem)
     assert (seen.train, seen.val, seen.probed, seen.predictors) == (6, 5, 5, 1)
     assert seen.calls_per_run == 1.0
     assert seen.feedback
@@ -38,18 +52,15 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize("name", LM_CALLS)
-def test_an_optimizer(tmp_path: Path, connection: Connection, name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    train, val, store = rows(6), rows(5, start=100), Store(str(tmp_path))
+def test_an_optimizer(problem: Problem, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     budget = Budget(name="tiny", lm_calls=LM_CALLS[name])
     choice = select(profile(train=6, val=5, probed=5), name, budget)
-    compiled = compile_program(
-        program(), choice, train, val, SPEC, exact_match, connection, store, threads=4, progress=lambda *said: None
-    )
+    compiled = compile_program(problem, choice, progress=lambda *said: None)
     assert compiled.lm_calls <= LM_CALLS[name]
     assert compiled.trials[0].label == "unchanged"
     assert len(compiled.trials) > 1 or name == "gepa"
     assert compiled.changed == (compiled.val_mean > compiled.val_baseline)
     assert capfd.readouterr() == ("", "")
-    with connection.context():
-        answer = fill(program(), store.read_json(compiled.program))(text="the whale number 12").label
+    with problem.connection.context():
+        answer = fill(program(), problem.store.read_json(compiled.program))(text="the whale number 12").label
     assert answer in ("red", "green", "blue")

@@ -15,8 +15,7 @@ from dspy_toolkit.optimizers.reflection import try_reflection
 
 
 def look(toy: Toy, metric: Any = exact_match, **options: Any) -> Profile:
-    connection = toy.connect(**options)
-    return probe(program(), toy.train, toy.val, SPEC, metric, connection, toy.store, threads=4)
+    return probe(toy.problem(toy.connect(**options), metric=metric, threads=4))
 
 
 @pytest.mark.parametrize(

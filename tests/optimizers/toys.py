@@ -20,7 +20,8 @@ from dspy_toolkit.datasets.table import row_hash, table_of
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.exchange import GenerationRequest
 from dspy_toolkit.metrics import exact_match
-from dspy_toolkit.optimizers import Budget, Choice, Compiled, Profile, compile_program
+from dspy_toolkit.optimizers import Budget, Choice, Compiled, Problem, Profile, compile_program
+from dspy_toolkit.optimizers.search import Progress
 from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.store import Store
 from dspy_toolkit.testing import FakeEngine, fake_connection, fake_engine
@@ -139,10 +140,21 @@ class Toy:
             gc.collect()
         return fake_connection(self.reply, self.settings, **options)
 
-    def compile(self, choice: Choice, connection: Connection | None = None, **options: Any) -> Compiled:
+    def problem(self, connection: Connection | None = None, **changes: Any) -> Problem:
         given = {"program": program(), "train": self.train, "val": self.val, "spec": SPEC, "metric": exact_match}
-        given |= {"store": self.store, "threads": 8, **options}
-        return compile_program(choice=choice, connection=connection or self.connect(), **given)
+        given |= {"store": self.store, "threads": 8, **changes}
+        return Problem(connection=connection or self.connect(), **given)
+
+    def compile(
+        self,
+        choice: Choice,
+        connection: Connection | None = None,
+        profile: Profile | None = None,
+        progress: Progress | None = None,
+        **changes: Any,
+    ) -> Compiled:
+        """Compile the problem with `changes`."""
+        return compile_program(self.problem(connection, **changes), choice, profile=profile, progress=progress)
 
     def state(self, compiled: Compiled) -> dict[str, Any]:
         return self.store.read_json(compiled.program)
