@@ -28,6 +28,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import InvalidStateError
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -329,9 +330,15 @@ def fake_engine(connection: Connection) -> FakeEngine:
 
 
 def _byte_matcher(grammar: str) -> Any:
-    import llguidance
-
-    matcher = llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar, log_level=0)
+    matcher = _compiled(grammar).deep_copy()
     if matcher.is_error():
         raise RequestRefused(f"The grammar cannot be compiled: {matcher.get_error().splitlines()[0]}.")
     return matcher
+
+
+@lru_cache(maxsize=64)
+def _compiled(grammar: str) -> Any:
+    """A matcher at its start. Making one takes longer than all else that a fake does for a request."""
+    import llguidance
+
+    return llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar, log_level=0)

@@ -42,6 +42,20 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def few_databases() -> Iterator[None]:
+    """DSPy's cache of replies is 16 databases, opened anew for each home and by each thread. Two do the same sooner."""
+    import diskcache
+
+    class Few(diskcache.FanoutCache):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options | {"shards": 2})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diskcache, "FanoutCache", Few)
+        yield
+
+
 @pytest.fixture(scope="session")
 def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home that holds the converted embedded model."""

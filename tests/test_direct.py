@@ -85,22 +85,22 @@ def test_a_better_program_comes_back_and_answers(setup: Setup) -> None:
     assert {doing for _, _, doing in said} > {"candidate on sealed", "candidate 1: 100%"}
 
 
-@pytest.mark.parametrize("kind", ["dictionaries", "examples", "generator", "frame", ".csv", ".jsonl", ".parquet"])
-def test_rows_of_every_kind_are_the_same_rows(setup: Setup, tmp_path: Path, kind: str) -> None:
-    rows: Any = records(110)
+def test_rows_of_every_kind_are_the_same_rows(setup: Setup, tmp_path: Path) -> None:
+    rows = records(110)
     expected = setup.optimize(rows=rows).compiled
-    if kind == "examples":
-        rows = [dspy.Example(**row).with_inputs("text") for row in rows]
-    elif kind == "generator":
-        rows = (row for row in rows)
-    elif kind == "frame":
-        rows = pd.DataFrame(rows)
-    elif kind != "dictionaries":
-        rows = as_file(rows, tmp_path / f"rows{kind}")
-        rows = str(rows) if kind == ".csv" else rows
-    compiled = setup.optimize(rows=rows).compiled
-    assert searched(compiled) == searched(expected)
-    assert compiled.physical_calls == 0
+    kinds: dict[str, Any] = {
+        "dictionaries": rows,
+        "examples": [dspy.Example(**row).with_inputs("text") for row in rows],
+        "generator": (row for row in rows),
+        "frame": pd.DataFrame(rows),
+        ".csv": str(as_file(rows, tmp_path / "rows.csv")),
+        ".jsonl": as_file(rows, tmp_path / "rows.jsonl"),
+        ".parquet": as_file(rows, tmp_path / "rows.parquet"),
+    }
+    for kind, given in kinds.items():
+        compiled = setup.optimize(rows=given).compiled
+        assert searched(compiled) == searched(expected), kind
+        assert compiled.physical_calls == 0, kind
 
 
 def test_nothing_changed(setup: Setup) -> None:

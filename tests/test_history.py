@@ -96,10 +96,10 @@ def test_a_run_is_read_back_with_what_it_found(bench: Bench) -> None:
 def test_a_search_from_the_cache_is_known_as_the_same_one(bench: Bench) -> None:
     bench.whole()
     bench.whole()
-    bench.whole(budget="medium")
-    medium, second, first = read_history(bench.toy.settings).runs
+    bench.whole(budget="200")
+    other, second, first = read_history(bench.toy.settings).runs
     assert (first.outcome, second.outcome) == ("promoted", "unchanged")
-    assert first.search == second.search != medium.search
+    assert first.search == second.search != other.search
     assert second.sealed_gain is None
 
 

@@ -47,7 +47,7 @@ class Playground:
 
 
 NAMES = ["Ada", "Blaise", "Carl", "Dora", "Emmy", "Fermat", "Gauss", "Hilbert", "Ivan", "Jacobi", "Kepler", "Lagrange"]
-VERBS = ["met", "taught", "admired", "wrote to", "argued with", "thanked", "surprised", "outlived"]
+VERBS = ["met", "taught", "admired", "wrote to"]
 
 
 @pytest.fixture

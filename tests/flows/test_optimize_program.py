@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 def optimize(playground: Any, **arguments: Any) -> Any:
     from flows.optimize_program import optimize_program
 
-    return optimize_program(playground.location, optimizer="bootstrap", budget="light", **arguments)
+    return optimize_program(playground.location, optimizer="bootstrap", budget="120", **arguments)
 
 
 def runs(playground: Any) -> list[Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from dspy_toolkit.lm.exchange import GenerationRequest, Snapshot, TextEngine, Ticket, make_request
 
+HELLO = [{"role": "user", "content": "Say hello."}]
 LENGTH = 10
 """Tokens of a reply, where nothing else is asked for."""
 STORY = "Tell me a long story about a lighthouse."

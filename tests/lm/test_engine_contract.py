@@ -58,27 +58,22 @@ def torch_engine(home: Path, **limits: Any) -> TextEngine:
 
 
 @pytest.fixture(params=["fake", "real", "torch"])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+def make(request: pytest.FixtureRequest, closing: Callable[[TextEngine], TextEngine]) -> Make:
     """A fresh engine that runs one request at a time, with limits of its own."""
-    made: list[TextEngine] = []
 
     def make(**limits: Any) -> TextEngine:
         if request.param == "fake":
-            made.append(FakeEngine(answer, seconds_per_token=0.05, **limits))
-        elif request.param == "torch":
-            made.append(torch_engine(request.getfixturevalue("model_home"), **limits))
-        else:
-            from dspy_toolkit.lm.engine import Engine
-            from dspy_toolkit.lm.weights import find_weights
+            return closing(FakeEngine(answer, seconds_per_token=0.05, **limits))
+        home: Path = request.getfixturevalue("model_home")
+        if request.param == "torch":
+            return closing(torch_engine(home, **limits))
+        from dspy_toolkit.lm.engine import Engine
+        from dspy_toolkit.lm.weights import find_weights
 
-            home: Path = request.getfixturevalue("model_home")
-            settings = LMSettings(batch_size=1, lease="share", **limits)
-            made.append(Engine(find_weights("mlx/smollm2-135m", home), settings))
-        return made[-1]
+        settings = LMSettings(batch_size=1, lease="share", **limits)
+        return closing(Engine(find_weights("mlx/smollm2-135m", home), settings))
 
-    yield make
-    for engine in made:
-        engine.close()
+    return make
 
 
 def test_reply(shared: TextEngine) -> None:

@@ -199,14 +199,8 @@ def test_model_too_large(model_home: Path) -> None:
         Engine(weights, LMSettings(memory_limit_gb=0.5))
 
 
-def test_weights_that_cannot_be_loaded_fail_the_request(model_home: Path, tmp_path: Path) -> None:
-    import shutil
-
-    folder = tmp_path / "broken model"
-    shutil.copytree(model_home / "models" / "smollm2-135m", folder)
-    with (folder / "model.safetensors").open("r+b") as file:
-        file.truncate(1_000_000)
-    engine = Engine(find_weights(f"mlx/{folder}", model_home), LMSettings(lease="share"))
+def test_weights_that_cannot_be_loaded_fail_the_request(model_home: Path, broken_model: Path) -> None:
+    engine = Engine(find_weights(f"mlx/{broken_model}", model_home), LMSettings(lease="share"))
     with pytest.raises(ModelError, match="cannot load"):
         send(engine, turns("x")).result(60)
     engine.close()

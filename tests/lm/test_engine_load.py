@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,18 +23,14 @@ SHARED = "You answer questions about harbours. " * 8
 
 
 @pytest.fixture
-def make(tiny: Any, tmp_path: Path) -> Iterator[Make]:
+def make(tiny: Any, tmp_path: Path, closing: Callable[[Engine], Engine]) -> Make:
     """An engine of a tiny model, with settings of its own."""
-    made: list[Engine] = []
 
     def make(**settings: Any) -> Engine:
         weights = find_weights(f"mlx/{tiny('llama')}", tmp_path)
-        made.append(Engine(weights, LMSettings(lease="share", **settings)))
-        return made[-1]
+        return closing(Engine(weights, LMSettings(lease="share", **settings)))
 
-    yield make
-    for engine in made:
-        engine.close()
+    return make
 
 
 def active_memory() -> int:

@@ -14,7 +14,7 @@ import dspy
 import litellm
 import pydantic
 import pytest
-from asking import settled
+from asking import HELLO, settled
 
 from dspy_toolkit.errors import (
     RequestRefused,
@@ -25,8 +25,6 @@ from dspy_toolkit.lm.exchange import GenerationRequest
 from dspy_toolkit.lm.provider import serve
 from dspy_toolkit.lm.translation import translate
 from dspy_toolkit.testing import FakeEngine
-
-HELLO = [{"role": "user", "content": "Say hello."}]
 
 
 class Answer(pydantic.BaseModel):

@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 import litellm
 import pytest
-from asking import settled
+from asking import HELLO, settled
 from litellm.exceptions import MidStreamFallbackError
 
 from dspy_toolkit.errors import (
@@ -25,8 +25,6 @@ from dspy_toolkit.lm import root_error
 from dspy_toolkit.lm.provider import find_engine, serve
 from dspy_toolkit.lm.translation import translate
 from dspy_toolkit.testing import FakeEngine, OutOfAnswers, fake_connection
-
-HELLO = [{"role": "user", "content": "Say hello."}]
 
 
 def test_unknown_parameters_are_refused_by_name() -> None:

@@ -11,8 +11,11 @@ from typing import Any
 import dspy
 import litellm
 import pytest
+from asking import HELLO
+from chains import registered
+from litellm.llms.custom_llm import CustomLLM
 from litellm.types.utils import ModelResponse
-from test_translation import ADD, FIND, HELLO
+from test_translation import ADD, FIND
 
 from dspy_toolkit.errors import RequestRefused
 from dspy_toolkit.lm import root_error
@@ -28,17 +31,13 @@ SKIP: dict[str, Any] = {"_skip_mcp_handler": True}
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[..., FakeEngine]]:
-    made: list[FakeEngine] = []
-
+def make(closing: Callable[[FakeEngine], FakeEngine]) -> Callable[..., FakeEngine]:
     def make(*replies: str, **options: Any) -> FakeEngine:
-        made.append(FakeEngine(replies, **options))
-        serve(made[-1])
-        return made[-1]
+        engine = closing(FakeEngine(replies, **options))
+        serve(engine)
+        return engine
 
-    yield make
-    for engine in made:
-        engine.close()
+    return make
 
 
 def complete(engine: FakeEngine, **options: Any) -> Any:
@@ -166,7 +165,6 @@ def test_half_a_character_has_no_bytes() -> None:
 @pytest.fixture
 def stream() -> Iterator[Callable[[list[str], Reply], Any]]:
     """Streams pieces and a finished reply through LiteLLM, as the provider does."""
-    from litellm.llms.custom_llm import CustomLLM
 
     class Streamer(CustomLLM):
         def streaming(self, *args: Any, **call: Any) -> Any:
@@ -175,9 +173,6 @@ def stream() -> Iterator[Callable[[list[str], Reply], Any]]:
 
     pieces: list[str] = []
     replies: list[Reply] = []
-    before = litellm.custom_provider_map
-    litellm.custom_provider_map = [*before, {"provider": "streamer", "custom_handler": Streamer()}]
-    litellm.utils.custom_llm_setup()
 
     def run(new: list[str], reply: Reply) -> Any:
         pieces[:], replies[:] = new, [reply]
@@ -186,8 +181,8 @@ def stream() -> Iterator[Callable[[list[str], Reply], Any]]:
         )
         return list(response)
 
-    yield run
-    litellm.custom_provider_map = before
+    with registered("streamer", Streamer()):
+        yield run
 
 
 def test_a_stream_ends_with_what_is_not_text(stream: Any) -> None:

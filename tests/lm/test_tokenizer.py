@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,7 @@ DIALOGUE: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def load(tiny: Tiny) -> Callable[[str], Tokenizer]:
-    loaded: dict[str, Tokenizer] = {}
-    return lambda template: loaded.setdefault(template, Tokenizer(tiny("llama", template=template)))
+    return cache(lambda template: Tokenizer(tiny("llama", template=template)))
 
 
 def prompt(tokenizer: Tokenizer, request: GenerationRequest) -> str:
@@ -129,8 +129,9 @@ def test_marks_stay_in_the_text(load: Any, tiny: Tiny, tmp_path: Path) -> None:
     for token in data["added_tokens"]:
         token["special"] = True
     (folder / "tokenizer.json").write_text(json.dumps(data))
-    assert Tokenizer(folder).decode(tokens) == "<think>Hm.</think>Yes."
-    assert Tokenizer(folder).token_text(tokens[0]) == "<think>"
+    special = Tokenizer(folder)
+    assert special.decode(tokens) == "<think>Hm.</think>Yes."
+    assert special.token_text(tokens[0]) == "<think>"
 
 
 @pytest.mark.parametrize("template", ["plain", "thinking", "opened", "tools"])

@@ -12,14 +12,13 @@ import llguidance
 import numpy as np
 import pydantic
 import pytest
+from asking import HELLO
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dspy_toolkit.errors import RequestRefused
 from dspy_toolkit.lm.exchange import GenerationRequest
 from dspy_toolkit.lm.translation import translate
-
-HELLO = [{"role": "user", "content": "Say hello."}]
 
 
 def tool(name: str, **properties: Any) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from dspy_toolkit.optimizers.laps import NONE, Lap, LapResult
 from dspy_toolkit.optimizers.race import ERROR, RaceResult, race
 from dspy_toolkit.store import Ref
 
-SEEDS = 200
+FEW = 60
+MANY = pytest.param(1000, marks=pytest.mark.soak)
 PROFILE = profile(train=300, val=260, pass_rate=0.3)
 MEDIUM = Budget(name="medium", lm_calls=1200)
 PROGRAM = Ref(sha256="0" * 64, kind="json")
@@ -59,29 +60,34 @@ def choose(budget: Budget = MEDIUM, **changes: object) -> Choice:
     return select(PROFILE.model_copy(update=changes), "race", budget)
 
 
-def run(arms: Arms, choice: Choice | None = None) -> RaceResult:
-    return race(choice or choose(), PROFILE, arms)
+USUAL = choose()
+
+
+def run(arms: Arms, choice: Choice = USUAL) -> RaceResult:
+    return race(choice, PROFILE, arms)
 
 
 def scores(best: str | None, at: float = 0.75, others: float = 0.35) -> dict[str, float]:
     return {name: at if name == best else others for name in (NONE, "labelled", "bootstrap", "random", "mipro", "gepa")}
 
 
+@pytest.mark.parametrize("seeds", [FEW, MANY])
 @pytest.mark.parametrize("best", ["labelled", "random", "gepa"])
-def test_the_best_arm_wins_with_the_stated_error_rate(best: str) -> None:
-    wrong = sum(run(Arms(scores(best, 0.6, 0.35), seed)).winner != best for seed in range(SEEDS))
+def test_the_best_arm_wins_with_the_stated_error_rate(best: str, seeds: int) -> None:
+    wrong = sum(run(Arms(scores(best, 0.6, 0.35), seed)).winner != best for seed in range(seeds))
     # Not more often than chance makes it of that rate.
-    assert wrong <= binom.ppf(0.999, SEEDS, ERROR)
+    assert wrong <= binom.ppf(0.999, seeds, ERROR)
 
 
-def test_the_best_arm_is_not_dropped_for_being_worse_more_often_than_stated() -> None:
+@pytest.mark.parametrize("seeds", [FEW, MANY])
+def test_the_best_arm_is_not_dropped_for_being_worse_more_often_than_stated(seeds: int) -> None:
     """Also where the others are hardly worse, so that the leader of a round is often another."""
 
     def dropped(seed: int) -> bool:
         found = run(Arms({**scores(None), "gepa": 0.40}, seed))
         return any(arm.name == "gepa" and arm.reason.startswith("Worse than") for arm in found.arms)
 
-    assert sum(map(dropped, range(SEEDS))) <= binom.ppf(0.999, SEEDS, ERROR)
+    assert sum(map(dropped, range(seeds))) <= binom.ppf(0.999, seeds, ERROR)
 
 
 def test_arms_that_are_clearly_worse_leave_early_and_leave_their_part_to_the_others() -> None:

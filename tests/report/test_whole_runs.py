@@ -6,53 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from benches import Bench, Pipeline
 from looking import look
-from toys import HINT, Toy, by_instruction, question, records, write_project
+from toys import HINT, Toy, by_instruction, question, records
 
 from dspy_toolkit import optimize, workbench
 from dspy_toolkit.challenge import LEDGER
 from dspy_toolkit.errors import StoreError
 from dspy_toolkit.ledger import Ledger
 from dspy_toolkit.mlflow_client import connect
-from dspy_toolkit.recording import Run
-from dspy_toolkit.registry import Decision
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.workbench import Workbench
 
 
-class Bench:
-    """The toy as a project in files."""
+class Pages(Bench):
+    """The toy as a project in files, with the pages of its runs."""
 
-    def __init__(self, home: Settings, folder: Path) -> None:
-        self.toy = Toy(home)
-        self.toy.knows = by_instruction
-        self.connection = self.toy.connect()
-        self.location = str(write_project(folder, records(110)))
-
-    def open(self) -> Workbench:
-        bench = Workbench.open(self.location, self.toy.settings)
-        bench.__dict__["connection"] = self.connection
-        return bench
-
-    def run(self, optimizer: str = "gepa") -> tuple[Run, Decision, str]:
-        bench = self.open()
-        bench.ensure_champion()
-        ref, data = bench.resolve(), bench.prepare()
-        profile = bench.probe(data.train, data.val)
-        choice = bench.select(profile, optimizer, None)
-        compiled = bench.compile(ref.program.fingerprint, choice, data.train, data.val)
-        challenged = bench.challenge(ref.champion, compiled, choice, data)
-        run = Run(
-            name="a run",
-            ref=ref,
-            dataset=data,
-            profile=profile,
-            choice=choice,
-            compiled=compiled,
-            challenge=challenged,
-        )
-        decision, run_id = bench.release(run)
-        return run, decision, bench.record(run, decision, run_id)
+    def run(self, optimizer: str = "gepa") -> Pipeline:
+        self.open().ensure_champion()
+        return self.whole(optimizer=optimizer)
 
     def page(self, run_id: str) -> str:
         return self.open().report_path(run_id).read_text(encoding="utf-8")
@@ -62,11 +33,11 @@ class Bench:
 
 
 @pytest.fixture
-def bench(home: Settings, tmp_path: Path) -> Bench:
-    return Bench(home, tmp_path / "project")
+def bench(home: Settings, tmp_path: Path) -> Pages:
+    return Pages(home, tmp_path / "project")
 
 
-def test_a_promoted_run_has_its_page_in_mlflow_and_under_the_home(bench: Bench) -> None:
+def test_a_promoted_run_has_its_page_in_mlflow_and_under_the_home(bench: Pages) -> None:
     run, decision, run_id = bench.run()
     assert decision.outcome == "promoted"
     html = bench.page(run_id)
@@ -86,7 +57,7 @@ def test_a_promoted_run_has_its_page_in_mlflow_and_under_the_home(bench: Bench) 
     assert seen.table("What each step")[2][1] == f"{run.compiled.lm_calls:,}"
 
 
-def test_a_run_that_learnt_the_validation_rows_by_heart_is_refused_with_the_rows_it_lost(bench: Bench) -> None:
+def test_a_run_that_learnt_the_validation_rows_by_heart_is_refused_with_the_rows_it_lost(bench: Pages) -> None:
     opened = bench.open()
     data = opened.prepare()
     sealed = set(opened.store.read_frame(data.sealed)["text"])
@@ -100,7 +71,7 @@ def test_a_run_that_learnt_the_validation_rows_by_heart_is_refused_with_the_rows
     assert run.challenge.comparison is not None
 
 
-def test_making_a_page_opens_no_sealed_row(bench: Bench) -> None:
+def test_making_a_page_opens_no_sealed_row(bench: Pages) -> None:
     bench.toy.knows = lambda request: False
     run, decision, _ = bench.run("bootstrap")
     assert decision.outcome == "unchanged"
@@ -112,7 +83,7 @@ def test_making_a_page_opens_no_sealed_row(bench: Bench) -> None:
     assert not [text for text in sealed["text"] if text in html]
 
 
-def test_a_perfect_program_has_a_page_too(bench: Bench) -> None:
+def test_a_perfect_program_has_a_page_too(bench: Pages) -> None:
     bench.toy.knows = lambda request: True
     _, decision, run_id = bench.run("auto")
     assert decision.outcome == "unchanged"
@@ -121,7 +92,7 @@ def test_a_perfect_program_has_a_page_too(bench: Bench) -> None:
 
 
 def test_a_champion_whose_files_are_gone_costs_half_a_page_and_no_run(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Pages, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
 
@@ -133,10 +104,10 @@ def test_a_champion_whose_files_are_gone_costs_half_a_page_and_no_run(
     assert "The report goes without the program before" in caplog.text
 
 
-def test_a_page_that_cannot_be_written_fails_the_run_and_says_so(bench: Bench) -> None:
+def test_a_page_that_cannot_be_written_fails_the_run_and_says_so(bench: Pages) -> None:
     bench.toy.settings.path("reports").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="Cannot write the report"):
-        bench.run()
+        bench.run("labelled")
     client = connect(bench.toy.settings)
     experiment = client.get_experiment_by_name(bench.toy.settings.registry.experiment)
     assert experiment is not None
