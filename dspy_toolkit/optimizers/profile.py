@@ -14,6 +14,7 @@ from pydantic import Field
 from dspy_toolkit.evaluation import evaluate
 from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.reflection import try_reflection
+from dspy_toolkit.optimizers.states import signature_of
 from dspy_toolkit.store import Value
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def probe(problem: Problem, progress: Callable[[int, int], None] | None = None) 
 
 def _labelled(problem: Problem) -> bool:
     steps = problem.program.predictors()
-    return len(steps) == 1 and set(steps[0].signature.output_fields) <= set(problem.spec.outputs)
+    return len(steps) == 1 and set(signature_of(steps[0]).output_fields) <= set(problem.spec.outputs)
 
 
 def _demo_tokens(rows: pd.DataFrame, spec: DatasetSpec) -> float:

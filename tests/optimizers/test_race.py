@@ -19,7 +19,7 @@ from dspy_toolkit.optimizers.laps import NONE, Lap, LapResult
 from dspy_toolkit.optimizers.race import ERROR, RaceResult, race
 from dspy_toolkit.store import Ref
 
-FEW = 60
+FEW = 200
 MANY = pytest.param(1000, marks=pytest.mark.soak)
 PROFILE = profile(train=300, val=260, pass_rate=0.3)
 MEDIUM = Budget(name="medium", lm_calls=1200)
