@@ -26,13 +26,15 @@ import dspy_toolkit.optimizers.compiling
 
 KNOWS = {"mipro": by_instruction, "gepa": by_instruction}
 LM_CALLS = 300
+UNDER_WAY = 2  # what is under way is lost: as many calls as there are threads, of a search of about a hundred calls
 
 def compiled(name, folder, point):
     toy = Toy(Path(folder))
     toy.knows = KNOWS.get(name, by_demos)
     toy.before = lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == point else None
     calls = {"race": 600}.get(name, LM_CALLS)
-    found = toy.compile(choice(name, calls), toy.connect(model="mlx/fake@killed"), profile=profile())
+    connection = toy.connect(model="mlx/fake@killed")
+    found = toy.compile(choice(name, calls), connection, profile=profile(), threads=UNDER_WAY)
     trials = [trial.model_dump(exclude={"seconds"}) for trial in found.trials]
     return {"program": str(found.program), "trials": trials, "calls": found.lm_calls, "changed": found.changed,
             "arms": [arm.model_dump() for arm in found.arms], "computed": toy.kinds.total()}
