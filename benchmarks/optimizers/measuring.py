@@ -71,14 +71,21 @@ def measure_bench(
     baseline = run_sealed(bench, bench.project.build(), dataset)
     yield [_row(name, seed, *entry) for entry in baseline_entries(baseline)]
     for system in systems:
-        rows = kept.find(*origin, system)
+        try:
+            choice = bench.select(profile, system, budget)
+        except OptimizerError as error:
+            yield [_row(name, seed, system, "impossible", None, "", str(error))]
+            continue
+        # What another rule would choose, or with other settings, is measured anew.
+        key = (*origin, system, choice.optimizer, choice.settings)
+        rows = kept.find(*key)
         if rows is None:
             say(f"{name}, seed {seed}: {system}")
-            entries = _system(bench, dataset, profile, baseline, system, budget, fingerprint)
+            entries = _system(bench, dataset, profile, baseline, system, choice, fingerprint)
             rows = [_row(name, seed, *entry) for entry in entries]
-            # What could not run costs nothing to try again, and may run the next time.
+            # What failed costs nothing to try again, and may run the next time.
             if rows[0]["value"] is not None:
-                kept.keep(rows, *origin, system)
+                kept.keep(rows, *key)
         yield rows
 
 
@@ -114,13 +121,9 @@ def _system(
     profile: Profile,
     baseline: Report,
     system: str,
-    budget: str,
+    choice: Choice,
     fingerprint: str,
 ) -> list[Entry]:
-    try:
-        choice = bench.select(profile, system, budget)
-    except OptimizerError as error:
-        return [(system, "impossible", None, "", str(error))]
     try:
         compiled = bench.compile(fingerprint, choice, dataset.train, dataset.val, profile=profile)
         report = run_sealed(bench, bench.program(compiled), dataset)

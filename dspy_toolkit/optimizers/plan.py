@@ -55,8 +55,10 @@ class Choice(Value):
 
     @property
     def unexplained(self) -> Choice:
-        """This without its words: what is cached under it is not made again because a sentence reads differently."""
-        return self.model_copy(update={"reason": "", "alternatives": {}})
+        """This without its words and forecasts: what is cached under it is not made again because a sentence reads differently
+        or the machine was slower.
+        """
+        return self.model_copy(update={"reason": "", "alternatives": {}, "forecasts": {}})
 
     @property
     def val_rows(self) -> int:
