@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# Test processes side by side; each loads the embedded model and takes up to 3 GB.
+WORKERS ?= 2
 
 .PHONY: setup demo test test-system soak bench check lock docs
 
@@ -22,7 +24,7 @@ demo: setup
 
 # The ordinary suite, with the real embedded model.
 test: setup
-	$(BIN)/python -m pytest -m "not system and not soak"
+	$(BIN)/python -m pytest -m "not system and not soak" -n $(WORKERS)
 
 # What needs more than pip: a Prefect server and worker of its own, and a CPU build of torch in a folder of its own.
 test-system: setup

@@ -46,6 +46,8 @@ class Meter:
         self.logical = self.physical = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.parse_retries = self.truncated = 0
+        self.refused = 0
+        """Calls that the limit turned away."""
         self.seconds = 0.0
         """Of the physical calls together, each with its time in the queue: divided by them, the latency of one."""
         self._lock = threading.Lock()
@@ -54,6 +56,7 @@ class Meter:
         """Count one logical call. Raises BudgetExhausted instead when the limit is reached."""
         with self._lock:
             if self.limit is not None and self.logical >= self.limit:
+                self.refused += 1
                 raise BudgetExhausted(f"The budget of {self.limit} LM calls is spent.")
             self.logical += 1
             count = self.logical

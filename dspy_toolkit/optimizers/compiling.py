@@ -102,7 +102,7 @@ def compile_program(
         prompt_tokens=meter.prompt_tokens,
         completion_tokens=meter.completion_tokens,
         seconds=float(watch),
-        exhausted=search.exhausted or meter.left == 0,
+        exhausted=search.exhausted or meter.refused > 0,
         trials=tuple(search.trials),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -100,6 +101,12 @@ def test_a_spent_budget_keeps_the_best_so_far(toy: Toy, name: str, calls: int) -
         assert compiled.summary == "Nothing changed: 5 LM calls were spent before the program as it is was scored."
 
 
+def test_a_budget_that_is_just_enough_did_not_run_out(toy: Toy) -> None:
+    compiled = toy.compile(choice("labelled", 96))
+    assert compiled.lm_calls == 96
+    assert not compiled.exhausted
+
+
 @each
 def test_three_training_rows_are_enough(toy: Toy, name: str) -> None:
     toy.knows = CASES[name][0]
@@ -185,10 +192,15 @@ def test_a_killed_search_comes_to_the_same_end(toy: Toy, name: str, capfd: pytes
 
     toy.kinds.clear()
     toy.before = interrupt
+    running = set(threading.enumerate())
     before = sys.stdout, sys.stderr, [list(h.filters) for h in logging.getLogger("dspy").handlers]
     with pytest.raises(KeyboardInterrupt):
         toy.compile(chosen, toy.connect(model="mlx/fake@two"))
     assert (sys.stdout, sys.stderr, [list(h.filters) for h in logging.getLogger("dspy").handlers]) == before
+    # Ctrl-C waits for nobody; a process would be gone with those that are under way, which here must not meet the next engine.
+    for thread in set(threading.enumerate()) - running:
+        if not thread.name.startswith("engine "):
+            thread.join(timeout=20)
     forget(toy)
     connection = toy.connect(model="mlx/fake@two")
     resumed = toy.compile(chosen, connection)

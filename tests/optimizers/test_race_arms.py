@@ -13,7 +13,7 @@ from dspy_toolkit.optimizers import Compiled
 from dspy_toolkit.optimizers.catalog import OPTIMIZERS
 from dspy_toolkit.optimizers.states import fill
 
-BUDGET = 800
+BUDGET = 1000
 
 
 def raced(toy: Toy, lm_calls: int = BUDGET, **options: object) -> tuple[Compiled, int]:
