@@ -6,7 +6,7 @@ from typing import Any
 
 import dspy
 import pytest
-from toys import HINT, SPEC, Toy, by_instruction, program
+from toys import HINT, SPEC, Colour, Toy, by_instruction, engine_of, program
 
 from dspy_toolkit.errors import EngineBusy, EngineFailed, MetricError, RequestRefused
 from dspy_toolkit.metrics import Score, exact_match
@@ -97,3 +97,16 @@ def raises(example: dspy.Example, prediction: dspy.Prediction) -> float:
 def test_a_broken_metric_is_found_before_anything_is_spent(toy: Toy, metric: Any, message: str) -> None:
     with pytest.raises(MetricError, match=message):
         look(toy, metric)
+
+
+def test_rows_hold_all_of_an_answer_but_no_reasoning(toy: Toy) -> None:
+    """A demonstration with a trace says more than its row only where the program reasons."""
+    assert probe(toy.problem()).labelled
+    connection, answer = toy.connect(), toy.reply
+
+    def reply(request: Any) -> Any:
+        found = answer(request)
+        return {"reasoning": "It is so.", **found} if "label" in found else found
+
+    engine_of(connection)._function = reply
+    assert not probe(toy.problem(connection, program=dspy.ChainOfThought(Colour))).labelled
