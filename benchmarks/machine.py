@@ -15,7 +15,7 @@ PACKAGES = ("dspy-toolkit", "dspy", "mlx", "mlx-lm", "prefect", "mlflow")
 
 def describe() -> dict[str, Any]:
     """The machine, the time, and the versions that matter."""
-    from dspy_toolkit.lm.hardware import inspect_hardware
+    from dspy_toolkit.lm.models.hardware import inspect_hardware
 
     hardware = inspect_hardware()
     return {

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dspy_toolkit.datasets import DatasetSpec, Fractions
-    from dspy_toolkit.direct import Result, optimize
     from dspy_toolkit.errors import ToolkitError
     from dspy_toolkit.lm import connect
     from dspy_toolkit.metrics import Score, exact_match
-    from dspy_toolkit.programs import load_program
+    from dspy_toolkit.pipeline.optimize import Result, optimize
     from dspy_toolkit.project import Project, load_project, register
+    from dspy_toolkit.registry.programs import load_program
     from dspy_toolkit.settings import Settings, load_settings
 
 __all__ = [
@@ -42,16 +42,16 @@ _WHERE = {
     "DatasetSpec": "datasets",
     "Fractions": "datasets",
     "Project": "project",
-    "Result": "direct",
+    "Result": "pipeline.optimize",
     "Score": "metrics",
     "Settings": "settings",
     "ToolkitError": "errors",
     "connect": "lm",
     "exact_match": "metrics",
-    "load_program": "programs",
+    "load_program": "registry.programs",
     "load_project": "project",
     "load_settings": "settings",
-    "optimize": "direct",
+    "optimize": "pipeline.optimize",
     "register": "project",
 }
 

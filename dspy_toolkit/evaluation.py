@@ -22,10 +22,10 @@ from pydantic import BaseModel, Field
 
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.errors import DatasetError, MetricError, ToolkitError, causes
-from dspy_toolkit.intervals import mean_interval
+from dspy_toolkit.gate.intervals import mean_interval
 from dspy_toolkit.metrics import Metric, score
-from dspy_toolkit.signatures import fields_of
-from dspy_toolkit.store import Ref, Store, Value
+from dspy_toolkit.project.signatures import fields_of
+from dspy_toolkit.store import Frozen, Ref, Store
 
 if TYPE_CHECKING:
     import dspy
@@ -42,7 +42,7 @@ SEEN = 200
 Status = Literal["ok", "parse_failure", "metric_error"]
 
 
-class Report(Value):
+class Report(Frozen):
     """What a program scored on a split, and what that cost."""
 
     split: str

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Value(BaseModel):
+class Frozen(BaseModel):
     """A small frozen value that travels between steps: plain JSON, no unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Ref(Value):
+class Ref(Frozen):
     """The name of an object in the store."""
 
     sha256: str

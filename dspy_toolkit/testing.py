@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import DeadlineExceeded, EngineBusy, EngineFailed, RequestRefused, ToolkitError
-from dspy_toolkit.lm.exchange import GenerationRequest, Message, Reply, Snapshot, Ticket, TokenLogprob
 from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities, split_reply, visible_text
+from dspy_toolkit.lm.protocol import EngineStats, GenerationRequest, Message, PendingReply, Reply, TokenLogprob
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.connection import Connection
@@ -90,14 +90,14 @@ class FakeEngine:
         self._active = 0
         self._thread: threading.Thread | None = None
         self._stop = threading.Event()
-        self._counts: dict[str, int] = dict.fromkeys(Snapshot.model_fields, 0)
+        self._counts: dict[str, int] = dict.fromkeys(EngineStats.model_fields, 0)
 
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._stop.is_set()
 
-    def submit(self, request: GenerationRequest) -> Ticket:
+    def submit(self, request: GenerationRequest) -> PendingReply:
         """Queue a request.
 
         Raises:
@@ -122,7 +122,7 @@ class FakeEngine:
             if len(self._waiting) >= self._queue_size:
                 raise EngineBusy(f"The engine's queue is full: {len(self._waiting)} requests wait. Try again later.")
             scripted = self._next(request)
-            job = _Job(request, Ticket(), prompt, scripted, matcher if self._check_grammar else None, limit)
+            job = _Job(request, PendingReply(), prompt, scripted, matcher if self._check_grammar else None, limit)
             self.requests.append(request)
             self._waiting.append(job)
             self._counts["requests"] += 1
@@ -136,10 +136,10 @@ class FakeEngine:
         """Tokens of the prompt: those of each message and three more for its role and marks."""
         return sum(len(TOKEN.findall(message.content)) + 3 for message in messages)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> EngineStats:
         """The counters now."""
         with self._condition:
-            return Snapshot(**{**self._counts, "queued": len(self._waiting), "active": self._active})
+            return EngineStats(**{**self._counts, "queued": len(self._waiting), "active": self._active})
 
     def close(self) -> None:
         """Stop, failing what still waits. Idempotent."""
@@ -242,7 +242,7 @@ class _Job:
     def __init__(
         self,
         request: GenerationRequest,
-        ticket: Ticket,
+        ticket: PendingReply,
         prompt_tokens: int,
         scripted: Scripted,
         matcher: Any | None,
@@ -321,7 +321,7 @@ def fake_connection(replies: Replies, home: Path | Settings, **options: Any) -> 
 
 def fake_engine(connection: Connection) -> FakeEngine:
     """The fake behind a connection, to look at its `requests` or to close it."""
-    from dspy_toolkit.lm.provider import find_engine
+    from dspy_toolkit.lm.litellm.provider import find_engine
 
     engine = find_engine(connection.model)
     if not isinstance(engine, FakeEngine):

@@ -8,13 +8,13 @@ from __future__ import annotations
 from prefect import flow
 from prefect.runtime import flow_run
 
-from dspy_toolkit.lm.throughput import REQUESTS
-from dspy_toolkit.measurement import Fall
+from dspy_toolkit.tracking.machine import Regression
+from dspy_toolkit.tracking.throughput import REQUESTS
 from tasks.measurement import measure_machine, record_measurement
 
 
 @flow(flow_run_name="benchmark this machine")
-def benchmark_machine(requests: int = REQUESTS) -> tuple[Fall, ...]:
+def benchmark_machine(requests: int = REQUESTS) -> tuple[Regression, ...]:
     """Measure this machine, keep the figures in MLflow, and return those that fell by a fifth or more.
 
     Args:

@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from prefect.transactions import transaction
 
 from dspy_toolkit.optimizers import Choice
-from dspy_toolkit.recording import Run
+from dspy_toolkit.pipeline.record import Run
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.settings import OptimizerName
 from flows.options import BudgetOption

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from prefect import flow
 
-from dspy_toolkit.optimizers.laps import Lap, LapResult
+from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult
 from dspy_toolkit.project import ProgramPart, StartPart
 from dspy_toolkit.store import Ref
 from tasks.race import run_lap
 
 
 @flow(flow_run_name="{lap.arm} for {program.project}", persist_result=True, result_serializer="json")
-def run_arm(program: ProgramPart, lap: Lap, train: Ref, val: Ref, start: StartPart | None = None) -> LapResult:
+def run_arm(program: ProgramPart, lap: ArmRun, train: Ref, val: Ref, start: StartPart | None = None) -> ArmRunResult:
     """Search with the lap's allowance, and score what was found on its items."""
     return run_lap(program, lap, train, val, start)

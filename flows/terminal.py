@@ -20,7 +20,7 @@ def run_at_terminal(flow: Any) -> None:
     from cyclopts import App
 
     from dspy_toolkit.cli.boundary import boundary, show_log
-    from dspy_toolkit.cli.progress import terminal
+    from dspy_toolkit.display.progress import terminal
     from dspy_toolkit.settings import load_settings
 
     module = sys.modules["__main__"].__spec__
@@ -58,7 +58,7 @@ def check_home(settings: Any) -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """End with code 130 on Ctrl-C or SIGTERM, whatever the interrupt turns into on its way up, and soon."""
-    from dspy_toolkit.optimizers.quiet import aloud
+    from dspy_toolkit.optimizers.search.output_capture import aloud
 
     interrupted = threading.Event()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from dspy_toolkit.cli.progress import step
-from dspy_toolkit.cli.summary import print_figures
+from dspy_toolkit.display.progress import step
+from dspy_toolkit.display.summary import print_figures
 from dspy_toolkit.lm import connect
-from dspy_toolkit.lm.hardware import inspect_hardware
-from dspy_toolkit.lm.throughput import Figure, measure_engine, measure_rates
-from dspy_toolkit.measurement import Fall, Measurement, fallen, identify, keep, read_history
+from dspy_toolkit.lm.models.hardware import inspect_hardware
 from dspy_toolkit.settings import load_settings
+from dspy_toolkit.tracking.machine import Measurement, Regression, fallen, identify, keep, read_history
+from dspy_toolkit.tracking.throughput import Figure, measure_engine, measure_rates
 from tasks.policy import accelerator, uncached_task
 
 
@@ -31,7 +31,7 @@ def measure_machine(requests: int) -> Measurement:
 
 
 @uncached_task(task_run_name="record this machine's figures")
-def record_measurement(measurement: Measurement, name: str) -> tuple[Fall, ...]:
+def record_measurement(measurement: Measurement, name: str) -> tuple[Regression, ...]:
     """Write the figures into MLflow, and warn of those that have fallen."""
     settings, conditions = load_settings(), measurement.conditions
     with step("record"):

@@ -9,14 +9,14 @@ from contextlib import contextmanager
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
-from dspy_toolkit.cli.progress import Reporter, step
-from dspy_toolkit.cli.summary import print_choice
-from dspy_toolkit.history import PastRun
+from dspy_toolkit.display.progress import Reporter, step
+from dspy_toolkit.display.summary import print_choice
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.project import ProgramPart, StartPart
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Ref
-from dspy_toolkit.workbench import Workbench
+from dspy_toolkit.tracking.history import PastRun
 from tasks.policy import accelerator, artifact_key, cached_task
 from tasks.race import run_race
 

@@ -116,7 +116,7 @@ def limit_name() -> str:
 def accelerator() -> Iterator[None]:
     """Wait for this host's turn: one flow at a time loads a model. The limit is made when it is missing.
 
-    It only queues. That no two processes share the accelerator is the business of `dspy_toolkit.lm.lease`, which is all there
+    It only queues. That no two processes share the accelerator is the business of `dspy_toolkit.lm.models.lease`, which is all there
     is on a temporary server: that one never takes back the place of a run which was interrupted, and the next run would
     wait for ever.
     """

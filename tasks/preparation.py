@@ -6,11 +6,11 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from dspy_toolkit.cli.progress import step
 from dspy_toolkit.datasets import Dataset, DatasetReport
+from dspy_toolkit.display.progress import step
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.project import DataPart, ProjectRef
 from dspy_toolkit.settings import load_settings
-from dspy_toolkit.workbench import Workbench
 from tasks.policy import artifact_key, cached_task
 
 

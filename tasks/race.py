@@ -11,17 +11,17 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import wait_for_flow_run
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from dspy_toolkit.cli.progress import step
+from dspy_toolkit.display.progress import step
 from dspy_toolkit.errors import OptimizerError
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
-from dspy_toolkit.optimizers.compiling import of_race
-from dspy_toolkit.optimizers.laps import Lap, LapResult
-from dspy_toolkit.optimizers.race import race
-from dspy_toolkit.optimizers.search import Stopwatch
+from dspy_toolkit.optimizers.compile import of_race
+from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult
+from dspy_toolkit.optimizers.race.race import race
+from dspy_toolkit.optimizers.search.search import Stopwatch
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.project import ProgramPart, StartPart
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Ref
-from dspy_toolkit.workbench import Workbench
 from tasks.policy import accelerator, cached_task
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ DEPLOYMENT = "run-arm/worker"
 
 
 @cached_task(task_run_name="{lap.arm} for {program.project}")
-def run_lap(program: ProgramPart, lap: Lap, train: Ref, val: Ref, start: StartPart | None) -> LapResult:
+def run_lap(program: ProgramPart, lap: ArmRun, train: Ref, val: Ref, start: StartPart | None) -> ArmRunResult:
     """One lap. It is given two of the three splits."""
     bench = Workbench.open(program.location, load_settings())
     with accelerator(), step(lap.arm) as reporter:
@@ -53,13 +53,15 @@ def run_race(
     return of_race(race(choice, profile, partial(runner, program, train, val, start)), float(watch))
 
 
-def _here(program: ProgramPart, train: Ref, val: Ref, start: StartPart | None, laps: Sequence[Lap]) -> list[LapResult]:
+def _here(
+    program: ProgramPart, train: Ref, val: Ref, start: StartPart | None, laps: Sequence[ArmRun]
+) -> list[ArmRunResult]:
     return [run_lap(program, lap, train, val, start) for lap in laps]
 
 
 def _on_workers(
-    program: ProgramPart, train: Ref, val: Ref, start: StartPart | None, laps: Sequence[Lap]
-) -> list[LapResult]:
+    program: ProgramPart, train: Ref, val: Ref, start: StartPart | None, laps: Sequence[ArmRun]
+) -> list[ArmRunResult]:
     """Start all, then wait for all. A run that failed is an arm that failed, but for the program as it came."""
     started = []
     for lap in laps:
@@ -75,9 +77,9 @@ def _on_workers(
     return [_result(lap, run.id) for lap, run in zip(laps, started, strict=True)]
 
 
-def _result(lap: Lap, run_id: object) -> LapResult:
+def _result(lap: ArmRun, run_id: object) -> ArmRunResult:
     run = run_coro_as_sync(wait_for_flow_run(run_id, timeout=None, poll_interval=2))
     state = run.state
     if not state.is_completed():
-        return LapResult(arm=lap.arm, error=f"Its run on a worker ended as {state.name}: {state.message}")
-    return LapResult.model_validate(state.result())
+        return ArmRunResult(arm=lap.arm, error=f"Its run on a worker ended as {state.name}: {state.message}")
+    return ArmRunResult.model_validate(state.result())

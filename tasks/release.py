@@ -9,15 +9,15 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.transactions import Transaction, get_transaction
 from pydantic import BaseModel
 
-from dspy_toolkit.cli.progress import step
-from dspy_toolkit.cli.summary import print_arms, print_summary
 from dspy_toolkit.datasets import Dataset
+from dspy_toolkit.display.progress import step
+from dspy_toolkit.display.summary import print_arms, print_summary
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.pipeline.record import Run
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.project import ProjectRef
-from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision, champion, rollback
 from dspy_toolkit.settings import load_settings
-from dspy_toolkit.workbench import Workbench
 from tasks.policy import artifact_key, uncached_task
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from prefect.artifacts import create_table_artifact
 
-from dspy_toolkit.challenge import Challenge
-from dspy_toolkit.cli.progress import step
 from dspy_toolkit.datasets import Dataset
+from dspy_toolkit.display.progress import step
 from dspy_toolkit.optimizers import Choice, Compiled
+from dspy_toolkit.pipeline.compare import Challenge
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.project import ChampionPart, ProgramPart, StartPart
 from dspy_toolkit.settings import load_settings
-from dspy_toolkit.workbench import Workbench
 from tasks.policy import accelerator, artifact_key, cached_task
 
 

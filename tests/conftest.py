@@ -15,7 +15,7 @@ from dspy_toolkit.settings import Settings
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm import Connection
-    from dspy_toolkit.lm.engine import Engine
+    from dspy_toolkit.lm.engine.engine import Engine
 
 QUESTIONS = """
 name = "questions"
@@ -59,7 +59,7 @@ def few_databases() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home that holds the converted embedded model."""
-    from dspy_toolkit.lm.weights import find_weights
+    from dspy_toolkit.lm.models.weights import find_weights
 
     folder = tmp_path_factory.mktemp("model home")
     find_weights("mlx/smollm2-135m", folder)
@@ -79,8 +79,8 @@ def connection(model_home: Path) -> Iterator[Connection]:
 @pytest.fixture(scope="session")
 def engine(connection: Connection) -> Engine:
     """The engine behind `connection`."""
-    from dspy_toolkit.lm.engine import Engine
-    from dspy_toolkit.lm.provider import find_engine
+    from dspy_toolkit.lm.engine.engine import Engine
+    from dspy_toolkit.lm.litellm.provider import find_engine
 
     engine = find_engine(connection.model)
     assert isinstance(engine, Engine)
@@ -90,7 +90,7 @@ def engine(connection: Connection) -> Engine:
 @pytest.fixture(scope="session")
 def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables and nothing in them: making one takes seconds, copying one does not."""
-    from dspy_toolkit.mlflow_client import connect
+    from dspy_toolkit.tracking.mlflow_client import connect
 
     home = Settings(home=tmp_path_factory.mktemp("mlflow"))
     connect(home)
@@ -118,11 +118,11 @@ def questions(tmp_path: Path) -> Path:
 def save_questions(home: Settings, questions: Path) -> Callable[..., int]:
     """Save a version of the `questions` project that has the given instructions and one demo."""
 
-    from dspy_toolkit import tracking
-    from dspy_toolkit.programs import lasting_location
     from dspy_toolkit.project import load_project
+    from dspy_toolkit.project.signatures import fields_of, signature_hash
     from dspy_toolkit.registry import Manifest, save_version
-    from dspy_toolkit.signatures import fields_of, signature_hash
+    from dspy_toolkit.registry.programs import lasting_location
+    from dspy_toolkit.tracking import runs as tracking
 
     def save(instructions: str = "Say what the answer is.", **fields: Any) -> int:
         demo = {"augmented": True, "text": "Who wrote Emma?", "label": "person"}

@@ -17,7 +17,7 @@ from dspy.utils import DummyLM
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import BudgetExhausted, DatasetError, EngineFailed, MetricError
 from dspy_toolkit.evaluation import Report, evaluate
-from dspy_toolkit.intervals import wilson
+from dspy_toolkit.gate.intervals import wilson
 from dspy_toolkit.lm.meter import Meter
 from dspy_toolkit.metrics import Score, exact_match
 from dspy_toolkit.store import Store

@@ -28,7 +28,7 @@ from benchmarks.lm.workloads import SHOT_TOKENS, WORKLOADS, Workload, make_progr
 from benchmarks.machine import write
 
 if TYPE_CHECKING:
-    from dspy_toolkit.lm.weights import Weights
+    from dspy_toolkit.lm.models.weights import Weights
     from dspy_toolkit.settings import Settings
 
 SYSTEMS = ("engine", "generate", "mlx_lm.server", "llama.cpp")
@@ -38,8 +38,8 @@ WORKER_SECONDS = 1500
 
 def read_rows(settings: Settings) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The router's training and validation rows. The third split is not read."""
+    from dspy_toolkit.pipeline.workbench import Workbench
     from dspy_toolkit.projects.router import project
-    from dspy_toolkit.workbench import Workbench
 
     bench = Workbench(project, settings.for_project(project.name))
     dataset = bench.prepare()
@@ -50,8 +50,8 @@ def read_rows(settings: Settings) -> tuple[list[dict[str, str]], list[dict[str, 
 
 def demonstrations(train: list[dict[str, str]], weights: Weights) -> list[dict[str, str]]:
     """As many training rows as bring the prompt before the question to SHOT_TOKENS."""
-    from dspy_toolkit.lm.exchange import Message
-    from dspy_toolkit.lm.tokenizer import load_tokenizer
+    from dspy_toolkit.lm.models.tokenizer import load_tokenizer
+    from dspy_toolkit.lm.protocol import Message
 
     tokenizer = load_tokenizer(weights.folder, weights.sha256)
     demos: list[dict[str, str]] = []
@@ -120,11 +120,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows: the machine's, then each system's."""
-    from dspy_toolkit.lm.embedded import EMBEDDED, EMBEDDED_FILE, EMBEDDED_PACKAGE
-    from dspy_toolkit.lm.hardware import inspect_hardware
-    from dspy_toolkit.lm.throughput import measure_rates
-    from dspy_toolkit.lm.weights import find_weights
+    from dspy_toolkit.lm.models.embedded import EMBEDDED, EMBEDDED_FILE, EMBEDDED_PACKAGE
+    from dspy_toolkit.lm.models.hardware import inspect_hardware
+    from dspy_toolkit.lm.models.weights import find_weights
     from dspy_toolkit.settings import load_settings
+    from dspy_toolkit.tracking.throughput import measure_rates
 
     settings = load_settings()
     home = settings.path().absolute()

@@ -12,7 +12,7 @@ from benchmarks.lm.asking import Caller, Found, Outcome, Setting, rows_for
 from benchmarks.lm.floor import Shape, free_tokens, least_seconds, must_read
 from benchmarks.lm.systems import EngineSystem, System
 from benchmarks.lm.workloads import Way, Workload, is_right, make_program, messages_of, signature_of
-from dspy_toolkit.lm.throughput import THREADS, Burst, burst, step_figures
+from dspy_toolkit.tracking.throughput import THREADS, Burst, burst, step_figures
 
 PRIMES = 4
 """Requests that make a prefix known before the clock starts; at once, since one alone shares with nobody."""
@@ -54,7 +54,7 @@ def at_full_width(system: System, workload: Workload, way: Way, setting: Setting
     if not isinstance(system, EngineSystem):
         yield Found("step_overhead", None, "ms", "n/a: the engine counts its steps, others do not")
         return
-    from dspy_toolkit.lm.exchange import make_request
+    from dspy_toolkit.lm.protocol import make_request
 
     program = make_program(workload.kind, f"{workload.name} {way}")
     rows = rows_for(workload, setting, THREADS + PRIMES)
@@ -97,10 +97,10 @@ def _floor(
     done: Burst[Outcome],
 ) -> Found:
     """The least time for these prompts, and for the tokens of these replies that were decided."""
-    from dspy_toolkit.lm.exchange import Message
     from dspy_toolkit.lm.grammar import signature_grammar
-    from dspy_toolkit.lm.tokenizer import load_tokenizer
-    from dspy_toolkit.lm.weights import find_weights
+    from dspy_toolkit.lm.models.tokenizer import load_tokenizer
+    from dspy_toolkit.lm.models.weights import find_weights
+    from dspy_toolkit.lm.protocol import Message
 
     weights = find_weights(setting.place.model, setting.place.home)
     tokenizer = load_tokenizer(weights.folder, weights.sha256)

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.lm.asking import Caller, Found, Setting
 from benchmarks.lm.systems import System
 from benchmarks.lm.workloads import Way, Workload
-from dspy_toolkit.lm.throughput import THREADS
+from dspy_toolkit.tracking.throughput import THREADS
 
 COMPILATIONS: dict[str, tuple[str, dict[str, int], int]] = {
     "bootstrap": ("random", {"candidates": 2, "max_bootstrapped_demos": 4, "val_rows": 32}, 160),

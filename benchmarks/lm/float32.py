@@ -16,7 +16,7 @@ from pathlib import Path
 
 def expand(source: Path, target: Path) -> None:
     """Write the model of `source` to `target` with float32 weights. The folder appears whole or not at all."""
-    from dspy_toolkit.lm.blas import preload
+    from dspy_toolkit.lm.models.blas import preload
 
     preload()
     import mlx.core as mx

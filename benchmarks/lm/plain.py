@@ -21,7 +21,7 @@ class GenerateSystem:
     name = "plain/model"
 
     def __init__(self, place: Place) -> None:
-        from dspy_toolkit.lm.blas import preload
+        from dspy_toolkit.lm.models.blas import preload
 
         preload()
         self._over = False
@@ -97,7 +97,7 @@ class GenerateSystem:
 
 def _serve_plain(system: GenerateSystem) -> None:
     """Register the handler for the system's name."""
-    from dspy_toolkit.lm.provider import import_litellm
+    from dspy_toolkit.lm.litellm.provider import import_litellm
 
     litellm = import_litellm()
     from litellm.llms.custom_llm import CustomLLM

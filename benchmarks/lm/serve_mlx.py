@@ -10,7 +10,7 @@ from __future__ import annotations
 
 def main() -> None:
     """Load the BLAS, then be the server."""
-    from dspy_toolkit.lm.blas import preload
+    from dspy_toolkit.lm.models.blas import preload
 
     preload()
     from mlx_lm import server

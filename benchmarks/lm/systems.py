@@ -120,7 +120,7 @@ class EngineSystem:
     """This project's engine, as `connect` gives it."""
 
     def __init__(self, connection: Connection) -> None:
-        from dspy_toolkit.lm.provider import find_engine
+        from dspy_toolkit.lm.litellm.provider import find_engine
 
         self._connection = connection
         self.engine = find_engine(connection.model)
@@ -129,8 +129,8 @@ class EngineSystem:
         return MeteredLM(self._connection.model, **options(max_tokens)), self._connection.adapter
 
     def _submit(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Any:
-        from dspy_toolkit.lm.exchange import make_request
         from dspy_toolkit.lm.grammar import signature_grammar
+        from dspy_toolkit.lm.protocol import make_request
 
         grammar = signature_grammar(signature)
         return self.engine.submit(make_request(messages=messages, max_tokens=max_tokens, grammar=grammar))

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.optimizers.rows import BASELINE, PROFILE, Kept, Row
 from benchmarks.optimizers.tasks import Task
-from dspy_toolkit.comparison import Comparison, compare
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.errors import OptimizerError, ToolkitError
 from dspy_toolkit.evaluation import Report, evaluate
+from dspy_toolkit.gate.decide import Comparison, compare
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.workbench import Workbench
 
 if TYPE_CHECKING:
     import dspy

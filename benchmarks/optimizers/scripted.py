@@ -22,14 +22,14 @@ from benchmarks.optimizers.measuring import Say, measure_bench
 from benchmarks.optimizers.rows import SCRIPTED, Kept, Row
 from benchmarks.optimizers.tasks import Record, find_task
 from dspy_toolkit.lm.connection import Connection
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.project import fingerprint_program
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.store import digest
 from dspy_toolkit.testing import fake_connection
-from dspy_toolkit.workbench import Workbench
 
 if TYPE_CHECKING:
-    from dspy_toolkit.lm.exchange import GenerationRequest
+    from dspy_toolkit.lm.protocol import GenerationRequest
 
 TASK = "title"
 STYLE = "house style: method on data: finding"

@@ -69,6 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: in place of the process's own.
     """
     with boundary():
-        from dspy_toolkit.cli.render import console
+        from dspy_toolkit.display.tables import console
 
         app(list(arguments) if arguments is not None else None, console=console(), error_console=console(stderr=True))

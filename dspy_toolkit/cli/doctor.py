@@ -36,7 +36,7 @@ def doctor(*, json: _Flag = False, generate: _Flag = False) -> int:
         report = {"ok": not wrong, "findings": [finding.model_dump() for finding in findings]}
         print(json_module.dumps(report, indent=2, ensure_ascii=False))
     else:
-        from dspy_toolkit.cli.render import console
+        from dspy_toolkit.display.tables import console
 
         said = f"{len(wrong)} thing{'s' * (len(wrong) > 1)} to mend (✗)." if wrong else "Nothing is wrong."
         console().print(*_report(findings), said, sep="\n")
@@ -50,7 +50,7 @@ def examine(*, generate: bool = False) -> Iterator[Finding]:
 
     yield from findings.packages()
     try:
-        from dspy_toolkit.lm.hardware import inspect_hardware
+        from dspy_toolkit.lm.models.hardware import inspect_hardware
 
         hardware = inspect_hardware()
     except ImportError as error:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from dspy_toolkit.cli.render import without_password
+from dspy_toolkit.display.tables import without_password
 from dspy_toolkit.errors import ToolkitError
-from dspy_toolkit.lm.memory import size
-from dspy_toolkit.store import Value
+from dspy_toolkit.lm.models.memory import size
+from dspy_toolkit.store import Frozen
 
 if TYPE_CHECKING:
-    from dspy_toolkit.lm.hardware import Hardware
+    from dspy_toolkit.lm.models.hardware import Hardware
     from dspy_toolkit.settings import Settings
 
 SPARE_BYTES = 2 * 2**30
@@ -32,7 +32,7 @@ ARROW = "  ← "
 """Between a setting's value and where it comes from."""
 
 
-class Finding(Value):
+class Finding(Frozen):
     """One line of the doctor's report."""
 
     subject: str
@@ -74,7 +74,7 @@ def packages() -> Iterator[Finding]:
 
 def machine(hardware: Hardware) -> Iterator[Finding]:
     """Chip, cores, memory, the device that MLX will use, and the BLAS."""
-    from dspy_toolkit.lm.blas import INSTALL, preload
+    from dspy_toolkit.lm.models.blas import INSTALL, preload
 
     found = {"metal": "an Apple GPU", "cuda": "a CUDA GPU", "cpu": "no GPU that MLX can use"}[hardware.device]
     seen = {
@@ -142,7 +142,7 @@ def lease(settings: Settings, device: str) -> Iterator[Finding]:
     """Whether another process holds the accelerator, and which."""
     from filelock import FileLock, Timeout
 
-    from dspy_toolkit.lm.lease import lease_path
+    from dspy_toolkit.lm.models.lease import lease_path
 
     path = lease_path(device)
     then = "would wait for it" if settings.lm.lease == "wait" else "would run beside it"
@@ -164,7 +164,7 @@ def configuration(settings: Settings) -> Iterator[Finding]:
     from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 
     from dspy_toolkit.settings import FILE_NAME, PREFIX, Section
-    from dspy_toolkit.tracking import masked
+    from dspy_toolkit.tracking.runs import masked
 
     environment, file = EnvSettingsSource(type(settings))(), TomlConfigSettingsSource(type(settings))()
 

@@ -13,8 +13,8 @@ from cyclopts import Parameter, validators
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dspy_toolkit.history import PastRun
     from dspy_toolkit.settings import Settings
+    from dspy_toolkit.tracking.history import PastRun
 
 
 def history(
@@ -34,10 +34,10 @@ def history(
         json: Print JSON with everything that is known of a run, for scripts.
     """
     from dspy_toolkit.cli.boundary import show_log
-    from dspy_toolkit.cli.render import console
-    from dspy_toolkit.history import read_history
-    from dspy_toolkit.programs import project_name
+    from dspy_toolkit.display.tables import console
+    from dspy_toolkit.registry.programs import project_name
     from dspy_toolkit.settings import load_settings
+    from dspy_toolkit.tracking.history import read_history
 
     settings = load_settings()
     show_log(settings)
@@ -55,7 +55,7 @@ def history(
 
 
 def _table(runs: tuple[PastRun, ...]) -> RenderableType:
-    from dspy_toolkit.cli.render import listing
+    from dspy_toolkit.display.tables import listing
 
     rows = [
         (
@@ -74,8 +74,8 @@ def _table(runs: tuple[PastRun, ...]) -> RenderableType:
 
 def _nothing(settings: Settings, project: str | None) -> str:
     from dspy_toolkit.errors import nearest
-    from dspy_toolkit.history import read_history
     from dspy_toolkit.project import project_names
+    from dspy_toolkit.tracking.history import read_history
 
     make = "Make one:\n\n  python -m flows.optimize_program --project"
     if project is None:

@@ -18,7 +18,7 @@ from dspy_toolkit.cli.findings import Finding, wrong
 from dspy_toolkit.errors import ModelNotFound, ToolkitError
 
 if TYPE_CHECKING:
-    from dspy_toolkit.lm.hardware import Hardware
+    from dspy_toolkit.lm.models.hardware import Hardware
     from dspy_toolkit.settings import Settings
 
 
@@ -42,8 +42,8 @@ def models(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
 
 def backends(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
     """What would run an `mlx/` model, in the order of trying; nothing is imported or asked."""
-    from dspy_toolkit.lm.fallback import backend_order
-    from dspy_toolkit.lm.torch_weights import INSTALL, torch_installed
+    from dspy_toolkit.lm.litellm.fallback import backend_order
+    from dspy_toolkit.lm.torch.weights import INSTALL, torch_installed
 
     def about(name: str) -> str:
         if name == "mlx":
@@ -92,9 +92,9 @@ def generation(settings: Settings) -> Iterator[Finding]:
 
 
 def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> Iterator[Finding]:
-    from dspy_toolkit.lm.embedded import EMBEDDED
-    from dspy_toolkit.lm.memory import plan_model, size
-    from dspy_toolkit.lm.weights import Weights, hash_weights
+    from dspy_toolkit.lm.models.embedded import EMBEDDED
+    from dspy_toolkit.lm.models.memory import plan_model, size
+    from dspy_toolkit.lm.models.weights import Weights, hash_weights
 
     bare = re.sub(r"@[0-9a-f]{8,64}$", "", name.removeprefix("mlx/"))
     folder = _folder(bare, settings)
@@ -121,8 +121,8 @@ def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> It
 
 def _folder(bare: str, settings: Settings) -> Path | None:
     """Where the weights of a model are now; None when they are not on this machine yet."""
-    from dspy_toolkit.lm.embedded import EMBEDDED, EMBEDDED_PACKAGE
-    from dspy_toolkit.lm.weights import split_adapter
+    from dspy_toolkit.lm.models.embedded import EMBEDDED, EMBEDDED_PACKAGE
+    from dspy_toolkit.lm.models.weights import split_adapter
 
     bare, _ = split_adapter(bare)
     if bare == EMBEDDED:

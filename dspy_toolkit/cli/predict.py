@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import dspy
 
     from dspy_toolkit.lm import Connection
-    from dspy_toolkit.programs import LoadedProgram
+    from dspy_toolkit.registry.programs import LoadedProgram
 
 SEEN = 200
 """Characters of an unreadable reply that its error shows."""
@@ -57,7 +57,7 @@ def predict(
     """
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.lm import connect
-    from dspy_toolkit.programs import load_program
+    from dspy_toolkit.registry.programs import load_program
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()
@@ -78,7 +78,7 @@ def predict(
     if output == "json":
         print(_line(answer))
     else:
-        from dspy_toolkit.cli.render import console, properties
+        from dspy_toolkit.display.tables import console, properties
 
         console().print(properties([(name, _shown(value)) for name, value in answer.items()]))
 
@@ -197,7 +197,7 @@ def _answers(
 
 
 def _types(loaded: LoadedProgram) -> dict[str, Any]:
-    from dspy_toolkit.signatures import fields_of
+    from dspy_toolkit.project.signatures import fields_of
 
     fields = fields_of(loaded.program)
     return {name: fields.get(name, Any) for name in loaded.project.dataset.inputs}

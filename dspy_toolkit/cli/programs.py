@@ -36,9 +36,9 @@ def list_programs(
         json: Print JSON, for scripts.
     """
     from dspy_toolkit.cli.boundary import show_log
-    from dspy_toolkit.cli.render import console
-    from dspy_toolkit.programs import project_name
+    from dspy_toolkit.display.tables import console
     from dspy_toolkit.registry import list_projects, list_versions
+    from dspy_toolkit.registry.programs import project_name
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()
@@ -67,9 +67,9 @@ def show_program(
     from rich.console import Group
 
     from dspy_toolkit.cli.boundary import show_log
-    from dspy_toolkit.cli.render import console, properties
-    from dspy_toolkit.programs import load_state
+    from dspy_toolkit.display.tables import console, properties
     from dspy_toolkit.project import load_project
+    from dspy_toolkit.registry.programs import load_state
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()
@@ -98,8 +98,8 @@ def roll_back(project: str, /) -> None:
         project: A project's name or file.
     """
     from dspy_toolkit.cli.boundary import show_log
-    from dspy_toolkit.programs import project_name
     from dspy_toolkit.registry import champion, rollback
+    from dspy_toolkit.registry.programs import project_name
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()
@@ -111,7 +111,7 @@ def roll_back(project: str, /) -> None:
 
 
 def _projects(versions: dict[str, list[Version]], settings: Settings) -> RenderableType:
-    from dspy_toolkit.cli.render import listing
+    from dspy_toolkit.display.tables import listing
     from dspy_toolkit.project import project_names
 
     if not versions:
@@ -131,7 +131,7 @@ def _projects(versions: dict[str, list[Version]], settings: Settings) -> Rendera
 
 
 def _versions(project: str, found: list[Version]) -> RenderableType:
-    from dspy_toolkit.cli.render import listing
+    from dspy_toolkit.display.tables import listing
 
     if not found:
         return f"{project} has no saved program."
@@ -149,7 +149,7 @@ def _versions(project: str, found: list[Version]) -> RenderableType:
 
 
 def _origin(manifest: Manifest) -> Iterator[tuple[str, Any]]:
-    from dspy_toolkit.cli.render import percent, points
+    from dspy_toolkit.display.tables import percent, points
 
     yield "project", f"{manifest.project} ({manifest.location})" if manifest.location else manifest.project
     yield "fields", ", ".join(f"{name}: {_kind(kind)}" for name, kind in manifest.signature_fields.items())
@@ -176,8 +176,8 @@ def _origin(manifest: Manifest) -> Iterator[tuple[str, Any]]:
 def _predictors(state: dict[str, Any]) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    from dspy_toolkit.cli.render import properties
-    from dspy_toolkit.programs import predictor_states
+    from dspy_toolkit.display.tables import properties
+    from dspy_toolkit.registry.programs import predictor_states
 
     for name, part in predictor_states(state).items():
         yield ""

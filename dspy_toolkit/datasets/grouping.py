@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dspy_toolkit.datasets.memory import Placement
 from dspy_toolkit.datasets.neighbors import Neighbors
+from dspy_toolkit.datasets.placements import Placement
 from dspy_toolkit.datasets.spec import SPLITS, Fractions, SplitName
 from dspy_toolkit.store import digest
 

@@ -9,7 +9,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from dspy_toolkit.store import Ref, Value
+from dspy_toolkit.store import Frozen, Ref
 
 SplitName = Literal["train", "val", "sealed"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -18,7 +18,7 @@ ROW = "_row"
 GROUP = "_group"
 
 
-class Fractions(Value):
+class Fractions(Frozen):
     """The expected share of the groups that each split gets; they sum to 1."""
 
     train: float = Field(default=0.4, gt=0, lt=1)
@@ -33,7 +33,7 @@ class Fractions(Value):
         return self
 
 
-class DatasetSpec(Value):
+class DatasetSpec(Frozen):
     """Which columns of which file are the data, and how they are split."""
 
     source: str
@@ -65,7 +65,7 @@ class DatasetSpec(Value):
         return (*self.inputs, *self.outputs)
 
 
-class Dataset(Value):
+class Dataset(Frozen):
     """A prepared dataset: three tables and a report in the store. Compiling is given the first two tables only."""
 
     train: Ref
@@ -75,7 +75,7 @@ class Dataset(Value):
     """A `DatasetReport`, as JSON."""
 
 
-class Lengths(Value):
+class Lengths(Frozen):
     """Characters of one input, over all rows that are in a split."""
 
     min: int
@@ -83,7 +83,7 @@ class Lengths(Value):
     max: int
 
 
-class DatasetReport(Value):
+class DatasetReport(Frozen):
     """What was found in the rows. The lists name rows by the numbers that a person sees in the file."""
 
     rows: int

@@ -16,7 +16,7 @@ from dspy.adapters.json_adapter import JSONAdapter
 
 from dspy_toolkit.lm.grammar import signature_grammar
 from dspy_toolkit.lm.meter import Meter, MeteredLM
-from dspy_toolkit.lm.weights import PREFIX
+from dspy_toolkit.lm.models.weights import PREFIX
 
 
 class CountingChatAdapter(ChatAdapter):

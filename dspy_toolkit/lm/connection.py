@@ -20,16 +20,16 @@ import dspy
 
 from dspy_toolkit.errors import StoreError
 from dspy_toolkit.lm.adapter import CountingChatAdapter, GrammarAdapter
-from dspy_toolkit.lm.elsewhere import LiteLLMBackend
-from dspy_toolkit.lm.fallback import Backend, Chain, backend_order
+from dspy_toolkit.lm.litellm.fallback import Backend, Chain, backend_order
+from dspy_toolkit.lm.litellm.litellm_backend import LiteLLMBackend
+from dspy_toolkit.lm.litellm.provider import EngineBackend, import_litellm, serve, withdraw
 from dspy_toolkit.lm.meter import MeteredLM
-from dspy_toolkit.lm.provider import EngineBackend, import_litellm, serve, withdraw
-from dspy_toolkit.lm.torch_weights import calm_threads
-from dspy_toolkit.lm.weights import PREFIX, Weights, find_weights
+from dspy_toolkit.lm.models.weights import PREFIX, Weights, find_weights
+from dspy_toolkit.lm.torch.weights import calm_threads
 from dspy_toolkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from dspy_toolkit.lm.exchange import TextEngine
+    from dspy_toolkit.lm.protocol import TextEngine
 
 OPEN_FILES = 4096
 
@@ -254,12 +254,12 @@ def _backends(weights: Weights, settings: Settings) -> list[Backend]:
     """Who answers for an MLX model, in order, none of them started."""
 
     def mlx() -> TextEngine:
-        from dspy_toolkit.lm.engine import Engine
+        from dspy_toolkit.lm.engine.engine import Engine
 
         return Engine(weights, settings.lm)
 
     def torch() -> TextEngine:
-        from dspy_toolkit.lm.torch_engine import TorchEngine
+        from dspy_toolkit.lm.torch.engine import TorchEngine
 
         return TorchEngine(weights, settings.lm)
 

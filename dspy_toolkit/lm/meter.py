@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import dspy
 
 from dspy_toolkit.errors import BudgetExhausted
-from dspy_toolkit.lm.provider import count_prompt
+from dspy_toolkit.lm.litellm.provider import count_prompt
 from dspy_toolkit.lm.spans import annotate
 
 _began: ContextVar[float] = ContextVar("_began")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dspy_toolkit.errors import RequestRefused
-from dspy_toolkit.lm.exchange import GenerationRequest, ToolCall
+from dspy_toolkit.lm.protocol import GenerationRequest, ToolCall
 from dspy_toolkit.store import digest
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.errors import MetricError, ToolkitError, causes
 from dspy_toolkit.metrics.naming import name_of
 from dspy_toolkit.metrics.scores import Metric, Score
-from dspy_toolkit.sources import explain
+from dspy_toolkit.user_code import explain
 
 if TYPE_CHECKING:
     import dspy

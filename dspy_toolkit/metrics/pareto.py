@@ -1,7 +1,7 @@
 """Which of several programs no other beats in everything: score against tokens and seconds.
 
 Covered: any number of points of any kind, with an objective that is not known. Not covered: choosing one of the front,
-and whether two scores differ by more than chance (`dspy_toolkit.comparison`).
+and whether two scores differ by more than chance (`dspy_toolkit.gate.decide`).
 """
 
 from __future__ import annotations

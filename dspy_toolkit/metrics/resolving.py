@@ -31,7 +31,7 @@ from dspy_toolkit.metrics.composites import weighted
 from dspy_toolkit.metrics.judging import judge
 from dspy_toolkit.metrics.naming import BUILT_IN, name_of
 from dspy_toolkit.metrics.scores import Metric
-from dspy_toolkit.sources import explain, import_named
+from dspy_toolkit.user_code import explain, import_named
 
 _MADE = {"judge": 'name = "judge", rubric = "…"', "weighted": 'name = "weighted", of = ["…"]'}
 """Metrics that are nothing without options, and the least table of each."""

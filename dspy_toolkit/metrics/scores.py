@@ -7,13 +7,13 @@ from typing import Any, TypeAlias
 
 from pydantic import Field
 
-from dspy_toolkit.store import Value
+from dspy_toolkit.store import Frozen
 
 Metric: TypeAlias = Callable[..., Any]
 """`(example, prediction) -> bool | float | Score | dspy.Prediction(score=, feedback=)`; see the package's docstring."""
 
 
-class Score(Value):
+class Score(Frozen):
     """How good one answer is, and why."""
 
     value: float = Field(ge=0, le=1)

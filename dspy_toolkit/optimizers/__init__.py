@@ -1,16 +1,14 @@
 """Choosing an optimizer, and compiling a program with it.
 
 budget      what a compilation may spend
-problem     what is to be optimized: a program, its rows, its metric, its models
-profile     a look at the program before anything is spent
-selection   which optimizer, with a written reason; experience orders them by what earlier runs gained
-starting    searching from another program
-compiling   the one door to the optimizers
-bootstrap mipro gepa   each: a plan within a budget, and a search
-search      what they share: metered models, the candidates' record, the best so far
-watch       ends an optimizer of DSPy's when the model fails or the budget is spent; quiet keeps it off the terminal
-reflection  the model that writes instructions
+problem     what is to be optimized: a program, its rows, its metric, its models; sampling draws from the rows
+profile     what a look at the program showed
+choice      which optimizer, how, and why
 states      what of a program is kept, and what reaches the model
+plan        looking and choosing
+search      one file each optimizer, and what they share
+race        optimizers against each other within one budget
+compile     the one door to them
 """
 
 from __future__ import annotations
@@ -18,13 +16,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.optimizers.budget import BUDGETS, Budget, find_budget
-from dspy_toolkit.optimizers.plan import Choice
+from dspy_toolkit.optimizers.choice import Choice
 from dspy_toolkit.optimizers.problem import Problem
+from dspy_toolkit.optimizers.profile import Profile
 
 if TYPE_CHECKING:
-    from dspy_toolkit.optimizers.compiling import Compiled, compile_program
-    from dspy_toolkit.optimizers.profile import Profile, probe
-    from dspy_toolkit.optimizers.selection import select
+    from dspy_toolkit.optimizers.compile import Compiled, compile_program
+    from dspy_toolkit.optimizers.plan.probe import probe
+    from dspy_toolkit.optimizers.plan.selection import select
 
 __all__ = [
     "BUDGETS",
@@ -40,11 +39,10 @@ __all__ = [
 ]
 
 _WHERE = {
-    "Compiled": "compiling",
-    "compile_program": "compiling",
-    "Profile": "profile",
-    "probe": "profile",
-    "select": "selection",
+    "Compiled": "compile",
+    "compile_program": "compile",
+    "probe": "plan.probe",
+    "select": "plan.selection",
 }
 
 

@@ -11,10 +11,10 @@ import math
 
 from dspy_toolkit.errors import OptimizerError
 from dspy_toolkit.settings import BUDGET_NAMES, parse_budget
-from dspy_toolkit.store import Value
+from dspy_toolkit.store import Frozen
 
 
-class Budget(Value):
+class Budget(Frozen):
     """Calls that one compilation may spend."""
 
     name: str

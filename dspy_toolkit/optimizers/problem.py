@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dspy_toolkit.datasets import examples
 from dspy_toolkit.optimizers.sampling import sample_rows
-from dspy_toolkit.signatures import fields_of
+from dspy_toolkit.project.signatures import fields_of
 
 if TYPE_CHECKING:
     import dspy
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.datasets import DatasetSpec
     from dspy_toolkit.lm.connection import Connection
     from dspy_toolkit.metrics import Metric
-    from dspy_toolkit.optimizers.starting import Start
+    from dspy_toolkit.optimizers.search.transfer import Start
     from dspy_toolkit.store import Store
 
 

@@ -1,35 +1,16 @@
-"""A look at a program before anything is spent on it: about thirty runs on validation rows, and one try at reflection.
-
-The profile is what the choice of an optimizer rests on: what the program scores as it is, how often its replies cannot be
-parsed, whether the metric explains itself, what a call costs here, and whether the reflection model can write a usable
-instruction, which is tried rather than assumed.
-"""
+"""What a look at a program showed: what the choice of an optimizer rests on. `plan.probe` looks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from pydantic import Field
 
-from dspy_toolkit.evaluation import evaluate
-from dspy_toolkit.optimizers.problem import Problem
-from dspy_toolkit.optimizers.reflection import try_reflection
-from dspy_toolkit.optimizers.states import signature_of
-from dspy_toolkit.store import Value
+from dspy_toolkit.store import Frozen
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import pandas as pd
-
-    from dspy_toolkit.datasets import DatasetSpec
-
-PROBE_ROWS = 30
 PASS = 0.5
 """The score from which a run counts as passed (a demonstration may be made of it)."""
 
 
-class Profile(Value):
+class Profile(Frozen):
     """What thirty runs showed."""
 
     train: int
@@ -64,61 +45,3 @@ class Profile(Value):
     reflector_ok: bool
     """Whether the reflection model wrote a usable instruction when asked."""
     reflector_note: str
-
-
-def probe(problem: Problem, progress: Callable[[int, int], None] | None = None) -> Profile:
-    """Run the program as it came on up to PROBE_ROWS validation rows, and let the reflection model try once.
-
-    Raises:
-        MetricError: the metric fails on more than a tenth of the rows.
-        ToolkitError: the model failed.
-    """
-    program, spec, connection = problem.program, problem.spec, problem.connection
-    rows = problem.val_sample(PROBE_ROWS)
-    # Before the runs, whose seconds are to be those of calls: a model is loaded by its first one.
-    usable, note = try_reflection(program, rows, spec, connection)
-    report = evaluate(
-        program,
-        rows,
-        spec,
-        problem.metric,
-        split="val",
-        lm=connection.lm,
-        adapter=connection.adapter,
-        store=problem.store,
-        threads=problem.threads,
-        progress=progress,
-    )
-    table = problem.store.read_frame(report.rows)
-    return Profile(
-        train=len(problem.train),
-        val=len(problem.val),
-        probed=report.n,
-        baseline=report.mean,
-        pass_rate=sum(value >= PASS for value in table["value"]) / report.n,
-        parse_failures=report.parse_failures,
-        metric_errors=report.metric_errors,
-        graded=any(0 < value < 1 for value in table["value"]),
-        feedback=any(table["feedback"]),
-        predictors=len(program.predictors()),
-        labelled=_labelled(problem),
-        calls_per_run=report.lm_calls / report.n,
-        prompt_tokens=report.prompt_tokens / report.n,
-        completion_tokens=report.completion_tokens / report.n,
-        demo_tokens=_demo_tokens(rows, spec),
-        seconds_per_call=report.seconds / report.physical_calls if report.physical_calls else 0.0,
-        reflector_ok=usable,
-        reflector_note=note,
-    )
-
-
-def _labelled(problem: Problem) -> bool:
-    steps = problem.program.predictors()
-    return len(steps) == 1 and set(signature_of(steps[0]).output_fields) <= set(problem.spec.outputs)
-
-
-def _demo_tokens(rows: pd.DataFrame, spec: DatasetSpec) -> float:
-    """By the usual four characters a token; each field has a header of about eight tokens."""
-    columns = [name for name in (*spec.inputs, *spec.outputs) if name in rows]
-    characters = sum(rows[name].astype(str).str.len().mean() for name in columns)
-    return float(characters / 4 + 8 * len(columns))

@@ -15,7 +15,7 @@ from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import ProjectError, nearest
 from dspy_toolkit.metrics import Metric, outputs_needed
 from dspy_toolkit.settings import OptimizerName, parse_budget
-from dspy_toolkit.sources import explain
+from dspy_toolkit.user_code import explain
 
 if TYPE_CHECKING:
     import dspy

@@ -14,18 +14,18 @@ import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from dspy_toolkit import signatures
 from dspy_toolkit.errors import DatasetError
 from dspy_toolkit.metrics import models_of, source_of
+from dspy_toolkit.project import signatures
 from dspy_toolkit.project.definition import Project
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.sources import missing_file, text_of
-from dspy_toolkit.store import Ref, Value, digest
+from dspy_toolkit.store import Frozen, Ref, digest
+from dspy_toolkit.user_code import missing_file, text_of
 
 _PACKAGES = ("dspy-toolkit", "dspy", "mlx-lm", "gepa")
 
 
-class DataPart(Value):
+class DataPart(Frozen):
     """All that the prepared dataset depends on."""
 
     project: str
@@ -34,7 +34,7 @@ class DataPart(Value):
     """sha256 over the file's bytes and kind, the spec, the columns' types, the data settings, this library's version."""
 
 
-class ProgramPart(Value):
+class ProgramPart(Frozen):
     """All that a program's answers and its optimization depend on, besides the rows."""
 
     project: str
@@ -48,14 +48,14 @@ class ProgramPart(Value):
     temperature, max_tokens, the seed, and the versions of this library, dspy, mlx-lm and gepa."""
 
 
-class ChampionPart(Value):
+class ChampionPart(Frozen):
     """The version that is live; both None before there is one (a run makes it first)."""
 
     version: int | None = None
     sha256: str | None = None
 
 
-class StartPart(Value):
+class StartPart(Frozen):
     """A program from elsewhere that a search starts from, as it was when the run began."""
 
     name: str
@@ -66,7 +66,7 @@ class StartPart(Value):
     """`_row` hashes that the program from elsewhere was tuned on, as a JSON list: none of them may test what comes of it."""
 
 
-class ProjectRef(Value):
+class ProjectRef(Frozen):
     """A project as it was when a run began."""
 
     name: str

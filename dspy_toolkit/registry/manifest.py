@@ -17,14 +17,14 @@ from typing import Any
 from pydantic import AwareDatetime, Field, ValidationError
 
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.store import Value, canonical_json
+from dspy_toolkit.store import Frozen, canonical_json
 
 SCHEMA_VERSION = 1
 PROGRAM_FILE = "program.json"
 MANIFEST_FILE = "manifest.json"
 
 
-class Manifest(Value):
+class Manifest(Frozen):
     """Where a program came from, what it was trained on, and how it scored."""
 
     schema_version: int = SCHEMA_VERSION

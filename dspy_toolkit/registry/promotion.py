@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.mlflow_client import exists, session
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.versions import (
     CHAMPION,
@@ -24,14 +23,15 @@ from dspy_toolkit.registry.versions import (
     list_versions,
     registered_model,
 )
-from dspy_toolkit.store import Value
+from dspy_toolkit.store import Frozen
+from dspy_toolkit.tracking.mlflow_client import exists, session
 
 if TYPE_CHECKING:
     from dspy_toolkit.project import ChampionPart
     from dspy_toolkit.settings import Settings
 
 
-class Decision(Value):
+class Decision(Frozen):
     """How a run ended."""
 
     outcome: Literal["promoted", "refused", "unchanged"]

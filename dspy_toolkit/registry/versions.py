@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import RegistryError, nearest
-from dspy_toolkit.mlflow_client import exists, is_code, session
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.manifest import (
     MANIFEST_FILE,
@@ -30,8 +29,9 @@ from dspy_toolkit.registry.manifest import (
     read_manifest,
     read_program,
 )
-from dspy_toolkit.store import Value
-from dspy_toolkit.tracking import write_artifacts
+from dspy_toolkit.store import Frozen
+from dspy_toolkit.tracking.mlflow_client import exists, is_code, session
+from dspy_toolkit.tracking.runs import write_artifacts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,7 +47,7 @@ _PROJECT = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _REFERENCE = re.compile(r"(?P<project>[^@/\\]+)@(?P<which>[^@/\\]+)")
 
 
-class Version(Value):
+class Version(Frozen):
     """One line of a project's list."""
 
     project: str

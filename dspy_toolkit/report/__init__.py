@@ -9,7 +9,7 @@ in ten years. Inputs and answers are foreign text: every one of them is escaped.
 It shows rows of the data in clear, sealed ones among them where they were opened. Whoever changes a prompt after reading
 those has tuned on them.
 
-Not covered: when it is made and under which name it is kept (`dspy_toolkit.recording`), and comparing several runs (MLflow's own pages).
+Not covered: when it is made and under which name it is kept (`dspy_toolkit.pipeline.record`), and comparing several runs (MLflow's own pages).
 """
 
 from __future__ import annotations

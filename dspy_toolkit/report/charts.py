@@ -2,7 +2,7 @@
 
 A mark is told by its shape as well as by its colour. What a chart shows stands in a table beside it too.
 
-Not covered: figures outside the page (`dspy_toolkit.plots`).
+Not covered: figures outside the page (`dspy_toolkit.report.plots`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from dspy_toolkit.evaluation import Report
-    from dspy_toolkit.recording import Run
+    from dspy_toolkit.pipeline.record import Run
 
 
 class Cost(NamedTuple):

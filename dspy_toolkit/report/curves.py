@@ -10,12 +10,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from dspy_toolkit.metrics.pareto import Objectives, pareto_front
-from dspy_toolkit.optimizers.search import UNCHANGED
+from dspy_toolkit.optimizers.search.search import UNCHANGED
 from dspy_toolkit.report.words import readable
 
 if TYPE_CHECKING:
-    from dspy_toolkit.optimizers.compiling import Compiled
-    from dspy_toolkit.optimizers.search import Trial
+    from dspy_toolkit.optimizers.compile import Compiled
+    from dspy_toolkit.optimizers.search.search import Trial
 
 AS_IT_CAME = "as it came"
 

@@ -20,10 +20,10 @@ from dspy_toolkit.report.prompts import Predictor, predictors
 from dspy_toolkit.report.words import Field, count, duration, level, percent, points, readable, shown
 
 if TYPE_CHECKING:
-    from dspy_toolkit.comparison import Comparison
     from dspy_toolkit.evaluation import Report
+    from dspy_toolkit.gate.decide import Comparison
+    from dspy_toolkit.pipeline.record import Run
     from dspy_toolkit.project import Project
-    from dspy_toolkit.recording import Run
     from dspy_toolkit.registry import Decision
     from dspy_toolkit.store import Store
 
@@ -121,7 +121,7 @@ def gather(
         ProjectError: the project's program cannot be made.
     """
     from dspy_toolkit.optimizers.states import signature_of
-    from dspy_toolkit.signatures import fields_of
+    from dspy_toolkit.project.signatures import fields_of
 
     program = project.build()
     order = {name: tuple(signature_of(part).fields) for name, part in program.named_predictors()}

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dspy_toolkit.optimizers.states import MARKS
-from dspy_toolkit.programs import predictor_states
+from dspy_toolkit.registry.programs import predictor_states
 from dspy_toolkit.report.words import Field, readable, shown
 
 

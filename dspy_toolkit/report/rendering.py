@@ -19,8 +19,8 @@ from dspy_toolkit.report.words import count, duration, percent, points
 if TYPE_CHECKING:
     from jinja2 import Template
 
+    from dspy_toolkit.pipeline.record import Run
     from dspy_toolkit.project import Project
-    from dspy_toolkit.recording import Run
     from dspy_toolkit.registry import Decision
     from dspy_toolkit.store import Store
 

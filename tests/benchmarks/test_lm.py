@@ -29,9 +29,9 @@ from benchmarks.lm.workloads import (
     read_reply,
     signature_of,
 )
-from dspy_toolkit.lm.exchange import GenerationRequest
-from dspy_toolkit.lm.throughput import Rates
+from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.testing import fake_connection, format_reply
+from dspy_toolkit.tracking.throughput import Rates
 
 CONFIGURATION = {
     "rank": 8,
@@ -194,7 +194,7 @@ def test_the_floor_is_operations_or_bytes_whichever_takes_longer(model_home: Pat
 
 def test_only_the_tokens_that_a_grammar_leaves_open_are_counted(model_home: Path) -> None:
     from dspy_toolkit.lm.grammar import signature_grammar
-    from dspy_toolkit.lm.tokenizer import load_tokenizer
+    from dspy_toolkit.lm.models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(model_home / "models" / "smollm2-135m", "")
     label = signature_grammar(signature_of(make_program("classify", "")))

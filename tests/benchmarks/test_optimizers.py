@@ -24,10 +24,10 @@ from benchmarks.optimizers.tasks.record import share_of_fields
 from benchmarks.optimizers.tasks.title import words_f1
 from dspy_toolkit.datasets import examples
 from dspy_toolkit.metrics import score
+from dspy_toolkit.pipeline.workbench import Workbench
+from dspy_toolkit.project.signatures import fields_of
 from dspy_toolkit.settings import LMSettings, Settings
-from dspy_toolkit.signatures import fields_of
 from dspy_toolkit.testing import fake_engine
-from dspy_toolkit.workbench import Workbench
 
 LEAST = {"train": 60, "val": 50, "sealed": 80}
 """Rows that say something."""

@@ -13,7 +13,7 @@ import pytest
 
 from dspy_toolkit.cli.findings import configuration, lease, tracking
 from dspy_toolkit.cli.findings import home as home_findings
-from dspy_toolkit.lm.lease import lease_path
+from dspy_toolkit.lm.models.lease import lease_path
 from dspy_toolkit.settings import Settings, load_settings
 
 
@@ -76,7 +76,7 @@ def test_a_setting_tells_where_it_comes_from_and_keeps_its_secret(
 
 
 def test_the_order_of_the_backends(command, monkeypatch: pytest.MonkeyPatch, home: Settings) -> None:
-    for name in ("fallback", "torch_weights"):
+    for name in ("litellm.fallback", "torch.weights"):
         monkeypatch.setattr(f"dspy_toolkit.lm.{name}.torch_installed", lambda: False)
     monkeypatch.setenv("DSPY_TOOLKIT_LM__FALLBACKS", '["openai/gpt-4o-mini"]')
     found = lines(command("doctor", "--json"))["model.backends"]
@@ -105,7 +105,7 @@ def test_a_server_that_does_not_answer_is_wrong(tmp_path: Path) -> None:
 def test_the_holder_of_the_accelerator_is_named(tmp_path: Path) -> None:
     device = f"test-{tmp_path.parent.name}-{tmp_path.name}"
     code = (
-        "import sys\nfrom dspy_toolkit.lm.lease import acquire\n"
+        "import sys\nfrom dspy_toolkit.lm.models.lease import acquire\n"
         f"lease = acquire({device!r}, 0)\nprint('held', flush=True)\nsys.stdin.read()"
     )
     settings = Settings(home=tmp_path)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parents[1] / "optimizers"))
-
-from past_runs import record
-
 from dspy_toolkit.settings import Settings
+from tests.optimizers.past_runs import record
 
 
 def test_an_empty_home_says_how_to_begin_and_is_left_alone(command, home: Settings) -> None:

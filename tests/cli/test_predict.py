@@ -13,7 +13,7 @@ import pytest
 from dspy_toolkit.cli.predict import Unreadable, print_rows, read_file, read_inputs, run
 from dspy_toolkit.errors import DatasetError, EngineFailed
 from dspy_toolkit.lm import root_error
-from dspy_toolkit.programs import LoadedProgram, load_program
+from dspy_toolkit.registry.programs import LoadedProgram, load_program
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.testing import fake_connection
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.datasets import SPLITS, Dataset, DatasetReport, DatasetSpec, from_records, prepare
 from dspy_toolkit.datasets.grouping import Placed, Row, cover_classes, place
-from dspy_toolkit.datasets.memory import Placement
 from dspy_toolkit.datasets.neighbors import Neighbors
+from dspy_toolkit.datasets.placements import Placement
 from dspy_toolkit.datasets.spec import Fractions
 from dspy_toolkit.store import Store, digest
 

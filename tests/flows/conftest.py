@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.lm.exchange import GenerationRequest
+from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.settings import Settings, load_settings
 from dspy_toolkit.testing import FakeEngine
 

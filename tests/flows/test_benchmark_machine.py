@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from dspy_toolkit.lm import throughput
-from dspy_toolkit.measurement import NAME
+from dspy_toolkit.tracking import throughput
+from dspy_toolkit.tracking.machine import NAME
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -39,7 +39,7 @@ def warnings_of(name: str) -> Iterator[list[str]]:
 def test_figures_are_kept_and_a_fall_is_warned_of(
     playground: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from dspy_toolkit.mlflow_client import connect, experiment_id
+    from dspy_toolkit.tracking.mlflow_client import connect, experiment_id
     from flows.benchmark_machine import benchmark_machine
 
     monkeypatch.setattr(throughput, "COPIED", 2**20)
@@ -54,7 +54,7 @@ def test_figures_are_kept_and_a_fall_is_warned_of(
     assert not artifact("machine-warning")
 
     playground.engine._seconds = 0.02
-    with warnings_of("dspy_toolkit.measurement") as said:
+    with warnings_of("dspy_toolkit.tracking.machine") as said:
         falls = benchmark_machine(requests=4)
     assert {"cold_prefix", "warm_prefix", "free_text"} <= {fall.figure.name for fall in falls}
     assert {fall.runs for fall in falls} == {1}

@@ -21,7 +21,7 @@ def compare(playground: Any, **arguments: Any) -> Compiled:
 
 
 def sealed_was_opened(playground: Any) -> bool:
-    from dspy_toolkit.challenge import LEDGER
+    from dspy_toolkit.pipeline.compare import LEDGER
 
     return Path(playground.settings.path(LEDGER)).exists()
 
@@ -39,7 +39,7 @@ def test_a_race_finds_the_best_and_stops_before_the_sealed_test(
     assert "race · 400 · 400 LM calls" in out
     assert "won: 100.0%" in out
 
-    from dspy_toolkit.mlflow_client import connect, experiment_id
+    from dspy_toolkit.tracking.mlflow_client import connect, experiment_id
 
     client = connect(playground.settings)
     runs = client.search_runs([experiment_id(client, playground.settings)], "tags.outcome = 'compared'")

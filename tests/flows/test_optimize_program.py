@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from dspy_toolkit.errors import EngineBusy, EngineFailed, MetricError, ProjectError, RegistryError
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.registry import champion, load_version
 from dspy_toolkit.store import Store
-from dspy_toolkit.workbench import Workbench
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -22,7 +22,7 @@ def optimize(playground: Any, **arguments: Any) -> Any:
 
 def runs(playground: Any) -> list[Any]:
     """The MLflow runs of the home, oldest first."""
-    from dspy_toolkit.mlflow_client import connect, experiment_id
+    from dspy_toolkit.tracking.mlflow_client import connect, experiment_id
 
     client = connect(playground.settings)
     found = client.search_runs([experiment_id(client, playground.settings)])
@@ -30,7 +30,7 @@ def runs(playground: Any) -> list[Any]:
 
 
 def files(playground: Any, run: Any, folder: str = "") -> set[str]:
-    from dspy_toolkit.mlflow_client import connect
+    from dspy_toolkit.tracking.mlflow_client import connect
 
     listed = connect(playground.settings).list_artifacts(run.info.run_id, folder or None)
     return {entry.path for entry in listed}

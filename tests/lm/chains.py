@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import litellm
-from asking import HELLO
 from litellm.llms.custom_llm import CustomLLM
 
 from dspy_toolkit.lm.connection import _answer
-from dspy_toolkit.lm.elsewhere import LiteLLMBackend
-from dspy_toolkit.lm.exchange import GenerationRequest
-from dspy_toolkit.lm.fallback import Chain
-from dspy_toolkit.lm.provider import EngineBackend
+from dspy_toolkit.lm.litellm.fallback import Chain
+from dspy_toolkit.lm.litellm.litellm_backend import LiteLLMBackend
+from dspy_toolkit.lm.litellm.provider import EngineBackend
+from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.testing import FakeEngine
+from tests.lm.asking import HELLO
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from chains import Chains, Elsewhere
-
-sys.path.insert(0, str(Path(__file__).parent))
+    from tests.lm.chains import Chains, Elsewhere
 
 
 @pytest.fixture(scope="session")
 def tiny(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny(kind, template=…, says=…)`: the folder of a tiny model, written once for each choice."""
-    from tiny import write_tiny
+    from tests.lm.tiny import write_tiny
 
     folder = tmp_path_factory.mktemp("tiny")
     written: dict[str, Path] = {}
@@ -60,7 +57,8 @@ def closing() -> Iterator[Callable[[Any], Any]]:
 @pytest.fixture
 def engines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests that close all engines that they see: not the session's."""
-    from dspy_toolkit.lm import connection, provider
+    from dspy_toolkit.lm import connection
+    from dspy_toolkit.lm.litellm import provider
 
     monkeypatch.setattr(connection, "_chains", {})
     monkeypatch.setattr(provider, "_chains", {})
@@ -69,9 +67,8 @@ def engines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def chain(engines_of_its_own: None) -> Iterator[Chains]:
     """Makes and serves chains of fake engines."""
-    from chains import Chains
-
     from dspy_toolkit.lm import close_engines
+    from tests.lm.chains import Chains
 
     yield Chains()
     close_engines()
@@ -80,9 +77,8 @@ def chain(engines_of_its_own: None) -> Iterator[Chains]:
 @pytest.fixture
 def elsewhere() -> Iterator[Elsewhere]:
     """A provider, `elsewhere/…`, that LiteLLM knows."""
-    from chains import Elsewhere, registered
-
-    from dspy_toolkit.lm.provider import import_litellm
+    from dspy_toolkit.lm.litellm.provider import import_litellm
+    from tests.lm.chains import Elsewhere, registered
 
     import_litellm()
     provider = Elsewhere()

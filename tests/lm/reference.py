@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from asking import LENGTH
-
-from dspy_toolkit.lm.weights import Weights, load_model
+from dspy_toolkit.lm.models.weights import Weights, load_model
+from tests.lm.asking import LENGTH
 
 TIE = 1e-3
 """Logits nearer than this to each other change places with the order of additions."""

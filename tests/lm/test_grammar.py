@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dspy_toolkit.lm import grammar
-from dspy_toolkit.lm.tokenizer import Tokenizer
+from dspy_toolkit.lm.models.tokenizer import Tokenizer
 
 
 class Color(enum.Enum):

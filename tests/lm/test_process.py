@@ -30,7 +30,7 @@ import time
 pool = ThreadPoolExecutor(10)
 lm = connection.lm
 futures = [pool.submit(lm, f"Tell story {n}, and never stop.", cache=False) for n in range(20)]
-from dspy_toolkit.lm.provider import find_engine
+from dspy_toolkit.lm.litellm.provider import find_engine
 while find_engine(lm.model).snapshot().active < 1:
     time.sleep(0.05)
 print("waiting", flush=True)
@@ -48,7 +48,13 @@ def test_importing_is_cheap() -> None:
     code = """
 import sys
 import dspy_toolkit.lm
-from dspy_toolkit.lm import blas, exchange, hardware, weights, lease, prefixes, root_error
+from dspy_toolkit.lm import root_error
+from dspy_toolkit.lm.models import blas
+from dspy_toolkit.lm import protocol as exchange
+from dspy_toolkit.lm.models import hardware
+from dspy_toolkit.lm.models import weights
+from dspy_toolkit.lm.models import lease
+from dspy_toolkit.lm.engine import prefixes
 heavy = {"mlx", "mlx_lm", "litellm", "transformers", "dspy", "mlflow", "prefect", "pandas", "llguidance"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 from dspy_toolkit.lm import connect

@@ -11,8 +11,6 @@ from typing import Any
 import dspy
 import litellm
 import pytest
-from asking import HELLO
-from chains import registered
 from litellm.llms.custom_llm import CustomLLM
 from litellm.types.utils import ModelResponse
 from test_translation import ADD, FIND
@@ -20,10 +18,12 @@ from test_translation import ADD, FIND
 from dspy_toolkit.errors import RequestRefused
 from dspy_toolkit.lm import root_error
 from dspy_toolkit.lm.adapter import GrammarAdapter
-from dspy_toolkit.lm.exchange import Reply, TokenLogprob, ToolCall
-from dspy_toolkit.lm.provider import serve
-from dspy_toolkit.lm.translation import chunk, fill, last_chunks
+from dspy_toolkit.lm.litellm.provider import serve
+from dspy_toolkit.lm.litellm.translation import chunk, fill, last_chunks
+from dspy_toolkit.lm.protocol import Reply, TokenLogprob, ToolCall
 from dspy_toolkit.testing import FakeEngine, fake_connection, fake_engine
+from tests.lm.asking import HELLO
+from tests.lm.chains import registered
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
 SKIP: dict[str, Any] = {"_skip_mcp_handler": True}

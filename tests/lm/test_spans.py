@@ -13,12 +13,12 @@ from typing import Any
 import mlflow
 import pytest
 
-from dspy_toolkit.lm import provider
+from dspy_toolkit.lm.litellm import provider
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.spans import FROM_ENGINE, PREFIX, USAGE, annotate
-from dspy_toolkit.mlflow_client import connect, experiment_id
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.testing import fake_connection
+from dspy_toolkit.tracking.mlflow_client import connect, experiment_id
 
 # Of MLflow's own models, imported with the first span.
 pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from asking import ask
-from tiny import WINDOW, greedy
 
+from dspy_toolkit.lm.models.tokenizer import Tokenizer
 from dspy_toolkit.lm.parsing import split_reply
-from dspy_toolkit.lm.tokenizer import Tokenizer
+from tests.lm.asking import ask
+from tests.lm.tiny import WINDOW, greedy
 
 Tiny = Callable[..., Path]
 

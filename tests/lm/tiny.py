@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dspy_toolkit.lm.weights import find_weights, load_model
+from dspy_toolkit.lm.models.weights import find_weights, load_model
 
 Kind = Literal["llama", "sliding", "hybrid"]
 Template = Literal["plain", "thinking", "opened", "tools"]
@@ -213,7 +213,7 @@ def _save(path: Path, weights: dict[str, np.ndarray]) -> None:
 
 def on_own_thread(work: Callable[[], Any]) -> Any:
     """Run `work` on a thread that cleans up after itself: MLX's streams must not outlive their thread."""
-    from dspy_toolkit.lm.blas import preload
+    from dspy_toolkit.lm.models.blas import preload
 
     preload()
     import mlx.core as mx

@@ -6,12 +6,12 @@ from decimal import Decimal
 from enum import Enum
 
 import pytest
-from cases import answer, example
 from pydantic import BaseModel
 
 from dspy_toolkit.errors import MetricError
 from dspy_toolkit.metrics import exact_match, numeric_closeness, score, token_f1
 from dspy_toolkit.metrics.answers import number_of, tokens_of
+from tests.metrics.cases import answer, example
 
 
 class Color(Enum):

@@ -7,7 +7,6 @@ import math
 import dspy
 import numpy as np
 import pytest
-from cases import answer, example
 from dspy.utils import DummyLM
 from dspy.utils.exceptions import LMError
 from hypothesis import given
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.errors import EngineBusy, MetricError
 from dspy_toolkit.metrics import Score, as_feedback, as_float, score
+from tests.metrics.cases import answer, example
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import functools
 
 import dspy
 import pytest
-from cases import answer, example
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from dspy_toolkit.metrics import (
     token_f1,
     weighted,
 )
+from tests.metrics.cases import answer, example
 
 
 def always(value: float) -> Metric:

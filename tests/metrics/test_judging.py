@@ -8,7 +8,6 @@ from typing import Any
 import dspy
 import pandas as pd
 import pytest
-from cases import answer, example
 from dspy.utils import DummyLM
 
 from dspy_toolkit.datasets import DatasetSpec
@@ -19,6 +18,7 @@ from dspy_toolkit.lm.connection import connect_beside
 from dspy_toolkit.metrics import as_float, exact_match, judge, name_of, score, source_of, weighted
 from dspy_toolkit.store import Store
 from dspy_toolkit.testing import fake_connection, fake_engine
+from tests.metrics.cases import answer, example
 
 RUBRIC = "The answer is polite and names a colour."
 GOOD = {"reason": "It is polite.", "grade": 5}

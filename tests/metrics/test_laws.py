@@ -6,7 +6,6 @@ import functools
 from typing import Any
 
 import pytest
-from cases import answer, example
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +20,7 @@ from dspy_toolkit.metrics import (
     token_f1,
     weighted,
 )
+from tests.metrics.cases import answer, example
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20)
 JSON = st.recursive(

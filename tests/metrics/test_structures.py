@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 import pytest
-from cases import answer, example
 from pydantic import BaseModel
 
 from dspy_toolkit.metrics import json_fields, set_overlap
+from tests.metrics.cases import answer, example
 
 
 class Tag(Enum):

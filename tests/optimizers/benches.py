@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toys import Toy, by_instruction, records, write_project
-
-from dspy_toolkit.recording import Run
+from dspy_toolkit.pipeline.record import Run
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.workbench import Workbench
+from tests.optimizers.toys import Toy, by_instruction, records, write_project
 
 Pipeline = tuple[Run, Decision, str]
 

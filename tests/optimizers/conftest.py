@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
-
-from toys import Toy
+from tests.optimizers.toys import Toy
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from dspy_toolkit.history import PastRun
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.tracking import record_run
+from dspy_toolkit.tracking.history import PastRun
+from dspy_toolkit.tracking.runs import record_run
 
 MODEL = "mlx/tiny@01234567"
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from toys import Toy, by_demos, by_instruction
 
 from dspy_toolkit.optimizers import Budget, Profile, probe, select
-from dspy_toolkit.optimizers.catalog import OPTIMIZERS
+from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS
+from tests.optimizers.toys import Toy, by_demos, by_instruction
 
 TOLERANCE = 0.15
 KNOWS = {"mipro": by_instruction, "gepa": by_instruction}

@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, os, signal, sys
 from pathlib import Path
-sys.path.append(sys.argv[1])
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 import dspy, gepa, litellm, llguidance, optuna  # once, not in every child
-from toys import Toy, by_demos, by_instruction, choice, profile
-import dspy_toolkit.optimizers.compiling
+from tests.optimizers.toys import Toy, by_demos, by_instruction, choice, profile
+import dspy_toolkit.optimizers.compile
 
 KNOWS = {"mipro": by_instruction, "gepa": by_instruction}
 LM_CALLS = 300
@@ -54,16 +54,15 @@ def forked(name, folder, point):
     _, status = os.waitpid(child, 0)
     return (json.loads(text) if text else None), (os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0)
 
-for name, folder, point in json.loads(sys.argv[2]):
+for name, folder, point in json.loads(sys.argv[1]):
     found, signalled = forked(name, folder, point)
     print(json.dumps({"found": found, "signal": signalled}), flush=True)
 """
 
 
 def run(cases: list[tuple[str, str, int | None]]) -> list[dict[str, Any]]:
-    here = str(Path(__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, here, json.dumps(cases)], capture_output=True, text=True, timeout=550
+        [sys.executable, "-c", SCRIPT, json.dumps(cases)], capture_output=True, text=True, timeout=550, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"found"')]

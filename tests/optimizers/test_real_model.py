@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toys import SPEC, profile, program, rows
 
 from dspy_toolkit.lm import Connection, grammar
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Budget, Problem, compile_program, probe, select
 from dspy_toolkit.optimizers.states import fill
 from dspy_toolkit.store import Store
+from tests.optimizers.toys import SPEC, profile, program, rows
 
 LM_CALLS = {"labelled": 20, "bootstrap": 24, "random": 24, "mipro": 44, "gepa": 36}
 

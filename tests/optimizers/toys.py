@@ -18,10 +18,10 @@ import pandas as pd
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.datasets.table import row_hash, table_of
 from dspy_toolkit.lm.connection import Connection
-from dspy_toolkit.lm.exchange import GenerationRequest
+from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Budget, Choice, Compiled, Problem, Profile, compile_program
-from dspy_toolkit.optimizers.search import Progress
+from dspy_toolkit.optimizers.search.search import Progress
 from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.store import Store
 from dspy_toolkit.testing import FakeEngine, fake_connection, fake_engine

@@ -86,7 +86,7 @@ def test_a_module_of_the_working_folder_is_found(tmp_path: Path, python_text: st
 
 def test_finding_imports_nothing_heavy() -> None:
     program = (
-        "import sys, dspy_toolkit.project, dspy_toolkit.metrics, dspy_toolkit.signatures\n"
+        "import sys, dspy_toolkit.project, dspy_toolkit.metrics, dspy_toolkit.project.signatures\n"
         "print(sorted({'dspy', 'pandas', 'litellm', 'mlx', 'mlflow', 'scipy', 'transformers'} & set(sys.modules)))"
     )
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

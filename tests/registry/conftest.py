@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from dspy_toolkit import tracking
 from dspy_toolkit.registry import Manifest, save_version
 from dspy_toolkit.settings import Settings
+from dspy_toolkit.tracking import runs as tracking
 
 Save = Callable[..., int]
 

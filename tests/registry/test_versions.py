@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit import tracking
 from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.registry import find_version, list_projects, list_versions, load_version, promote
 from dspy_toolkit.registry.manifest import Manifest
 from dspy_toolkit.settings import Settings
+from dspy_toolkit.tracking import runs as tracking
 
 
 def artifact(home: Settings, version: int, name: str) -> Path:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
-sys.path.append(str(Path(__file__).parents[1] / "optimizers"))
-
-from made import Desk
+from tests.report.made import Desk
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ from typing import Any
 import dspy
 import pandas as pd
 
-from dspy_toolkit.challenge import Challenge
-from dspy_toolkit.comparison import Comparison
 from dspy_toolkit.datasets import Dataset, DatasetSpec
 from dspy_toolkit.evaluation import Report
+from dspy_toolkit.gate.decide import Comparison
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
-from dspy_toolkit.optimizers.search import Trial
+from dspy_toolkit.optimizers.search.search import Trial
 from dspy_toolkit.optimizers.states import state_of
+from dspy_toolkit.pipeline.compare import Challenge
+from dspy_toolkit.pipeline.record import Run
 from dspy_toolkit.project import ChampionPart, DataPart, ProgramPart, Project, ProjectRef
-from dspy_toolkit.recording import Run
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.report import gather, render
 from dspy_toolkit.report.gathering import Page

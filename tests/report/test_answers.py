@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from hypothesis import given
 from hypothesis import strategies as st
-from made import row, table
 
 from dspy_toolkit.report.answers import MOST, changes, classes
 from dspy_toolkit.report.words import Field
+from tests.report.made import row, table
 
 COLOUR = {"label": Literal["red", "green", "blue"]}
 

@@ -7,13 +7,13 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from looking import Seen
-from made import trial
 
-from dspy_toolkit.optimizers.compiling import ArmResult, Compiled
+from dspy_toolkit.optimizers.compile import ArmResult, Compiled
 from dspy_toolkit.report.charts import KINDS, front_chart, key_mark, search_chart
 from dspy_toolkit.report.curves import AS_IT_CAME, baseline, curves, front
 from dspy_toolkit.store import Ref
+from tests.report.looking import Seen
+from tests.report.made import trial
 
 
 def compiled(*trials: Any, arms: tuple[ArmResult, ...] = ()) -> Compiled:

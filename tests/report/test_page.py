@@ -9,10 +9,10 @@ import dspy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from looking import Seen, look
-from made import Desk, row, trial
 
-from dspy_toolkit.optimizers.compiling import ArmResult
+from dspy_toolkit.optimizers.compile import ArmResult
+from tests.report.looking import Seen, look
+from tests.report.made import Desk, row, trial
 
 LABELS = ("red", "green", "blue")
 

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benches import Bench, Pipeline
-from looking import look
-from toys import HINT, Toy, by_instruction, question, records
 
-from dspy_toolkit import optimize, workbench
-from dspy_toolkit.challenge import LEDGER
+from dspy_toolkit import optimize
 from dspy_toolkit.errors import StoreError
-from dspy_toolkit.ledger import Ledger
-from dspy_toolkit.mlflow_client import connect
+from dspy_toolkit.gate.ledger import Ledger
+from dspy_toolkit.pipeline import workbench
+from dspy_toolkit.pipeline.compare import LEDGER
 from dspy_toolkit.settings import Settings
+from dspy_toolkit.tracking.mlflow_client import connect
+from tests.optimizers.benches import Bench, Pipeline
+from tests.optimizers.toys import HINT, Toy, by_instruction, question, records
+from tests.report.looking import look
 
 
 class Pages(Bench):
@@ -116,7 +117,7 @@ def test_a_page_that_cannot_be_written_fails_the_run_and_says_so(bench: Pages) -
 
 
 def test_optimize_gives_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from toys import program
+    from tests.optimizers.toys import program
 
     toy = Toy(tmp_path)
     toy.knows = by_instruction

@@ -129,8 +129,8 @@ def test_the_nightly_deployment_and_the_arms_of_a_race_run_on_a_worker(
         environment,
         timeout=1000,
     )
-    from dspy_toolkit.mlflow_client import connect, experiment_id
     from dspy_toolkit.settings import load_settings
+    from dspy_toolkit.tracking.mlflow_client import connect, experiment_id
 
     settings = load_settings(home=environment["DSPY_TOOLKIT_HOME"])
     client = connect(settings)

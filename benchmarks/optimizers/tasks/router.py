@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from benchmarks.optimizers.tasks import Record
 from dspy_toolkit.datasets import DatasetSpec, Fractions
+from dspy_toolkit.pipeline.workbench import Workbench
 from dspy_toolkit.project import Project
 from dspy_toolkit.projects.router import project as built_in
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.workbench import Workbench
 
 project: Project = replace(
     built_in,

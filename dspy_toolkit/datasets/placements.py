@@ -1,0 +1,132 @@
+"""The split of every row that was ever placed: an append-only file, so that an old row never moves.
+
+One JSON object a line: `{"row", "group", "split", "text", "keys"}`. A row that has left the data stays here, with its
+text: a near-duplicate of it (the same row with a typo mended) must not change sides, since an earlier program may have
+been trained on it. The file therefore holds the inputs of the rows in clear; keep it as private as the data.
+
+A batch is written whole or not at all: the old lines and the new ones go to a temporary file, which then takes the
+file's name. `locked` keeps a second process of the same home from placing rows between reading and writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from dspy_toolkit.datasets.spec import SplitName
+from dspy_toolkit.errors import DatasetError, StoreError
+from dspy_toolkit.store import Frozen, canonical_json
+
+LOCK_SECONDS = 600
+
+
+class Placement(Frozen):
+    """Where a row stands, for good."""
+
+    row: str
+    """The row's content hash."""
+    group: str
+    """The content hash of the row that founded its group."""
+    split: SplitName
+    text: str
+    """The inputs, as `neighbors.comparable` gives them."""
+    keys: tuple[str, ...] = ()
+    """Values of the dataset's group column, sorted."""
+
+
+@contextmanager
+def locked(path: Path | None) -> Iterator[None]:
+    """Hold the file's lock.
+
+    Raises:
+        StoreError: the folder cannot be written, or another process keeps the lock for 10 minutes.
+    """
+    if path is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{path}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=LOCK_SECONDS)
+    except Timeout:
+        raise StoreError(
+            f"Another process has held {path}.lock for {LOCK_SECONDS} s. Wait for it to end, or stop it, and run again."
+        ) from None
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def recall(path: Path | None) -> list[Placement]:
+    """All placements, in the order in which they were made; none when there is no file yet.
+
+    Raises:
+        DatasetError: a line cannot be read.
+    """
+    if path is None or not path.exists():
+        return []
+    placements = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
+    except UnicodeDecodeError:
+        raise _damaged(path, 1) from None
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            placements.append(Placement.model_validate(json.loads(line)))
+        except (ValidationError, json.JSONDecodeError):
+            raise _damaged(path, number) from None
+    return placements
+
+
+def remember(path: Path | None, placements: Iterable[Placement]) -> None:
+    """Append `placements`, all or none. Call it inside `locked`, after what they describe was saved.
+
+    Raises:
+        StoreError: the file cannot be written; it is then as it was.
+    """
+    lines = b"".join(canonical_json(placement.model_dump()) + b"\n" for placement in placements)
+    if path is None or not lines:
+        return
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        old = path.read_bytes() if path.exists() else b""
+        with partial.open("wb") as file:
+            file.write(old + lines)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        try:
+            partial.unlink(missing_ok=True)
+        except OSError as removal:
+            error.add_note(f"and {partial} could not be removed: {removal}")
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"Cannot write {path}: {error.strerror or error}. "
+        "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
+    )
+
+
+def _damaged(path: Path, number: int) -> DatasetError:
+    return DatasetError(
+        f"{path}, line {number} cannot be read, so old rows could change their split. Restore the file from a backup. "
+        "Delete it only together with every program trained on this dataset."
+    )

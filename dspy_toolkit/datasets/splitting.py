@@ -1,0 +1,233 @@
+"""A table of rows → three tables (train, val, sealed) and a report, in the store.
+
+    check → drop exact duplicates → group and split → cover every class → save → remember
+
+The tables hold the inputs, the outputs, `_row` (the row's content hash) and `_group` (that of the row which founded its
+group), sorted by `_row`: the same rows give the same bytes, whatever their order. Rows are remembered last, when every
+object is saved, so that a run which dies half-way has placed nothing.
+
+With a remembered file, an old row keeps its split whatever is added, removed or mended around it; new fractions or
+another seed then concern new rows only. Without one, a row's split still comes from hashes, but a row added later may
+move an older near-duplicate of it by founding their group, or a row of a class that has very few.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dspy_toolkit.datasets.checking import check_rows, choices_of
+from dspy_toolkit.datasets.placements import Placement, locked, recall, remember
+from dspy_toolkit.datasets.spec import GROUP, ROW, SPLITS, Dataset, DatasetReport, DatasetSpec, Lengths
+from dspy_toolkit.datasets.table import as_text, row_hash, table_of
+from dspy_toolkit.errors import DatasetError
+from dspy_toolkit.store import Store, canonical_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN_GROUPS = 20
+
+
+class _Distinct(NamedTuple):
+    """A row's content, and what is known of its copies in the file."""
+
+    values: dict[str, Any]
+    numbers: list[int]
+    keys: set[str]
+    stratum: str
+
+
+def prepare(
+    frame: pd.DataFrame,
+    spec: DatasetSpec,
+    fields: dict[str, Any],
+    store: Store,
+    *,
+    drop_bad_rows: bool = False,
+    near_duplicate: float = 0.8,
+    remembered: Path | None = None,
+    origin: str = "",
+) -> Dataset:
+    """Check, group, split and save `frame`.
+
+    Args:
+        frame: from `read_rows`, or any table.
+        fields: column → type annotation, as `signatures.fields_of` gives them.
+        drop_bad_rows: leave out rows that do not fit, instead of refusing them all.
+        near_duplicate: Jaccard similarity of the inputs' character 5-grams that makes two rows one group, in (0, 1].
+        remembered: the file that keeps every row's split; made when missing, and locked meanwhile.
+        origin: the data's name in messages; `spec.source` when not given.
+
+    Raises:
+        DatasetError: a column is unknown, rows are bad, or there are too few rows, groups or rows of a class to fill
+            three splits.
+        StoreError: the store or `remembered` cannot be written; nothing is remembered then.
+    """
+    from dspy_toolkit.datasets.grouping import Row, cover_classes, place
+    from dspy_toolkit.datasets.neighbors import comparable
+
+    if not 0 < near_duplicate <= 1:
+        raise DatasetError(f"near_duplicate is {near_duplicate:g}, outside (0, 1]. Set it to 0.8, or near that.")
+    origin = origin or spec.source
+    checked, bad_rows = check_rows(frame, spec, fields, drop_bad_rows, origin=origin)
+    stratify = _stratum(spec, fields)
+    rows = _distinct(checked, spec, stratify)
+    candidates = [
+        Row(row, comparable(as_text(entry.values[name]) for name in spec.inputs), tuple(sorted(entry.keys)))
+        for row, entry in rows.items()
+    ]
+    if len(rows) < len(SPLITS):
+        raise DatasetError(
+            f"{origin} has {_rows(len(rows))} that differ, fewer than the splits train, val and sealed. Add rows."
+        )
+    with locked(remembered):
+        old = recall(remembered)
+        placed = place(candidates, old, seed=spec.seed, fractions=spec.fractions, threshold=near_duplicate)
+        known = [*old, *placed.placements]
+        present = [entry for entry in known if entry.row in rows]
+        strata = {row: entry.stratum for row, entry in rows.items()}
+        moves = cover_classes(present, strata, placed.founded, spec.seed)
+        present = [_moved(entry, moves) for entry in present]
+        _check_cover(present, strata, stratify, origin)
+        present.sort(key=lambda entry: entry.row)
+
+        report = _report(present, rows, spec, stratify, origin).model_copy(
+            update={
+                "rows": len(frame),
+                "bad_rows": tuple(bad_rows),
+                "duplicates": len(checked) - len(rows),
+                "set_aside": _set_aside(placed.aside, [_moved(entry, moves) for entry in known], rows, origin),
+            }
+        )
+        # One table first: a column's type comes from all rows, so the three tables have the same types.
+        table = table_of(
+            {
+                **{name: [rows[entry.row].values[name] for entry in present] for name in spec.columns},
+                ROW: [entry.row for entry in present],
+                GROUP: [entry.group for entry in present],
+            }
+        )
+        refs = {
+            split: store.save_frame(table.iloc[[i for i, entry in enumerate(present) if entry.split == split]])
+            for split in SPLITS
+        }
+        dataset = Dataset(**refs, report=store.save_json(report))
+        remember(remembered, [_moved(entry, moves) for entry in placed.placements])
+    return dataset
+
+
+def _stratum(spec: DatasetSpec, fields: Mapping[str, Any]) -> str | None:
+    """The column to stratify by: the given one, else the only output if its type is a choice."""
+    if spec.stratify is not None or len(spec.outputs) != 1:
+        return spec.stratify
+    return spec.outputs[0] if choices_of(fields.get(spec.outputs[0], Any)) is not None else None
+
+
+def _distinct(checked: pd.DataFrame, spec: DatasetSpec, stratify: str | None) -> dict[str, _Distinct]:
+    """Row hash → content; rows with the same content become one, which keeps the group keys of all."""
+    rows: dict[str, _Distinct] = {}
+    for number, record in zip(checked.index.tolist(), checked.to_dict("records"), strict=True):
+        values = {name: record[name] for name in spec.columns}
+        stratum = as_text(record[stratify]) if stratify else ""
+        # A row without a value in the group column belongs with no other.
+        keys = {as_text(record[spec.group])} if spec.group and record[spec.group] is not None else set()
+        row = row_hash(values)
+        if row in rows:
+            first = rows[row]
+            first.numbers.append(number)
+            first.keys.update(keys)
+            # The smaller of two, not the earlier: the order of the file must not matter.
+            rows[row] = first._replace(stratum=min(first.stratum, stratum))
+        else:
+            rows[row] = _Distinct(values, [number], keys, stratum)
+    return rows
+
+
+def _moved(entry: Placement, moves: Mapping[str, Any]) -> Placement:
+    return entry.model_copy(update={"split": moves[entry.group]}) if entry.group in moves else entry
+
+
+def _check_cover(present: list[Placement], strata: Mapping[str, str], stratify: str | None, origin: str) -> None:
+    """Raise DatasetError, one line a class, when a class is not in every split."""
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    groups: defaultdict[str, set[str]] = defaultdict(set)
+    for entry in present:
+        counts[strata[entry.row]][entry.split] += 1
+        groups[strata[entry.row]].add(entry.group)
+    lines = []
+    for name in sorted(set(strata.values())):  # also a class whose rows were all set aside
+        count = counts[name]
+        if len(count) == len(SPLITS):
+            continue
+        what = f'class "{name}" of {stratify} has' if stratify else "there are"
+        number = len(groups[name])
+        together = f" in {number} group{'s' if number > 1 else ''}" if number < count.total() else ""
+        spread = ", ".join(f"{count[split]} in {split}" for split in SPLITS)
+        lines.append(f"{origin}: {what} {_rows(count.total())}{together}: {spread}.")
+    if lines:
+        advice = "Add rows of it, or merge it with another class" if stratify else "Add rows that differ more"
+        lines.append(f"Every split needs one, and near-duplicates are one group, which shares a split. {advice}.")
+        raise DatasetError("\n".join(lines))
+
+
+def _set_aside(
+    aside: Mapping[str, tuple[str, ...]], known: list[Placement], rows: Mapping[str, _Distinct], origin: str
+) -> tuple[str, ...]:
+    split_of = {entry.group: entry.split for entry in known}
+    found = []
+    for row, groups in aside.items():
+        splits = sorted({split_of[group] for group in groups}, key=SPLITS.index)
+        found.append((min(rows[row].numbers), " and ".join(splits)))
+    return tuple(
+        f"{origin}, row {number}: belongs with rows of {splits}, so it is in no split."
+        for number, splits in sorted(found)
+    )
+
+
+def _report(
+    present: list[Placement], rows: Mapping[str, _Distinct], spec: DatasetSpec, stratify: str | None, origin: str
+) -> DatasetReport:
+    """What the rows that are in a split look like. Nothing here depends on what was remembered before."""
+    groups: defaultdict[str, list[Placement]] = defaultdict(list)
+    for entry in present:
+        groups[entry.group].append(entry)
+    large = sorted(
+        (sorted(min(rows[entry.row].numbers) for entry in group) for group in groups.values() if len(group) > 1),
+        key=lambda numbers: (-len(numbers), numbers),
+    )
+    by_inputs: defaultdict[bytes, list[int]] = defaultdict(list)
+    for entry in rows.values():
+        by_inputs[canonical_json([entry.values[name] for name in spec.inputs])].append(min(entry.numbers))
+    contradictions = sorted(sorted(numbers) for numbers in by_inputs.values() if len(numbers) > 1)
+
+    splits = Counter(entry.split for entry in present)
+    classes: dict[str, dict[str, int]] = {}
+    if stratify:
+        for split in SPLITS:
+            counter = Counter(rows[entry.row].stratum for entry in present if entry.split == split)
+            classes[split] = dict(sorted(counter.items()))
+    lengths = {}
+    for name in spec.inputs:
+        sizes = [len(as_text(rows[entry.row].values[name])) for entry in present]
+        lengths[name] = Lengths(min=min(sizes), median=float(median(sizes)), max=max(sizes))
+    return DatasetReport(
+        rows=len(present),
+        contradictions=tuple(
+            f"{origin}, rows {', '.join(map(str, numbers))}: the same inputs with different outputs."
+            for numbers in contradictions
+        ),
+        near_duplicates=len(present) - len(groups),
+        near_duplicate_rows=tuple(tuple(numbers) for numbers in large[:SHOWN_GROUPS]),
+        splits={split: splits[split] for split in SPLITS},
+        groups={split: len({entry.group for entry in present if entry.split == split}) for split in SPLITS},
+        classes=classes,
+        lengths=lengths,
+    )
+
+
+def _rows(number: int) -> str:
+    return f"{number} row" if number == 1 else f"{number} rows"

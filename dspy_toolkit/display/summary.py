@@ -1,0 +1,229 @@
+"""The tables at the end of a flow, and the commands that come next."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from dspy_toolkit.evaluation import Report
+    from dspy_toolkit.optimizers import Choice, Compiled
+    from dspy_toolkit.pipeline.record import Run
+    from dspy_toolkit.pipeline.workbench import Workbench
+    from dspy_toolkit.registry import Decision
+    from dspy_toolkit.tracking.machine import Measurement, Regression
+
+
+REASON = 66
+"""Characters of a reason in a table."""
+
+
+def print_summary(
+    bench: Workbench, run: Run, decision: Decision, console: Console | None = None, *, report: Path | None = None
+) -> None:
+    """Print what a run came to on stdout.
+
+    Args:
+        console: another place to print to.
+        report: the run's page, which is then the first thing to look at.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from dspy_toolkit.display import tables as render
+
+    console = console or render.console()
+    comparison, compiled = run.challenge.comparison, run.compiled
+    table = Table(
+        title=f"{run.ref.name} · {compiled.optimizer} · {run.ref.program.model}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for column in ("", "val", "sealed (95 %)", "LM calls", "tokens", "seconds"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    sealed = (comparison.candidate, comparison.champion) if comparison else (None, None)
+    table.add_row("baseline", _percent(compiled.val_baseline if compiled.trials else None), *[""] * 4)
+    _add(table, f"champion {run.ref.champion.version}", run.challenge.champion_val, sealed[1])
+    _add(table, "candidate", run.challenge.candidate_val, sealed[0], compiled.val_mean if compiled.trials else None)
+    for name, mean in run.challenge.references.items():
+        table.add_row(name, "", _percent(mean), "", "", "")
+    table.add_section()
+    cost = (
+        f"{compiled.lm_calls:,} of {run.choice.lm_calls:,}",
+        f"{compiled.prompt_tokens:,}",
+        f"{compiled.seconds:,.0f}",
+    )
+    table.add_row("compiling", "", "", *cost)
+    console.print(table)
+    if compiled.arms:
+        print_arms(compiled, console)
+    if comparison is not None:
+        console.print(
+            f"delta {100 * comparison.delta:+.1f} points on {comparison.candidate.n} sealed rows, "
+            f"{100 * comparison.level:.1f} % interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}; "
+            f"opening {comparison.looks} of these rows, {comparison.alpha_left:.0%} of the error rate left",
+            highlight=False,
+        )
+    colour = {"promoted": "green", "refused": "yellow", "unchanged": "cyan"}[decision.outcome]
+    console.print(f"[bold {colour}]{decision.outcome}[/]: {_escaped(decision.reason)}", highlight=False)
+    if not compiled.changed and compiled.trials:
+        console.print(_escaped(compiled.summary), highlight=False)
+    if decision.version is not None:
+        console.print(f"version {decision.version} is {run.ref.name}@champion", highlight=False)
+    console.print("\nNext:", highlight=False)
+    for command in [*([render.opening(report)] if report else []), *_next(bench, run, decision)]:
+        # Printed as it is: a command that is broken over two lines cannot be copied.
+        console.print(f"  {_escaped(command)}", highlight=False, soft_wrap=True)
+
+
+def print_choice(choice: Choice, console: Console | None = None) -> None:
+    """Print what was chosen, why, and what each optimizer is expected to cost, before anything is spent.
+
+    Args:
+        console: another place to print to.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from dspy_toolkit.display import tables as render
+
+    console = console or render.console()
+    table = Table(
+        title=f"{choice.optimizer} · {choice.budget} · {choice.lm_calls:,} LM calls",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    for column, right in (("", False), ("LM calls", True), ("tokens", True), ("minutes", True), ("", False)):
+        table.add_column(column, justify="right" if right else "left", no_wrap=right)
+    arms = choice.settings.get("arms", ())
+    for name in dict.fromkeys((choice.optimizer, *arms, *choice.alternatives)):
+        cost = choice.forecasts.get(name)
+        what = "in the race" if name in arms else choice.alternatives.get(name, "taken")
+        numbers = (
+            ("", "", "") if cost is None else (f"{cost.lm_calls:,}", f"{cost.prompt_tokens:,}", _minutes(cost.seconds))
+        )
+        # Whole in the artifact; here a line each.
+        table.add_row(name, *numbers, _escaped(what if len(what) <= REASON else f"{what[:REASON]}…"))
+    console.print(table)
+    console.print(_escaped(choice.reason), highlight=False)
+
+
+def print_arms(compiled: Compiled, console: Console | None = None) -> None:
+    """Print how the arms of a race fared.
+
+    Args:
+        console: another place to print to.
+    """
+    from rich import box
+    from rich.table import Table
+
+    from dspy_toolkit.display import tables as render
+
+    console = console or render.console()
+    table = Table(title="The race", title_justify="left", box=box.SIMPLE_HEAD)
+    for column, right in (
+        ("", False),
+        ("val", True),
+        ("rows", True),
+        ("rounds", True),
+        ("LM calls", True),
+        ("", False),
+    ):
+        table.add_column(column, justify="right" if right else "left", no_wrap=right)
+    for arm in compiled.arms:
+        table.add_row(
+            "as it is" if arm.name == "none" else arm.name,
+            _percent(arm.mean if arm.items else None),
+            str(arm.items or ""),
+            str(arm.rounds or ""),
+            f"{arm.lm_calls:,}",
+            _escaped(f"{arm.verdict}: {arm.reason}"),
+        )
+    console.print(table)
+
+
+def print_figures(
+    measurement: Measurement,
+    history: Mapping[str, Sequence[float]],
+    falls: Sequence[Regression],
+    console: Console | None = None,
+) -> None:
+    """Print a machine's figures on stdout, beside the median of its earlier runs.
+
+    Args:
+        console: another place to print to.
+    """
+    from statistics import median
+
+    from rich import box
+    from rich.table import Table
+
+    from dspy_toolkit.display import tables as render
+
+    console = console or render.console()
+    conditions, fallen = measurement.conditions, {fall.figure.name for fall in falls}
+    table = Table(title=f"{conditions.chip} · {conditions.model}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("", "now", "median before", "runs before"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    for figure in measurement.figures:
+        earlier = history.get(figure.name, ())
+        now = f"{figure.value:.3g} {figure.unit}"
+        usual = f"{median(earlier):.3g} {figure.unit}" if earlier else ""
+        table.add_row(
+            figure.name, f"[yellow]{now}[/]" if figure.name in fallen else now, usual, str(len(earlier) or "")
+        )
+    console.print(table)
+
+
+def _next(bench: Workbench, run: Run, decision: Decision) -> list[str]:
+    from dspy_toolkit.display import tables as render
+
+    name, first = run.ref.name, bench.project.dataset.inputs[0]
+    toolkit = render.program("dspy-toolkit")
+    commands = [
+        f'{toolkit} predict {name}@champion --input {first}="…"',
+        f"{toolkit} programs show {name}@champion",
+    ]
+    if decision.outcome != "promoted" and run.choice.budget != "heavy":
+        more = "medium" if run.choice.budget == "light" else "heavy"
+        commands.append(
+            f"{render.program('python')} -m flows.optimize_program --project {shlex.quote(run.ref.location)} --budget {more}"
+        )
+    address = render.without_password(bench.settings.tracking_uri)
+    commands.append(f"{render.program('mlflow')} ui --backend-store-uri {address}")
+    return commands
+
+
+def _add(table: Any, name: str, val: Report | None, sealed: Report | None, val_mean: float | None = None) -> None:
+    measured = [report for report in (val, sealed) if report is not None]
+    table.add_row(
+        name,
+        _percent(val.mean if val else val_mean),
+        _interval(sealed),
+        f"{sum(report.lm_calls for report in measured):,}" if measured else "",
+        f"{sum(report.prompt_tokens for report in measured):,}" if measured else "",
+        f"{sum(report.seconds for report in measured):,.0f}" if measured else "",
+    )
+
+
+def _minutes(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds / 60:.1f}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
+
+
+def _interval(report: Report | None) -> str:
+    return "" if report is None else f"{report.mean:.1%} ({100 * report.low:.0f}–{100 * report.high:.0f})"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,245 @@
+"""The record of who opened which sealed test, and how much false-promotion risk each opening spent.
+
+Covered: an append-only JSONL file. A test set may spend a rate (5 %) over its life; each opening is granted a quarter of
+what is left, so no number of nights spends more. The grant is on disk before the caller gets it: an evaluation that dies
+has spent it all the same, and the same question (test set, candidate, champion) asked again without an answer gets the
+same grant back. What earlier openings spent weighs on a changed test set by the share of its rows that they saw.
+
+One ledger serves all projects of a home: rows seen under another project's name were seen.
+
+Not covered: the comparison that the alpha is spent on (see `comparison`), and deletion: a ledger that somebody removes
+by hand forgets, and the next interval says more than is known.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from dspy_toolkit.errors import LedgerError
+from dspy_toolkit.store import Frozen, Ref, digest
+
+SHARE = 0.25
+"""The part of what is left that one opening spends."""
+LOCK_SECONDS = 60
+
+
+class SealedRows(Frozen):
+    """The rows of a test set, written once."""
+
+    line: Literal["test_set"] = "test_set"
+    test_set: str
+    """sha256 of the sorted row hashes."""
+    rows: tuple[str, ...]
+
+
+class Grant(Frozen):
+    """Leave to open a test set once, for one comparison."""
+
+    line: Literal["grant"] = "grant"
+    id: str
+    time: str
+    """UTC, ISO 8601."""
+    project: str
+    test_set: str
+    candidate: str
+    """sha256 of the program that asks."""
+    champion: str
+    """sha256 of the program that it is compared with."""
+    alpha: float
+    """One-sided false-promotion probability of this comparison."""
+    rate: float
+    """What the test set may spend over its life."""
+    looks: int
+    """Openings of these rows so far, with this one: those that shared at least one row."""
+    left: float
+    """The share of the rate that is left after this opening, in [0, 1]."""
+
+
+class Result(Frozen):
+    """What an opening ended in."""
+
+    line: Literal["result"] = "result"
+    id: str
+    """The grant's."""
+    time: str
+    outcome: str
+    rows: Ref | None = None
+    """The candidate's per-row results."""
+
+
+class Opening(Frozen):
+    """A grant and what came of it; no outcome yet when the evaluation died or still runs."""
+
+    grant: Grant
+    outcome: str | None = None
+    rows: Ref | None = None
+
+
+Line = Annotated[SealedRows | Grant | Result, Field(discriminator="line")]
+
+
+class Ledger:
+    """The openings written in one file."""
+
+    def __init__(self, path: Path) -> None:
+        """Args: path: a `.jsonl` file; it and its folder are made by the first grant."""
+        self.path = Path(path)
+
+    def grant(self, rows: Iterable[str], *, project: str, candidate: str, champion: str, rate: float = 0.05) -> Grant:
+        """Write down an opening of the test set `rows` and return what it may spend.
+
+        Args:
+            rows: the row hashes of the sealed split, in any order.
+            project: its name, for the record.
+            candidate: sha256 of the program to be tested.
+            champion: sha256 of the program that it will be compared with.
+            rate: false-promotion rate over the test set's life, in (0, 0.5).
+
+        Raises:
+            LedgerError: nothing is left to spend, there are no rows, or the ledger cannot be read or written.
+        """
+        asked = frozenset(rows)
+        if not asked:
+            raise LedgerError(
+                f"The sealed test of {project} has no rows, so it cannot be opened. Add rows to the dataset."
+            )
+        if not 0 < rate < 0.5:
+            raise LedgerError(f"A false-promotion rate lies between 0 and 0.5, not at {rate}. Correct the settings.")
+        test_set = digest(sorted(asked))
+        with self._locked():
+            known, openings = self._read()
+            for opening in openings:
+                question = (opening.grant.test_set, opening.grant.candidate, opening.grant.champion, opening.grant.rate)
+                if opening.outcome is None and question == (test_set, candidate, champion, rate):
+                    return opening.grant
+            shares = [(len(asked & known[o.grant.test_set]) / len(asked), o.grant.alpha) for o in openings]
+            left = rate - sum(share * alpha for share, alpha in shares)
+            if left <= 0:
+                raise LedgerError(
+                    f"The sealed test of {project} was opened {len(openings)} times and its false-promotion rate of "
+                    f"{rate:.0%} is spent. Add fresh labelled rows to the dataset, then run again."
+                )
+            granted = Grant(
+                id=uuid.uuid4().hex,
+                time=_now(),
+                project=project,
+                test_set=test_set,
+                candidate=candidate,
+                champion=champion,
+                alpha=left * SHARE,
+                rate=rate,
+                looks=1 + sum(share > 0 for share, _ in shares),
+                left=left / rate * (1 - SHARE),
+            )
+            new = [] if test_set in known else [SealedRows(test_set=test_set, rows=tuple(sorted(asked)))]
+            self._append(*new, granted)
+        return granted
+
+    def record(self, grant: Grant, outcome: str, rows: Ref | None = None) -> None:
+        """Write down what `grant` ended in. A second record of the same grant counts instead of the first.
+
+        Raises:
+            LedgerError: the ledger does not hold this grant, or cannot be read or written.
+        """
+        with self._locked():
+            _, openings = self._read()
+            if all(opening.grant.id != grant.id for opening in openings):
+                raise LedgerError(f"{self.path} holds no grant {grant.id}. Run again to open the sealed test anew.")
+            self._append(Result(id=grant.id, time=_now(), outcome=outcome, rows=rows))
+
+    def openings(self) -> list[Opening]:
+        """Every opening, oldest first. Raises LedgerError when a line cannot be understood."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[dict[str, frozenset[str]], list[Opening]]:
+        known: dict[str, frozenset[str]] = {}
+        grants: dict[str, Grant] = {}
+        results: dict[str, Result] = {}
+        for number, text in enumerate(self._whole().splitlines(), start=1):
+            try:
+                line: SealedRows | Grant | Result = TypeAdapter(Line).validate_json(text)
+                if isinstance(line, Grant):
+                    grants[line.id] = line
+                    known[line.test_set]  # its rows were written before it
+                elif isinstance(line, Result):
+                    results[line.id] = line
+                else:
+                    known[line.test_set] = frozenset(line.rows)
+            except (ValidationError, KeyError):
+                raise LedgerError(
+                    f"{self.path}, line {number} is not a line of the ledger: {text[:80]!r}. Restore the file from a "
+                    "backup; without it nobody knows how often the sealed rows were opened."
+                ) from None
+        return known, [
+            Opening(grant=grant, outcome=results[key].outcome, rows=results[key].rows)
+            if key in results
+            else Opening(grant=grant)
+            for key, grant in grants.items()
+        ]
+
+    def _whole(self) -> bytes:
+        """The file up to its last line end: what follows is a write that was cut short, whose grant nobody was given."""
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise LedgerError(f"Cannot read the ledger {self.path}: {error}. Make it readable.") from error
+        return data[: data.rfind(b"\n") + 1]
+
+    def _append(self, *lines: Frozen) -> None:
+        """Add whole lines, on disk when this returns; a write that fails leaves the file as it was."""
+        size = len(self._whole())
+        data = b"".join(line.model_dump_json().encode() + b"\n" for line in lines)
+        try:
+            # Unbuffered: closing the file after a failure must not write the rest of a buffer.
+            with open(self.path, "ab", buffering=0) as file:
+                file.truncate(size)
+                try:
+                    if file.write(data) != len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(size)
+                    raise
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the ledger against other threads and processes."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise LedgerError(
+                f"Another process has held {self.path}.lock for {LOCK_SECONDS} s. Wait until it ends, then run again."
+            ) from error
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _unwritable(self, error: OSError) -> LedgerError:
+        return LedgerError(
+            f"Cannot write the ledger {self.path}: {error}. Free some space or make it writable, "
+            "or set DSPY_TOOLKIT_HOME to a folder that is."
+        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

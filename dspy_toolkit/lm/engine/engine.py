@@ -1,0 +1,124 @@
+"""The MLX engine: one model, one thread, many requests decoded together.
+
+The engine's own thread (`engine_thread`) loads the model, runs every step and frees the model, since MLX's streams belong to
+a thread. It batches continuously (`batch`); a beginning that prompts share is computed once (`prefixes`); tokens that a
+grammar dictates are read, not decoded (`rows`).
+
+What is covered, beside what every engine covers: cancelling at the next step, an exception that ends one request only, an
+exception of the whole batch that ends what is running and leaves the engine usable. What is not: several models in one
+thread; deadlines and cancelling take effect between two steps, not inside one, nor while the model is being loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.lm.engine.batch import Batch
+from dspy_toolkit.lm.engine.sequence import Row
+from dspy_toolkit.lm.engine.thread import EngineThread
+from dspy_toolkit.lm.models.hardware import Hardware, inspect_hardware
+from dspy_toolkit.lm.models.memory import plan_model
+from dspy_toolkit.lm.models.weights import Weights
+from dspy_toolkit.settings import LMSettings
+
+log = logging.getLogger(__name__)
+
+
+class Engine(EngineThread):
+    """One model behind one thread. Loading starts with the first request."""
+
+    label = "engine"
+
+    def __init__(self, weights_: Weights, settings: LMSettings, hardware: Hardware | None = None) -> None:
+        """Args: weights_: what to load; settings: batch, queue, deadline, lease and memory limits.
+
+        Raises:
+            ModelTooLarge: the weights and one row would not fit.
+            ModelError: the tokenizer cannot be read.
+        """
+        self._hardware = hardware or inspect_hardware()
+        self._plan = plan_model(weights_, self._hardware, settings)
+        super().__init__(weights_, settings, self._plan.context_size)
+        self._arrived: deque[Row] = deque()  # of the waiting, those that the batch has not looked at yet
+        self._batch: Batch | None = None
+        self._counted: dict[str, Any] = {}
+        """What this batch had done when it was counted last."""
+
+    def _enqueue(self, row: Row) -> None:
+        super()._enqueue(row)
+        self._arrived.append(row)
+
+    def _serve(self) -> None:
+        self._take_lease(self._hardware.device)
+        self._counted = {}
+        self._batch = batch = Batch(self._weights, self._tokenizer, self._plan, self._hardware)
+        while self._wait_for_work():
+            self._turn(batch)
+
+    def _free(self) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.free()
+        _clear_streams()
+
+    def _turn(self, batch: Batch) -> None:
+        """Give up what is overdue, admit what fits, generate one token for each row."""
+        self._give_up_queued()
+        now = time.monotonic()
+        if gone := {row for row in batch.rows if row.given_up(now)}:
+            batch.remove(gone)
+            for row in gone:
+                self._settle([row], row.overdue())
+        try:
+            self._admit(batch)
+            if batch.rows:
+                batch.step()
+        except Exception as error:  # isolation boundary: one step
+            # Nobody can say which row is at fault, and their caches are in an unknown state: all end, the engine goes on.
+            self._finish(batch.take_over())
+            try:
+                if not isinstance(error, ToolkitError):
+                    log.exception("A step of the engine of %s failed; what was running ends.", self.model)
+            finally:
+                self._settle(self._left_behind(), error)
+            batch.reset()
+        self._count(batch)
+        self._finish(batch.take_over())
+
+    def _count(self, batch: Batch) -> None:
+        """Add what the batch did since the last time; what it holds is as it is now."""
+        now = batch.counts
+        with self._condition:
+            for name, value in now.items():
+                held = name.endswith("_bytes")
+                self._counts[name] = value if held else self._counts[name] + value - self._counted.get(name, 0)
+            self._counted = now
+
+    def _admit(self, batch: Batch) -> None:
+        with self._condition:
+            arrived, self._arrived = self._arrived, deque()
+        for row in arrived:
+            batch.note(row)
+        taken: list[Row] = []
+        while (row := self._next(lambda row: batch.has_room(row, taken))) is not None:
+            taken.append(row)
+        if not taken:
+            return
+        # A reply that its grammar dictates to the end, or that max_tokens cuts inside what is dictated, needs no model.
+        self._finish([(row, outcome) for row in taken if (outcome := row.outcome()) is not None])
+        if decoded := [row for row in taken if row.outcome() is None]:
+            batch.insert(decoded)
+        with self._condition:
+            self._counts["prompt_tokens"] += sum(row.prompt_size for row in taken)
+
+
+def _clear_streams() -> None:
+    """Destroy this thread's MLX streams: one that outlives its thread aborts the process at exit."""
+    import mlx.core as mx
+
+    mx.clear_streams()
+    mx.clear_cache()

@@ -1,0 +1,189 @@
+"""One row of the engine's batch: what has been generated of one reply, and when it is over.
+
+A row owns its grammar's matcher and its text; it knows nothing of the batch. It is made on its caller's thread and then runs
+on the engine's. It is an isolation boundary: what its grammar or its text raises is kept in `error` and ends this row only.
+
+Tokens that the grammar dictates are not decoded. At the start they join the prompt; after a token that was chosen they are
+`pending` with it, and the model reads them in one step; at the end they end the row at once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from dspy_toolkit.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    RequestRefused,
+    ToolkitError,
+)
+from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, split_reply, visible_text
+from dspy_toolkit.lm.protocol import GenerationRequest, PendingReply, Reply, TokenLogprob
+
+Outcome = Literal["stop", "length"]
+
+
+class Row:
+    """A request on its way through the engine."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        ticket: PendingReply,
+        prompt: Sequence[int],
+        matcher: Any | None,
+        decode: Callable[[Sequence[int]], str],
+        stop_tokens: frozenset[int],
+        deadline_seconds: float,
+        marks: ReplyFormat = PLAIN,
+    ) -> None:
+        self.request, self.ticket, self.matcher = request, ticket, matcher
+        self.prompt_size = len(prompt)
+        self.submitted = time.monotonic()
+        self.deadline = self.submitted + deadline_seconds
+        self.started = self.submitted
+        self.first_token: float | None = None
+        self.reply: list[int] = []
+        self.forced = self.reused = 0
+        self.logprobs: list[TokenLogprob] = []
+        self.sampler: Any | None = None
+        """Draws a token; the likeliest is taken where there is none. Made by the batch, on its thread."""
+        self.penalty: Any | None = None
+        """Changes the logits by the tokens so far."""
+        self.error: ToolkitError | None = None
+        self._decode, self._stop_tokens, self._marks = decode, stop_tokens, marks
+        self._sent = 0
+        self._force()
+        self.prompt = np.asarray([*prompt, *self.reply], dtype=np.int64)
+        self.pending: list[int] = self.prompt[-1:].tolist()
+        """Tokens that the model has yet to read before it can choose the next one."""
+
+    @property
+    def room(self) -> int:
+        """Tokens that may still be generated."""
+        return self.request.max_tokens - len(self.reply)
+
+    def given_up(self, now: float) -> bool:
+        """Whether nobody waits for it any more at `now` (of `time.monotonic`)."""
+        return self.ticket.cancelled or now > self.deadline
+
+    def overdue(self) -> DeadlineExceeded:
+        """What to tell a caller whose deadline passed."""
+        limit = self.deadline - self.submitted
+        return DeadlineExceeded(f"Not finished within {limit:g} s (lm.deadline_seconds). Raise it, or send less.")
+
+    def outcome(self) -> Outcome | None:
+        """Why the row is over, or None while it is not. A row with an `error` is over."""
+        if self.error is not None or (self.matcher is not None and self.matcher.is_stopped()):
+            return "stop"
+        return "length" if self.room <= 0 else None
+
+    def _force(self) -> list[int]:
+        """Add what the grammar dictates next to the reply, and give it."""
+        if self.matcher is None or self.error is not None or self.matcher.is_stopped():
+            return []
+        tokens = self.matcher.compute_ff_tokens()[: self.room]
+        if tokens:
+            self.matcher.consume_tokens(tokens)
+            self.reply.extend(tokens)
+            self.forced += len(tokens)
+            if self.request.logprobs is not None:
+                self.logprobs += [TokenLogprob(token=self._decode([token]), logprob=0.0) for token in tokens]
+        self.check_matcher()
+        return tokens
+
+    def check_matcher(self) -> None:
+        """Notice that the grammar's matcher failed."""
+        if self.error is None and self.matcher is not None and self.matcher.is_error():
+            # The first line is the reason; a dump of the parser follows it.
+            reason = self.matcher.get_error().splitlines()[0]
+            self.error = RequestRefused(f"The grammar could not be followed: {reason}.")
+
+    def _fail(self, error: Exception) -> None:
+        if self.error is None:
+            self.error = EngineFailed(f"This request failed while it was generated: {type(error).__name__}: {error}.")
+            self.error.__cause__ = error
+
+    def take(self, token: int, logprob: TokenLogprob | None = None) -> Outcome | None:
+        """Add a generated token, and what the grammar dictates after it; say why the row is over, if it is."""
+        try:
+            return self._take(token, logprob)
+        except Exception as error:  # isolation boundary: one request
+            self._fail(error)
+            return "stop"
+
+    def _take(self, token: int, logprob: TokenLogprob | None) -> Outcome | None:
+        if self.first_token is None:
+            self.first_token = time.monotonic()
+        self.check_matcher()
+        if self.error is not None or token in self._stop_tokens:
+            return "stop"
+        self.reply.append(token)
+        if logprob is not None:
+            self.logprobs.append(logprob)
+        if self.matcher is not None:
+            self.matcher.consume_token(token)
+            self.check_matcher()
+        self.pending = [token, *self._force()]
+        if self.request.stop and self._cut_at_stop() is not None:
+            return "stop"
+        return self.outcome()
+
+    def _cut_at_stop(self) -> str | None:
+        text = self._decode(self.reply)
+        places = [at for stop in self.request.stop if stop and (at := text.find(stop)) >= 0]
+        return text[: min(places)] if places else None
+
+    def text(self) -> str:
+        """The reply so far, cut before a stop string."""
+        cut = self._cut_at_stop() if self.request.stop else None
+        return self._decode(self.reply) if cut is None else cut
+
+    def stream(self) -> None:
+        """Hand on what is new, if anybody reads; half a character, or what may be the start of a stop string, waits."""
+        if not self.ticket.read:
+            return
+        text = visible_text(self.text(), self._marks)
+        end = len(text.rstrip("\ufffd"))
+        longest = max((len(stop) for stop in self.request.stop), default=0)
+        end -= next((n for n in range(min(longest, end), 0, -1) if self._may_stop(text[end - n : end])), 0)
+        self._push(text[:end])
+
+    def _push(self, text: str) -> None:
+        if len(text) > self._sent:
+            self.ticket.push(text[self._sent :])
+            self._sent = len(text)
+
+    def _may_stop(self, tail: str) -> bool:
+        return any(stop.startswith(tail) for stop in self.request.stop)
+
+    def finish(self, outcome: Outcome) -> Reply | ToolkitError:
+        """The reply as it stands, its last piece handed on; or what went wrong."""
+        try:
+            if self.error is None:
+                parts = split_reply(self.text(), self._marks)
+                self._push(parts.text)
+                now = time.monotonic()
+                first = self.first_token or now
+                return Reply(
+                    text=parts.text,
+                    finish_reason="tool_calls" if parts.tool_calls and outcome == "stop" else outcome,
+                    reasoning=parts.reasoning,
+                    tool_calls=parts.tool_calls,
+                    logprobs=tuple(self.logprobs) if self.request.logprobs is not None else None,
+                    prompt_tokens=self.prompt_size,
+                    completion_tokens=len(self.reply),
+                    reused_tokens=self.reused,
+                    forced_tokens=self.forced,
+                    queue_seconds=self.started - self.submitted,
+                    prefill_seconds=first - self.started,
+                    decode_seconds=now - first,
+                    seconds=now - self.submitted,
+                )
+        except Exception as error:  # isolation boundary: one request
+            self._fail(error)
+        return self.error or EngineFailed("This request failed while it was generated.")

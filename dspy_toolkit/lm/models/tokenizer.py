@@ -1,0 +1,260 @@
+"""A model's tokenizer, chat template and compiled grammars. Safe from any thread.
+
+Text to tokens and back, nothing of the model itself: the engine uses it on its callers' threads, so that a bad request is
+refused where it was made.
+
+A grammar and reasoning exclude each other here: a request with a grammar is answered at once. Reasoning has no length that a
+grammar could bound and still be reasoning, so max_tokens would cut the answer behind it, and a cut answer does not parse. A
+template that opens the reasoning by itself gets it closed again, empty.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dspy_toolkit.errors import ModelError, RequestRefused
+from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities
+from dspy_toolkit.lm.protocol import GenerationRequest, Message
+
+REMEMBERED_GRAMMARS = 256
+"""Compiled grammars kept; a matcher is a copy of one."""
+REMEMBERED_BEGINNINGS = 512
+"""Lengths in tokens of prompts' beginnings kept, for `boundaries`."""
+ENDLESS = 2**20
+"""Context of a model whose config names no limit."""
+LIMITS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "seq_length", "n_positions")
+"""Names that configs give the longest context. A sliding window is none: it bounds what a layer sees, not the prompt."""
+
+
+class Tokenizer:
+    """The tokenizer of one model folder in mlx_lm's format."""
+
+    def __init__(self, folder: Path) -> None:
+        """Args: folder: holds config.json and the tokenizer's files.
+
+        Raises:
+            ModelError: they cannot be read; the message carries the reason.
+        """
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            with _without_advice():
+                from mlx_lm.tokenizer_utils import load
+
+                self._tokenizer = load(folder, eos_token_ids=_end_tokens(folder, config))
+            self.context_size = _context_size(config)
+            """Tokens of prompt and reply together."""
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(
+                f"The tokenizer in {folder} cannot be read: {reason}. Fetch or convert the model again."
+            ) from error
+        self.stop_tokens = frozenset(self._tokenizer.eos_token_ids)
+        self.has_thinking = bool(self._tokenizer.has_thinking)
+        """Whether the model can reason before it answers."""
+        self.has_tool_parser = bool(self._tokenizer.has_tool_calling and self._tokenizer.tool_parser)
+        """Whether calls of tools can be told from its text."""
+        self._hidden = self._special_tokens()
+        self._lock = threading.Lock()
+        self._grammar_tokenizer: Any = None
+        self._compiled = lru_cache(maxsize=REMEMBERED_GRAMMARS)(self._compile)
+        self._beginning = lru_cache(maxsize=REMEMBERED_BEGINNINGS)(self._encode)
+
+    def _special_tokens(self) -> frozenset[int] | None:
+        """Special tokens to leave out of a reply, where the model's marks are special too; None: leave out all."""
+        marks = (
+            self._tokenizer.think_start_tokens,
+            self._tokenizer.think_end_tokens,
+            self._tokenizer.tool_call_start_tokens,
+            self._tokenizer.tool_call_end_tokens,
+        )
+        kept = {token for mark in marks for token in mark or ()}
+        special = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
+        return frozenset(special - kept) if special & kept else None
+
+    def encode_request(self, request: GenerationRequest) -> list[int]:
+        """The prompt's tokens, template included.
+
+        Raises:
+            RequestRefused: the template refuses the messages, or the model lacks what the request needs (tools, thinking).
+        """
+        return self.encode_chat(request.messages, **self._template_options(request))
+
+    def encode_chat(
+        self, messages: Sequence[Message], *, tools: Sequence[dict[str, Any]] = (), thinking: bool | None = None
+    ) -> list[int]:
+        """The tokens of a prompt that ends where the reply begins. Raises RequestRefused as `encode_request` does."""
+        text = self._template(messages, tools, thinking, reply=True)
+        tokens = self._encode(text)
+        if thinking is False and self._is_open(tokens):
+            # The template opens the reasoning whatever it is told.
+            tokens = self._encode(text.rstrip() + f"\n\n{self._tokenizer.think_end}\n\n")
+        return tokens
+
+    def boundaries(self, request: GenerationRequest) -> list[int]:
+        """Places in the prompt, in tokens, at which a message ends; ascending, all below the prompt's length.
+
+        A place counts only if the messages up to it, templated alone, give exactly the prompt's first tokens; templates
+        that rewrite earlier messages have fewer of them, or none.
+        """
+        options = self._template_options(request)
+        text = self._template(request.messages, **options, reply=True)
+        prompt, places = self._encode(text), []
+        for count in range(1, len(request.messages)):
+            try:
+                beginning = self._template(request.messages[:count], **options, reply=False)
+            except RequestRefused:  # a conversation cut there is none that the template knows
+                continue
+            if not beginning or not text.startswith(beginning):
+                continue
+            tokens = self._beginning(beginning)
+            if len(tokens) < len(prompt) and prompt[: len(tokens)] == tokens:
+                places.append(len(tokens))
+        return sorted(set(places))
+
+    def reply_format(self, request: GenerationRequest, prompt: Sequence[int]) -> ReplyFormat:
+        """How the reply to `request`, whose prompt is `prompt`, is to be taken apart."""
+        if request.grammar is not None:
+            if not request.tools:
+                return PLAIN
+            from dspy_toolkit.lm.grammar import is_tool_call_grammar  # imports DSPy
+
+            only = is_tool_call_grammar(request.grammar, request.tools)
+            return ReplyFormat(calls_only=True, tools=request.tools) if only else PLAIN
+        wrapper, marks = self._tokenizer, {}
+        if self.has_thinking:
+            marks = {
+                "think_start": wrapper.think_start,
+                "think_end": wrapper.think_end,
+                "opened": self._is_open(prompt),
+            }
+        if request.tools:
+            marks |= {"call_start": wrapper.tool_call_start, "call_end": wrapper.tool_call_end}
+            marks |= {"parse_call": wrapper.tool_parser, "tools": request.tools}
+        return ReplyFormat(**marks) if marks else PLAIN
+
+    def _template_options(self, request: GenerationRequest) -> dict[str, Any]:
+        check_abilities(request, thinking=self.has_thinking, tools=self.has_tool_parser)
+        return {"tools": request.tools, "thinking": False if request.grammar is not None else request.thinking}
+
+    def _template(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], thinking: bool | None, *, reply: bool
+    ) -> str:
+        from jinja2 import TemplateError
+
+        options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+        if tools:
+            options["tools"] = list(tools)
+        try:
+            return self._tokenizer.apply_chat_template(
+                [_turn(message) for message in messages], add_generation_prompt=reply, tokenize=False, **options
+            )
+        except (TemplateError, ValueError, TypeError) as error:
+            raise RequestRefused(f"The model's chat template refuses these messages: {error}.") from error
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
+    def _is_open(self, prompt: Sequence[int]) -> bool:
+        """Whether `prompt` ends inside the reasoning."""
+        if not self.has_thinking:
+            return False
+        tokens = list(prompt)
+        return self._tokenizer.rfind_think_start(tokens) > self._tokenizer.rfind_think_end(tokens)
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`, without special ones; marks of reasoning and tool calls stay, for `split_reply` to find."""
+        if self._hidden is None:
+            return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+        return self._tokenizer.decode([t for t in tokens if t not in self._hidden], skip_special_tokens=False)
+
+    def token_text(self, token: int) -> str:
+        """The text of one token, special or not; half a character is U+FFFD."""
+        return self._tokenizer.decode([token], skip_special_tokens=False)
+
+    def vocabulary(self) -> int:
+        """Tokens that grammars know; a model's logits may be wider."""
+        return self._for_grammars().vocab_size
+
+    def matcher(self, grammar: str) -> Any:
+        """A fresh llguidance matcher. Raises RequestRefused when the grammar cannot be compiled."""
+        matcher = self._compiled(grammar)
+        if matcher.is_error():
+            raise RequestRefused(f"The grammar cannot be compiled: {matcher.get_error().splitlines()[0]}.")
+        return matcher.deep_copy()
+
+    def _compile(self, grammar: str) -> Any:
+        import llguidance
+
+        return llguidance.LLMatcher(self._for_grammars(), grammar, log_level=0)
+
+    def _for_grammars(self) -> Any:
+        import llguidance.hf
+
+        with self._lock:  # takes most of a second, once
+            if self._grammar_tokenizer is None:
+                self._grammar_tokenizer = llguidance.hf.from_tokenizer(self._tokenizer._tokenizer)
+        return self._grammar_tokenizer
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as chat templates read it: arguments of calls as objects, nothing that is not there."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _context_size(config: dict[str, Any]) -> int:
+    """The longest context that a model's config names; those of models with several modalities nest it."""
+    for part in (config, config.get("text_config") or {}):
+        for name in LIMITS:
+            if part.get(name):
+                return int(part[name])
+    return ENDLESS
+
+
+def _end_tokens(folder: Path, config: dict[str, Any]) -> Any:
+    """Ids that end a reply, from the file that mlx_lm lets win: a model may end its turns with another token than texts."""
+    path = folder / "generation_config.json"
+    try:
+        found = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
+    except ValueError:  # mlx_lm ignores a damaged one too
+        found = None
+    return found or config.get("eos_token_id") or (config.get("text_config") or {}).get("eos_token_id")
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(folder: Path, sha256: str) -> Tokenizer:
+    """The tokenizer of `folder`, read once for each content that it has had."""
+    return Tokenizer(folder)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Leave out transformers' advice to install PyTorch, which nothing here needs; its warnings still appear."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "PyTorch was not found" not in record.getMessage()
+
+    logger = logging.getLogger("transformers")
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)

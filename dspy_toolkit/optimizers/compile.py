@@ -1,0 +1,144 @@
+"""Compiling a program as chosen: the one door to the optimizers.
+
+Given the training and validation rows only. What comes back is a program's state as JSON, and whether anything changed:
+a candidate that is not better than the program as it came, on the same validation rows, is not a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dspy_toolkit.errors import OptimizerError
+from dspy_toolkit.optimizers.choice import Choice, Optimizer
+from dspy_toolkit.optimizers.problem import Problem
+from dspy_toolkit.optimizers.profile import Profile
+from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult, run_lap, run_search
+from dspy_toolkit.optimizers.race.race import ArmResult, RaceResult, race
+from dspy_toolkit.optimizers.search.search import Progress, Stopwatch, Trial
+from dspy_toolkit.optimizers.states import prompt_of, state_of
+from dspy_toolkit.store import Frozen, Ref
+
+
+class Compiled(Frozen):
+    """What a compilation found."""
+
+    optimizer: Optimizer
+    program: Ref
+    """The program's state (DSPy's JSON)."""
+    changed: bool
+    """Whether its prompt differs from that of the program as it came."""
+    val_mean: float = 0.0
+    """Of this program, on the validation rows that candidates were compared on."""
+    val_baseline: float = 0.0
+    """Of the program as it came, on the same rows."""
+    lm_calls: int = 0
+    physical_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float
+    exhausted: bool = False
+    """Whether the budget ran out before the search was through."""
+    trials: tuple[Trial, ...] = ()
+    """Empty when nothing was scored: `val_mean` and `val_baseline` say nothing then."""
+    arms: tuple[ArmResult, ...] = ()
+    """Of a race, the winner first; empty otherwise."""
+
+    @property
+    def summary(self) -> str:
+        """One sentence."""
+        if self.optimizer == "none":
+            return "Nothing changed: there was nothing to gain."
+        if not self.trials:
+            return f"Nothing changed: {self.lm_calls} LM calls were spent before the program as it is was scored."
+        if self.arms:
+            won = self.arms[0]
+            what = "Nothing changed: the program as it is" if not self.changed else won.name
+            return f"{what} won the race: {won.reason} The program as it is: {self.val_baseline:.1%}."
+        if not self.changed:
+            best = max((t.val_mean for t in self.trials[1:]), default=None)
+            tried = (
+                "no candidate got as far as validation" if best is None else f"the best candidate reached {best:.1%}"
+            )
+            return f"Nothing changed: {tried}, the program as it is {self.val_baseline:.1%} on validation."
+        return f"{self.optimizer} went from {self.val_baseline:.1%} to {self.val_mean:.1%} on validation."
+
+
+def compile_program(
+    problem: Problem, choice: Choice, *, profile: Profile | None = None, progress: Progress | None = None
+) -> Compiled:
+    """Search for a better prompt within `choice.lm_calls` logical calls.
+
+    Args:
+        profile: the one that `choice` was made from; a race needs it.
+
+    Raises:
+        MetricError: the metric fails on more than a tenth of the rows.
+        ToolkitError: the model failed. Calling again repeats what was done from the cache of replies, and goes on.
+    """
+    watch = Stopwatch()
+    if choice.optimizer == "none":
+        same = problem.store.save_json(state_of(problem.program))
+        return Compiled(optimizer="none", program=same, changed=False, seconds=float(watch))
+    if choice.optimizer == "race":
+        if profile is None:
+            raise OptimizerError("A race needs the profile that it was chosen by.")
+
+        def run(laps: Sequence[ArmRun]) -> list[ArmRunResult]:
+            return [run_lap(problem, lap, told.lap) for lap in laps]
+
+        told = _Told(progress, choice.lm_calls)
+        return of_race(race(choice, profile, run, told.race), float(watch))
+    search = run_search(problem, choice.optimizer, choice.settings, choice.lm_calls, choice.val_rows, progress)
+    best = search.best or problem.program
+    meter = search.meter
+    return Compiled(
+        optimizer=choice.optimizer,
+        program=problem.store.save_json(state_of(best)),
+        changed=prompt_of(best) != prompt_of(problem.program),
+        val_mean=max(search.best_mean, 0.0),
+        val_baseline=search.baseline,
+        lm_calls=meter.logical,
+        physical_calls=meter.physical,
+        prompt_tokens=meter.prompt_tokens,
+        completion_tokens=meter.completion_tokens,
+        seconds=float(watch),
+        exhausted=search.exhausted or meter.refused > 0,
+        trials=tuple(search.trials),
+    )
+
+
+def of_race(found: RaceResult, seconds: float) -> Compiled:
+    """What a race found, as any compilation's result."""
+    return Compiled(
+        optimizer="race",
+        program=found.program,
+        changed=found.changed,
+        val_mean=found.mean,
+        val_baseline=found.baseline,
+        lm_calls=found.lm_calls,
+        physical_calls=found.physical_calls,
+        prompt_tokens=found.prompt_tokens,
+        completion_tokens=found.completion_tokens,
+        seconds=seconds,
+        trials=found.trials,
+        arms=found.arms,
+    )
+
+
+class _Told:
+    """Turns the progress of a race's laps, each of which counts from its own beginning, into that of the race."""
+
+    def __init__(self, progress: Progress | None, lm_calls: int) -> None:
+        self._progress, self._lm_calls = progress, lm_calls
+        self._spent, self._doing = 0, ""
+
+    def race(self, spent: int, doing: str) -> None:
+        self._spent, self._doing = spent, doing
+        self._tell(doing)
+
+    def lap(self, done: int, total: int, doing: str) -> None:
+        self._tell(f"{self._doing}; {doing}")
+
+    def _tell(self, doing: str) -> None:
+        if self._progress is not None:
+            self._progress(self._spent, self._lm_calls, doing)

@@ -1,0 +1,57 @@
+"""Labelled demonstrations: training rows as they stand, balanced over the answers; no run of the program is needed to make them.
+
+Like DSPy's LabeledFewShot, for several numbers of demonstrations. For programs of one step: a row has no answer for what a
+first step hands to a second.
+"""
+
+from __future__ import annotations
+
+from dspy_toolkit.optimizers.budget import Budget
+from dspy_toolkit.optimizers.choice import Infeasible, Plan, run_cost
+from dspy_toolkit.optimizers.profile import Profile
+from dspy_toolkit.optimizers.sampling import balanced, shorter_half
+from dspy_toolkit.optimizers.search.search import Search
+
+SHARE = 1 / 4
+"""Of the budget, for one evaluation: three candidates beside the unchanged program."""
+SIZES = (8, 4, 16)
+"""Numbers of demonstrations, in turn."""
+
+
+def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
+    """As many of SIZES as the budget carries, each scored on `rows` validation rows."""
+    if profile.predictors > 1:
+        return Infeasible(
+            reason=f"the rows have no answers for the steps in between of a program with {profile.predictors} predictors"
+        )
+    evaluation = rows * run_cost(profile)
+    sizes = _sizes(profile.train)
+    candidates = min(len(sizes), int(budget.lm_calls // evaluation) - 1)
+    if candidates < 1:
+        return Infeasible(
+            reason=f"one candidate costs about {2 * evaluation:.0f} LM calls, and the {budget.name} budget has "
+            f"{budget.lm_calls}"
+        )
+    return Plan(
+        settings={"candidates": candidates, "val_rows": rows},
+        predicted_lm_calls=round((1 + candidates) * evaluation),
+        demos=sum(sizes[:candidates]) / (1 + candidates),
+    )
+
+
+def search(search: Search, settings: dict[str, int]) -> None:
+    """Score the unchanged program, then one candidate for each number of demonstrations."""
+    search.score_unchanged()
+    for number, size in enumerate(_sizes(len(search.train))[: settings["candidates"]]):
+        if search.exhausted:
+            return
+        candidate = search.student()
+        rows = balanced(shorter_half(search.train, size), size, seed=search.seed * 1_000 + number)
+        for predictor in candidate.predictors():
+            predictor.demos = list(rows)
+        search.score(candidate, f"{size} labelled demonstrations")
+
+
+def _sizes(train: int) -> list[int]:
+    """SIZES that there are rows for; one set of all rows where there are fewer than each."""
+    return list(dict.fromkeys(min(size, train) for size in SIZES))

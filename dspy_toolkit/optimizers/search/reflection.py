@@ -1,0 +1,79 @@
+"""The model that writes instructions: how it is asked, and whether it can.
+
+Whether a model can write a usable instruction is tried rather than assumed: small ones repeat the old instruction, or
+answer the example instead of describing the task.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dspy_toolkit.datasets import DatasetSpec, examples
+from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.optimizers.states import signature_of
+from dspy_toolkit.project.signatures import fields_of
+
+if TYPE_CHECKING:
+    import dspy
+    import pandas as pd
+
+    from dspy_toolkit.lm.connection import Connection
+    from dspy_toolkit.lm.meter import MeteredLM
+
+LEAST_TOKENS = 1_024
+"""Of a reply with an instruction. A task's own limit may be that of a label; under a grammar the text is bounded anyway."""
+SHORTEST_INSTRUCTION = 20
+LONGEST_INSTRUCTION = 2_000
+"""Characters; a longer one is rambling, not an instruction."""
+
+
+def writer(connection: Connection) -> MeteredLM:
+    """The reflection model with room for an instruction, and a fresh meter."""
+    lm = connection.reflection_lm.metered()
+    room = lm.kwargs.get("max_tokens")
+    if room is None or room >= LEAST_TOKENS:
+        return lm
+    return lm.copy(max_tokens=LEAST_TOKENS)
+
+
+def try_reflection(
+    program: dspy.Module, rows: pd.DataFrame, spec: DatasetSpec, connection: Connection
+) -> tuple[bool, str]:
+    """Ask the reflection model for a better instruction; (whether it is usable, why or why not).
+
+    Usable means: of sensible length, not the old one again, and about the task: it names an output or one of its values.
+
+    Raises:
+        ToolkitError: the model failed in a way that may not happen the next time.
+    """
+    import dspy
+    from dspy.utils.exceptions import AdapterParseError, LMError
+
+    from dspy_toolkit.optimizers.search.callback import behind
+
+    signature = signature_of(program.predictors()[0])
+    old = signature.instructions
+    cases = examples(rows, spec, fields_of(program))
+    shown = f"{dict(cases[0].inputs())} -> {dict(cases[0].labels())}"
+    ask = dspy.Predict("instruction: str, example: str -> better_instruction: str")
+    try:
+        with dspy.context(lm=writer(connection), adapter=connection.reflection_adapter):
+            answer = ask(instruction=old, example=shown).better_instruction
+    except AdapterParseError:
+        return False, "its reply could not be read"
+    except (LMError, ToolkitError) as error:
+        fault = behind(error, ToolkitError)
+        if fault is not None and fault.retryable:
+            raise fault from error
+        return False, f"it could not answer: {str(fault or error).splitlines()[0]}"
+    text = " ".join(str(answer or "").split())
+    values = {str(getattr(value, "value", value)) for case in cases for value in dict(case.labels()).values()}
+    words = {word.lower() for word in (*spec.outputs, *signature.output_fields, *values) if word}
+    seen = repr(text[:120])
+    if not SHORTEST_INSTRUCTION <= len(text) <= LONGEST_INSTRUCTION:
+        return False, f"its instruction has {len(text)} characters: {seen}"
+    if text.lower() == " ".join(old.split()).lower():
+        return False, "it gave the old instruction back"
+    if not any(word in text.lower() for word in words):
+        return False, f"its instruction names neither an output nor an answer: {seen}"
+    return True, f"it wrote {seen}"

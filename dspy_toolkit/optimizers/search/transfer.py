@@ -1,0 +1,151 @@
+"""Starting a search from another program: what of it fits, and what scoring it costs.
+
+Carried over are the instructions and the demonstrations of each predictor whose input and output fields have the names of
+one here: the predictor of the same name where its fields fit, else the only one whose fields do. `reasoning`, which
+`dspy.ChainOfThought` adds, is no part of the comparison. A demonstration keeps the fields of the signature here; one that
+lacks a field, or holds a value which does not fit its type, stays behind.
+
+Not covered: whether what was carried over is any good (it is scored as one more candidate), and descriptions of fields,
+which stay those of the program here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dspy_toolkit.errors import DatasetError, ProjectError
+from dspy_toolkit.optimizers.budget import Budget
+from dspy_toolkit.optimizers.choice import Choice, run_cost
+from dspy_toolkit.optimizers.states import signature_of, state_of
+from dspy_toolkit.project.signatures import fields_of
+
+if TYPE_CHECKING:
+    import dspy
+
+    from dspy_toolkit.optimizers.profile import Profile
+
+log = logging.getLogger(__name__)
+
+ADDED = "reasoning"
+"""The output that `dspy.ChainOfThought` adds to a signature."""
+EVALUATIONS = {"mipro": 2, "gepa": 2}
+"""Of the validation rows that a start costs: its own, and in an optimizer of DSPy's that evaluates what it starts from a
+second one; with any other optimizer its own alone.
+"""
+
+Shape = tuple[frozenset[str], frozenset[str]]
+
+
+class Start(NamedTuple):
+    """A program to start from."""
+
+    program: dspy.Module
+    """This project's, with what was carried over."""
+    label: str
+    """`from router@3`."""
+
+
+def carry(
+    program: dspy.Module, other: dspy.Module, whence: str, renames: Mapping[str, str] | None = None
+) -> dspy.Module:
+    """A copy of `program` with the instructions and demonstrations of `other`, where the fields fit.
+
+    Args:
+        program: stays as it is.
+        other: any program; stays as it is.
+        whence: what to call `other` in messages.
+        renames: old field name → the name here, for fields of `other` that still have the old one.
+
+    Raises:
+        ProjectError: no predictor of `other` fits; the fields of both sides are listed.
+    """
+    renames = renames or {}
+    theirs = {name: _shape(predictor, renames) for name, predictor in other.named_predictors()}
+    sources = dict(other.named_predictors())
+    carried = program.deepcopy()
+    fitting = 0
+    for name, predictor in carried.named_predictors():
+        if (match := _match(name, _shape(predictor, {}), theirs)) is None:
+            continue
+        fitting += 1
+        source = sources[match]
+        predictor.signature = signature_of(predictor).with_instructions(signature_of(source).instructions)
+        demos = state_of(source)["demos"]  # plain JSON, whether they were saved or are live
+        predictor.demos = [fit for demo in demos if (fit := _fitted(demo, predictor, renames)) is not None]
+        if lost := len(demos) - len(predictor.demos):
+            log.warning("%d of %d demonstrations of %s do not fit the fields here.", lost, len(demos), whence)
+    if not fitting:
+        raise ProjectError(
+            f"No predictor of {whence} fits this program. Its fields: {_listed(other, renames)}; here: "
+            f"{_listed(program, {})}. Start from another program, or note renamed fields in Project.renames."
+        )
+    return carried
+
+
+def choose_with_start(choose: Callable[[Budget], Choice], profile: Profile, budget: Budget) -> Choice:
+    """A choice whose settings leave room in `budget` for scoring the start.
+
+    Args:
+        choose: `select` with all but the budget given.
+
+    Raises:
+        OptimizerError: of `choose`; what is left of the budget may be too little.
+    """
+    budget = budget.within(profile.seconds_per_call)
+    whole = choose(budget)
+    if whole.optimizer in ("none", "race"):  # the race keeps its own accounts
+        return whole
+    # A smaller budget means no more validation rows, so that this is enough.
+    extra = round(EVALUATIONS.get(whole.optimizer, 1) * whole.val_rows * run_cost(profile))
+    rest = choose(budget.model_copy(update={"lm_calls": max(budget.lm_calls - extra, 0)}))
+    changes = {"lm_calls": budget.lm_calls, "predicted_lm_calls": rest.predicted_lm_calls + extra}
+    return rest.model_copy(update=changes)
+
+
+def _shape(predictor: dspy.Predict, renames: Mapping[str, str]) -> Shape:
+    signature = signature_of(predictor)
+    inputs, outputs = (
+        frozenset(renames.get(name, name) for name in side)
+        for side in (signature.input_fields, signature.output_fields)
+    )
+    return inputs, outputs - {ADDED} or outputs
+
+
+def _match(name: str, shape: Shape, theirs: Mapping[str, Shape]) -> str | None:
+    """The predictor to take from: of the same name, else the only one; None when there is none, or several."""
+    if theirs.get(name) == shape:
+        return name
+    fitting = [other for other, its in theirs.items() if its == shape]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _fitted(demo: Mapping[str, Any], predictor: dspy.Predict, renames: Mapping[str, str]) -> dict[str, Any] | None:
+    """A demonstration with the fields of the signature alone; None when one is missing or does not fit its type."""
+    from pydantic import ValidationError
+
+    from dspy_toolkit.datasets.checking import validator_of
+
+    values = {renames.get(name, name): value for name, value in demo.items()}
+    kept: dict[str, Any] = {}
+    for name, kind in fields_of(predictor).items():
+        if name not in values:
+            if name == ADDED:  # an answer without its reasons is a demonstration too
+                continue
+            return None
+        try:
+            validator_of(kind, name).validate_python(values[name])
+        except (ValidationError, DatasetError):  # the latter: a type that nothing but a live object has
+            return None
+        kept[name] = values[name]
+    return kept
+
+
+def _listed(program: dspy.Module, renames: Mapping[str, str]) -> str:
+    shown = []
+    for _, predictor in program.named_predictors():
+        signature = signature_of(predictor)
+        sides = (signature.input_fields, signature.output_fields)
+        shown.append(" -> ".join(", ".join(renames.get(name, name) for name in side) for side in sides))
+    return "; ".join(dict.fromkeys(shown))

@@ -1,0 +1,1 @@
+"""The steps of an optimization: resolve → prepare → probe → select → compile → compare → release → record."""

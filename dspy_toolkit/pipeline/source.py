@@ -1,0 +1,118 @@
+"""A start from elsewhere: finding the program that `--from` names, and keeping what of it fits as a part of the run.
+
+`router@champion`, `router@3`, a folder or a project is looked up once, when a run begins. What was carried over is then an
+object of the store, so that a champion which moves meanwhile changes nothing, and steps are cached by its content.
+
+Not covered: which fields fit (`dspy_toolkit.optimizers.search.transfer`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dspy_toolkit.datasets import DatasetSpec, examples
+from dspy_toolkit.datasets.table import as_text
+from dspy_toolkit.errors import ProjectError
+from dspy_toolkit.optimizers.search.transfer import Start, carry
+from dspy_toolkit.optimizers.states import fill, state_of
+from dspy_toolkit.project import Project, StartPart
+from dspy_toolkit.registry import champion, find_version
+from dspy_toolkit.registry.programs import (
+    LoadedProgram,
+    is_location,
+    is_saved,
+    is_version,
+    load_program,
+    predictor_states,
+    project_name,
+)
+
+if TYPE_CHECKING:
+    import dspy
+
+    from dspy_toolkit.settings import Settings
+    from dspy_toolkit.store import Ref, Store
+
+GIVEN = "the given program"
+"""What a program that was handed over in Python is called."""
+
+
+def find_start(reference: str | dspy.Module, project: Project, settings: Settings, store: Store) -> StartPart:
+    """What `project` can take from another program, kept in the store.
+
+    Args:
+        reference: `project@champion`, `project@3`, a folder, a project (its champion, else its own program), or a live
+            program.
+        settings: the home and the registry.
+
+    Raises:
+        RegistryError: nothing has that name, or its files cannot be used.
+        ProjectError: the other project cannot be found, or no predictor fits.
+    """
+    if isinstance(reference, str):
+        name, loaded = _load(reference, project, settings)
+        other, rows = loaded.program, loaded.manifest.trained_rows if loaded.manifest else ()
+    else:
+        name, other, rows = GIVEN, reference, ()
+    carried = carry(project.build(), other, name, project.renames)
+    return StartPart(name=name, state=store.save_json(state_of(carried)), trained_rows=store.save_json(sorted(rows)))
+
+
+def start_program(part: StartPart | None, project: Project, store: Store) -> Start | None:
+    """The program behind `part`, ready to be scored; None for None."""
+    if part is None:
+        return None
+    return Start(fill(project.build(), store.read_json(part.state)), f"from {part.name}")
+
+
+def trained_rows(part: StartPart | None, sealed: Ref, spec: DatasetSpec, store: Store) -> frozenset[str]:
+    """The `_row` hashes that must not test what comes of `part`: those that it was tuned on, and of the sealed rows those
+    whose inputs are in a demonstration that was carried over (hashes differ where a field has another name elsewhere).
+    """
+    if part is None:
+        return frozenset()
+    shown = {
+        tuple(as_text(demo[name]) for name in spec.inputs)
+        for predictor in predictor_states(store.read_json(part.state)).values()
+        for demo in predictor["demos"]
+        if all(name in demo for name in spec.inputs)
+    }
+    frame = store.read_frame(sealed)
+    asked = (tuple(as_text(case[name]) for name in spec.inputs) for case in examples(frame, spec))
+    found = {str(row) for row, inputs in zip(frame["_row"], asked, strict=True) if inputs in shown}
+    return frozenset(store.read_json(part.trained_rows)) | found
+
+
+def parent_of(part: StartPart | None, project: Project) -> int | str | None:
+    """`part` as a manifest's parent: a version of this project by its number, any other by its name."""
+    if part is None:
+        return None
+    name, _, version = part.name.rpartition("@")
+    return int(version) if name == project.name and version.isdigit() else part.name
+
+
+def _load(reference: str, project: Project, settings: Settings) -> tuple[str, LoadedProgram]:
+    """(a name that means the same tomorrow, the program)."""
+    if is_version(reference):
+        found = find_version(settings, reference)
+        name = f"{found.project}@{found.version}"
+        return name, _read(name, project, settings)
+    if is_saved(reference):
+        loaded = _read(reference, project, settings)
+        manifest = loaded.manifest
+        return f"{manifest.project}@sha256:{manifest.program_sha256[:12]}" if manifest else loaded.project.name, loaded
+    name = project_name(reference)
+    if (live := champion(settings, name).version) is not None:
+        name = f"{name}@{live}"
+        return name, load_program(settings, name, reference if is_location(reference) else "")
+    return name, load_program(settings, reference)
+
+
+def _read(reference: str, project: Project, settings: Settings) -> LoadedProgram:
+    try:
+        return load_program(settings, reference)
+    except ProjectError:
+        if not project.location:
+            raise
+        # Its project is not here. One with the same fields, such as the same project elsewhere, fits without it.
+        return load_program(settings, reference, project.location)

@@ -1,0 +1,188 @@
+"""A program by its name: `project@champion`, `project@3`, a folder, or a project.
+
+Covered: finding the project that a saved program belongs to, making its program and filling in the saved state, field
+names that were changed since included. Which LM runs it is the settings' affair: an LM inside a saved state is not used.
+
+Not covered: reading and checking the saved files (`dspy_toolkit.registry`), running the program.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dspy_toolkit.errors import ProjectError, RegistryError
+from dspy_toolkit.project import ChampionPart, Project, load_project
+from dspy_toolkit.project.signatures import fields_of, signature_hash
+from dspy_toolkit.registry import champion, find_version, list_projects, load_version
+from dspy_toolkit.registry.manifest import MANIFEST_FILE, Manifest
+
+if TYPE_CHECKING:
+    import dspy
+
+    from dspy_toolkit.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class LoadedProgram(NamedTuple):
+    """A program that can be called."""
+
+    program: dspy.Module
+    manifest: Manifest | None
+    """None: the project's own program, which nothing has optimized."""
+    project: Project
+
+
+def load_program(settings: Settings, reference: str, location: str = "") -> LoadedProgram:
+    """Make the program that `reference` names.
+
+    Args:
+        settings: the home and the registry.
+        reference: `project@champion`, `project@3`, a folder that holds program.json and manifest.json; or a project (a
+            name, `path/to/file.py:attr`, `path/to/file.toml`), which means its champion, or its own program while
+            nothing is promoted.
+        location: where the project is, when neither the manifest nor the installed projects know.
+
+    Raises:
+        RegistryError: nothing has that name, its files cannot be used, or it does not fit the project any more.
+        ProjectError: the project cannot be found, or its program cannot be made.
+    """
+    state, manifest = load_state(settings, reference, location)
+    if manifest is None:
+        project = load_project(location or reference)
+        return LoadedProgram(project.build(), None, project)
+    project = _find_project(manifest, reference, location)
+    program = project.build()
+    _fill(program, state, manifest, project.renames, reference)
+    return LoadedProgram(program, manifest, project)
+
+
+def live_program(live: ChampionPart, project: Project, settings: Settings) -> LoadedProgram:
+    """The champion as it was when `live` was read; the project's own program while there was none.
+
+    Raises:
+        RegistryError, ProjectError: as `load_program`.
+    """
+    if live.version is None:
+        return LoadedProgram(project.build(), None, project)
+    return load_program(settings, f"{project.name}@{live.version}", project.location)
+
+
+def load_state(settings: Settings, reference: str, location: str = "") -> tuple[dict[str, Any], Manifest | None]:
+    """The saved state behind `reference`, as `load_program` understands it; ({}, None) while nothing is promoted.
+
+    A saved program can be looked at in this way when its project is no longer there.
+    """
+    if is_version(reference) or is_saved(reference):
+        return load_version(settings, reference)
+    name = project_name(reference) if is_location(reference) else reference
+    if champion(settings, name).version is not None:
+        return load_version(settings, f"{name}@champion")
+    try:
+        load_project(location or reference)
+    except ProjectError:
+        if name in list_projects(settings):
+            find_version(settings, f"{name}@champion")  # says what there is in place of a champion
+        if Path(reference).expanduser().is_dir():
+            load_version(settings, reference)  # says what the folder lacks
+        raise
+    return {}, None
+
+
+def predictor_states(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Predictor's name → its part of a saved state; the name is empty where the program is one predictor."""
+    if isinstance(state.get("demos"), list):
+        return {"": dict(state)}
+    return {name: part for name, part in state.items() if isinstance(part, dict) and "signature" in part}
+
+
+def project_name(text: str) -> str:
+    """The name of the project at `text`, which may be a name already. Only a location is looked into."""
+    return load_project(text).name if is_location(text) else text
+
+
+def is_location(text: str) -> bool:
+    """Whether `text` says where a project is (a file, `module:attr`), rather than what it is called."""
+    return ":" in text or "/" in text or text.endswith((".toml", ".py"))
+
+
+def is_version(reference: str) -> bool:
+    """Whether `reference` names a version in the registry, such as `router@champion` (whether or not there is one)."""
+    return "@" in reference and "/" not in reference and "\\" not in reference
+
+
+def is_saved(reference: str) -> bool:
+    """Whether `reference` is a folder that holds a saved program."""
+    return not is_version(reference) and (Path(reference).expanduser() / MANIFEST_FILE).is_file()
+
+
+def lasting_location(location: str) -> str:
+    """A project's location that means the same in another working folder: file paths become absolute, names stay."""
+    place, colon, attribute = location.rpartition(":") if ".py:" in location else (location, "", "")
+    if not place.endswith((".toml", ".py")):
+        return location
+    return f"{Path(place).expanduser().resolve()}{colon}{attribute}"
+
+
+def _find_project(manifest: Manifest, reference: str, location: str) -> Project:
+    """The project of a saved program: where the caller says, else where it was, else by its name."""
+    if location:
+        return load_project(location)
+    # Loading a project runs its code: what a folder from somewhere names must not be run, only what a registry does.
+    noted = "" if is_saved(reference) else manifest.location
+    try:
+        return load_project(noted or manifest.project)
+    except ProjectError as missing:
+        try:
+            return load_project(manifest.project)
+        except ProjectError:
+            raise ProjectError(
+                f"The project of {reference} cannot be loaded from {noted or manifest.project}: {missing} "
+                "Say where it is with `--project LOCATION`."
+            ) from missing
+
+
+def _fill(
+    program: dspy.Module, state: dict[str, Any], manifest: Manifest, renames: Mapping[str, str], reference: str
+) -> None:
+    saved = {renames.get(name, name) for name in manifest.signature_fields}
+    fields = set(fields_of(program))
+    if saved != fields or _shape(state) != _shape(program.dump_state()):
+        raise RegistryError(
+            f"{reference} does not fit its project any more: it was saved with {_listed(saved)}, and the project now has "
+            f"{_listed(fields)}. Optimize it again, or note renamed fields in Project.renames."
+        )
+    if not renames and signature_hash(program) != manifest.signature_sha256:
+        log.warning("The types of the fields have changed since %s was saved; today's are used.", reference)
+    own = {name: predictor.lm for name, predictor in program.named_predictors()}
+    try:
+        program.load_state(_prepared(state, renames))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RegistryError(
+            f"{reference} does not fit its project any more: {type(error).__name__}: {error}. Optimize it again."
+        ) from error
+    for name, predictor in program.named_predictors():
+        predictor.lm = own[name]
+
+
+def _prepared(state: Any, renames: Mapping[str, str]) -> Any:
+    """A copy of a saved state without LMs, whose demos have today's field names."""
+    if not isinstance(state, dict):
+        return state
+    made = {key: _prepared(part, renames) for key, part in state.items()}
+    if isinstance(made.get("demos"), list):
+        made["lm"] = None
+        made["demos"] = [{renames.get(key, key): value for key, value in demo.items()} for demo in made["demos"]]
+    return made
+
+
+def _shape(state: dict[str, Any]) -> dict[str, int]:
+    """Predictor → number of its fields. DSPy itself would fill in what fits, and say nothing."""
+    return {name: len(part["signature"]["fields"]) for name, part in predictor_states(state).items()}
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "no fields"

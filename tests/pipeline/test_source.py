@@ -1,0 +1,350 @@
+"""A start from another program: what of it fits, how it enters the search, and what its rows may not test."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dspy_toolkit.errors import OptimizerError, ProjectError, RegistryError
+from dspy_toolkit.optimizers import Budget, Choice, select
+from dspy_toolkit.optimizers.search.transfer import Start, carry, choose_with_start
+from dspy_toolkit.optimizers.states import prompt_of, state_of
+from dspy_toolkit.project.signatures import fields_of, signature_hash
+from dspy_toolkit.registry import Manifest, find_version, promote, save_version
+from dspy_toolkit.registry.programs import load_program
+from dspy_toolkit.settings import Settings
+from dspy_toolkit.tracking.history import read_history
+from dspy_toolkit.tracking.runs import open_run
+from tests.optimizers.benches import Bench
+from tests.optimizers.toys import (
+    HINT,
+    TOML,
+    Colour,
+    Toy,
+    by_demos,
+    by_instruction,
+    choice,
+    profile,
+    program,
+    records,
+    write_project,
+)
+
+SHOWN = [{"text": "a lime 1", "label": "green"}, {"text": "a whale 2", "label": "blue"}]
+
+
+def told(text: str = HINT, demos: list[dict[str, Any]] = SHOWN, made: dspy.Module | None = None) -> dspy.Module:
+    """A program somebody has optimized."""
+    made = made or program()
+    for predictor in made.predictors():
+        predictor.signature = predictor.signature.with_instructions(text)
+        predictor.demos = [dspy.Example(augmented=True, **demo) for demo in demos]
+    return made
+
+
+class Steps(dspy.Module):
+    """Two predictors whose names and fields differ."""
+
+    def __init__(self, **predictors: str | type[dspy.Signature]) -> None:
+        super().__init__()
+        for name, signature in predictors.items():
+            setattr(self, name, dspy.Predict(signature))
+
+
+class TestWhatFits:
+    """`carry`, with no model."""
+
+    def test_instructions_and_demonstrations_come_over(self) -> None:
+        own, other = program(), told()
+        before = prompt_of(own), prompt_of(other)
+        carried = carry(own, other, "tones@1")
+        assert carried.signature.instructions == HINT
+        assert carried.demos == SHOWN, "nothing but the fields of the signature"
+        assert (prompt_of(own), prompt_of(other)) == before
+
+    def test_the_same_name_goes_before_another_that_fits(self) -> None:
+        own = Steps(first="text -> label", second="label -> sure: bool")
+        other = Steps(zeroth="text -> label", first="text -> label", other="label -> sure: bool")
+        for name in ("zeroth", "first", "other"):
+            predictor = getattr(other, name)
+            predictor.signature = predictor.signature.with_instructions(f"From {name}.")
+        carried = carry(own, other, "other@1")
+        assert carried.first.signature.instructions == "From first."
+        assert carried.second.signature.instructions == "From other.", "the only one that fits"
+
+    def test_of_several_that_fit_none_is_taken(self) -> None:
+        other = Steps(one="text -> label", two="text -> label")
+        with pytest.raises(ProjectError, match="No predictor of other@1 fits"):
+            carry(program(), other, "other@1")
+
+    def test_reasoning_is_no_part_of_the_fit(self) -> None:
+        reasons = [{"reasoning": "limes are", **SHOWN[0]}, SHOWN[1]]
+        thinking = dspy.ChainOfThought(Colour)
+        assert carry(program(), told(demos=reasons, made=thinking), "x@1").demos == SHOWN
+        carried = carry(dspy.ChainOfThought(Colour), told(demos=reasons, made=thinking), "x@1")
+        assert carried.predictors()[0].demos == [{"reasoning": "limes are", **SHOWN[0]}, SHOWN[1]]
+        assert carry(dspy.ChainOfThought(Colour), told(), "x@1").predictors()[0].demos == SHOWN
+
+    def test_renamed_fields_are_found_under_their_new_names(self) -> None:
+        old = dspy.Predict(dspy.Signature("thing: str -> label: str", HINT))
+        old.demos = [dspy.Example(thing="a lime 1", label="green")]
+        with pytest.raises(ProjectError, match="thing -> label; here: text -> label"):
+            carry(program(), old, "old@1")
+        carried = carry(program(), old, "old@1", {"thing": "text"})
+        assert carried.signature.instructions == HINT
+        assert carried.demos == [{"text": "a lime 1", "label": "green"}]
+
+    @pytest.mark.parametrize("bad", [{"text": "a rose", "label": "pink"}, {"text": "a rose"}, {"label": "red"}])
+    def test_a_demonstration_that_does_not_fit_stays_behind(
+        self, bad: dict[str, str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.WARNING):
+            carried = carry(program(), told(demos=[SHOWN[0], bad]), "tones@1")
+        assert carried.demos == SHOWN[:1]
+        assert "1 of 2 demonstrations of tones@1 do not fit the fields here" in caplog.text
+
+    def test_nothing_fits_lists_both_sides(self) -> None:
+        other = Steps(one="question -> answer", two="answer -> sure: bool")
+        with pytest.raises(ProjectError) as caught:
+            carry(program(), other, "quiz@2")
+        assert str(caught.value) == (
+            "No predictor of quiz@2 fits this program. Its fields: question -> answer; answer -> sure; here: "
+            "text -> label. Start from another program, or note renamed fields in Project.renames."
+        )
+
+    def test_what_was_carried_over_survives_the_store(self, toy: Toy) -> None:
+        from dspy_toolkit.optimizers.states import fill
+
+        carried = carry(program(), told(), "tones@1")
+        kept = toy.store.read_json(toy.store.save_json(state_of(carried)))
+        assert prompt_of(fill(program(), kept)) == prompt_of(carried)
+
+
+@pytest.mark.parametrize("optimizer", ["bootstrap", "mipro", "gepa"])
+class TestSearching:
+    """A start beside the unchanged program, in each optimizer."""
+
+    def test_a_better_start_is_scored_second_and_searched_from(self, toy: Toy, optimizer: str) -> None:
+        toy.knows = by_instruction
+        toy.instruction = "Answer with a word."
+        compiled = toy.compile(choice(optimizer, 300), start=Start(told(demos=[]), "from tones@1"))
+        labels = [trial.label for trial in compiled.trials]
+        assert labels[:2] == ["unchanged", "from tones@1"]
+        assert compiled.trials[1].val_mean == compiled.val_mean == 1.0
+        assert compiled.changed
+        assert HINT in json.dumps(toy.state(compiled))
+        assert compiled.lm_calls <= 300
+        if optimizer == "bootstrap":  # the others try other instructions too
+            assert {trial.val_mean for trial in compiled.trials[1:]} == {1.0}, "each candidate keeps the start's"
+
+    def test_a_worse_start_is_one_candidate_and_no_more(self, toy: Toy, optimizer: str) -> None:
+        toy.knows = lambda request: "Classify." in request.messages[0].content or by_demos(request)
+        toy.val = toy.val.iloc[:12]
+        start = Start(told("Guess.", demos=[]), "from tones@1")
+        compiled = toy.compile(choice(optimizer, 300, val=12), start=start)
+        unchanged, started = compiled.trials[:2]
+        assert (unchanged.label, started.label) == ("unchanged", "from tones@1")
+        assert started.val_mean < unchanged.val_mean == 1.0
+        assert not compiled.changed
+        assert compiled.val_baseline == 1.0
+
+    def test_a_start_that_is_the_program_itself_is_not_scored(self, toy: Toy, optimizer: str) -> None:
+        alone = toy.compile(choice(optimizer, 120), toy.connect(model="mlx/fake@same"))
+        beside = toy.compile(
+            choice(optimizer, 120), toy.connect(model="mlx/fake@same"), start=Start(program(), "from colours@1")
+        )
+        assert [(trial.label, trial.val_mean, trial.lm_calls) for trial in beside.trials] == [
+            (trial.label, trial.val_mean, trial.lm_calls) for trial in alone.trials
+        ]
+
+    def test_the_budget_holds(self, toy: Toy, optimizer: str) -> None:
+        toy.knows = by_instruction
+        short = choice(optimizer, 300).model_copy(update={"lm_calls": 30})
+        compiled = toy.compile(short, start=Start(told(demos=[]), "from tones@1"))
+        assert compiled.lm_calls <= 30
+        assert compiled.exhausted
+
+    def test_a_choice_leaves_room_for_it(self, toy: Toy, optimizer: str) -> None:
+        toy.knows = by_instruction
+        budget = Budget(name="light", lm_calls=300)
+        made = choose_with_start(lambda granted: select(profile(), optimizer, granted), profile(), budget)
+        assert made.lm_calls == 300
+        assert made.predicted_lm_calls <= 300
+        compiled = toy.compile(made, start=Start(told(demos=[]), "from tones@1"))
+        assert compiled.lm_calls <= 300
+        if optimizer != "gepa":  # GEPA's evaluations depend on what it finds
+            assert not compiled.exhausted
+
+
+@given(calls=st.integers(20, 5000), val=st.integers(5, 200), cost=st.floats(1, 4), feedback=st.booleans())
+def test_the_room_is_within_the_budget(calls: int, val: int, cost: float, feedback: bool) -> None:
+    seen, budget = profile(val=val, calls_per_run=cost, feedback=feedback), Budget(name="b", lm_calls=calls)
+    try:
+        made = choose_with_start(lambda granted: select(seen, "auto", granted), seen, budget)
+    except OptimizerError:
+        return
+    assert made.lm_calls == calls
+    assert made.predicted_lm_calls <= calls + 1
+    assert made == Choice.model_validate_json(made.model_dump_json())
+
+
+def test_nothing_to_gain_stays_that(toy: Toy) -> None:
+    seen = profile(baseline=1.0)
+    made = choose_with_start(lambda granted: select(seen, "auto", granted), seen, Budget(name="light", lm_calls=300))
+    assert (made.optimizer, made.predicted_lm_calls) == ("none", 0)
+
+
+class Shared(Bench):
+    """The toy's project beside another, `tones`, of which a version is saved."""
+
+    def __init__(self, home: Settings, folder: Path) -> None:
+        super().__init__(home, folder)
+        self.toy.instruction = "Answer with a word."
+        self.other = write_project(folder / "tones", records(30), TOML.replace('"colours"', '"tones"', 1))
+
+    def save(self, made: dspy.Module | None = None, rows: tuple[str, ...] = (), project: str = "tones") -> int:
+        made = made or told(demos=[])
+        manifest = Manifest(
+            project=project,
+            location=str(self.other) if project == "tones" else self.location,
+            signature_fields={name: str(kind) for name, kind in fields_of(made).items()},
+            signature_sha256=signature_hash(made),
+            optimizer="gepa",
+            model="openai/toy",
+            trained_rows=rows,
+            metric="exact_match",
+        )
+        settings = self.toy.settings
+        return save_version(settings, project, state_of(made), manifest, open_run(settings, project, "a version"))
+
+
+@pytest.fixture
+def shared(home: Settings, tmp_path: Path) -> Shared:
+    return Shared(home, tmp_path / "project")
+
+
+def test_a_start_is_a_part_of_its_own_looked_up_once(shared: Shared) -> None:
+    settings = shared.toy.settings
+    promote(settings, "tones", shared.save(rows=("b", "a")))
+    plain, ref = shared.open().resolve(), shared.open().resolve("tones@champion")
+    assert ref.model_copy(update={"start": None}) == plain
+    assert ref.start is not None
+    assert ref.start.name == "tones@1"
+    assert shared.toy.store.read_json(ref.start.trained_rows) == ["a", "b"]
+    assert shared.toy.store.read_json(ref.start.state)["signature"]["instructions"] == HINT
+    for same in ("tones@1", str(shared.other)):
+        assert shared.open().resolve(same) == ref
+    promote(settings, "tones", shared.save(told("Another.")))
+    moved = shared.open().resolve("tones@champion").start
+    assert moved is not None
+    assert moved.name == "tones@2"
+    assert moved.state != ref.start.state
+
+
+def test_a_projects_own_program_can_be_started_from(shared: Shared) -> None:
+    assert shared.open().start(str(shared.other)).name == "tones"
+
+
+def test_a_folder_can_be_started_from_whose_project_is_not_here(shared: Shared, tmp_path: Path) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    shared.save()
+    settings = shared.toy.settings
+    found = find_version(settings, "tones@1")
+    folder = download_artifacts(
+        artifact_uri=f"runs:/{found.run_id}/program", dst_path=str(tmp_path), tracking_uri=settings.tracking_uri
+    )
+    start = shared.open().start(folder)
+    assert start.name == f"tones@sha256:{found.program_sha256[:12]}"
+    assert start.state == shared.open().start("tones@1").state
+
+
+@pytest.mark.parametrize(
+    ("reference", "kind", "message"),
+    [
+        ("tones@7", RegistryError, "No version 7 of tones; it has 1"),
+        ("tomes@1", RegistryError, "Did you mean tones"),
+        ("tones@champoin", RegistryError, "no alias 'champoin'"),
+        ("no/such/folder", ProjectError, "no/such/folder"),
+    ],
+)
+def test_a_start_that_is_not_there(shared: Shared, reference: str, kind: type[Exception], message: str) -> None:
+    shared.save()
+    with pytest.raises(kind, match=message):
+        shared.open().resolve(reference)
+
+
+def test_a_whole_run_from_another_projects_program(shared: Shared) -> None:
+    shared.save(rows=("elsewhere",))
+    run, decision, _ = shared.whole(optimizer="bootstrap", start="tones@1")
+    assert decision.outcome == "promoted", decision.reason
+    assert [trial.label for trial in run.compiled.trials[:2]] == ["unchanged", "from tones@1"]
+    manifest = load_program(shared.toy.settings, "colours@champion").manifest
+    assert manifest is not None
+    assert manifest.parent == "tones@1"
+    assert "elsewhere" in manifest.trained_rows
+    shared.whole(optimizer="bootstrap")
+    without, started = read_history(shared.toy.settings).runs
+    assert (started.start, without.start) == ("tones@1", "")
+    assert started.search != without.search
+
+
+def test_a_version_of_the_same_project_is_a_parent_by_its_number(shared: Shared) -> None:
+    shared.save(project="colours")
+    run = shared.find(optimizer="bootstrap", start="colours@1")
+    assert shared.open().manifest(run).parent == 1
+
+
+def test_rows_that_the_start_was_tuned_on_test_nothing(shared: Shared, caplog: pytest.LogCaptureFixture) -> None:
+    data = shared.open().prepare()
+    sealed = shared.toy.store.read_frame(data.sealed)
+    tuned, shown = [str(row) for row in sealed["_row"].iloc[:4]], sealed.iloc[5]
+    demo = {"text": shown["text"], "label": shown["label"]}
+    shared.save(told(demos=[demo]), rows=tuple(tuned))
+    with caplog.at_level(logging.WARNING):
+        run = shared.find(optimizer="bootstrap", start="tones@1")
+    assert "5 sealed rows were used to tune one of the programs; they are left out" in caplog.text
+    comparison = run.challenge.comparison
+    assert comparison is not None
+    tested = set(shared.toy.store.read_frame(comparison.candidate.rows)["_row"])
+    left_out = {*tuned, str(shown["_row"])}
+    assert tested == set(sealed["_row"]) - left_out
+    assert left_out <= set(shared.open().manifest(run).trained_rows), "nor any descendant"
+
+
+def test_from_python(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dspy_toolkit import optimize
+    from dspy_toolkit.pipeline import workbench
+
+    connection = toy.connect()
+    monkeypatch.setattr(workbench, "connect", lambda settings: connection)
+    toy.knows, toy.instruction = by_instruction, "Answer with a word."
+    given = told(demos=[])
+    result = optimize(program(), records(110), optimizer="bootstrap", start=given, settings=toy.settings)
+    assert result.improved
+    assert [trial.label for trial in result.compiled.trials[:2]] == ["unchanged", "from the given program"]
+    assert result.program.signature.instructions == HINT
+    with pytest.raises(ProjectError, match="No predictor of the given program fits"):
+        optimize(program(), records(110), start=dspy.Predict("question -> answer"), settings=toy.settings)
+    with pytest.raises(RegistryError, match="The registry has no program of 'tones'"):
+        optimize(program(), records(110), start="tones@1", settings=toy.settings)
+
+
+def test_another_choice_of_labels_gives_its_instructions_alone() -> None:
+    class Spam(dspy.Signature):
+        """Sort."""
+
+        text: str = dspy.InputField()
+        label: Literal["spam", "ham"] = dspy.OutputField()
+
+    other = dspy.Predict(Spam)
+    other.demos = [dspy.Example(text="win a prize", label="spam")]
+    carried = carry(program(), other, "mail@1")
+    assert (carried.signature.instructions, carried.demos) == ("Sort.", [])
