@@ -198,7 +198,8 @@ def test_a_stream_ends_with_what_is_not_text(stream: Any) -> None:
         reused_tokens=2,
     )
     chunks = stream(["Yes", ", so", "."], reply)
-    assert [each.choices[0].delta.content for each in chunks if each.choices[0].delta.content] == ["Yes", ", so", "."]
+    choices = [choice for each in chunks for choice in each.choices]  # the last chunk has the usage and no choice
+    assert [each.delta.content for each in choices if each.delta.content] == ["Yes", ", so", "."]
     built: Any = litellm.stream_chunk_builder(chunks)
     message = built.choices[0].message
     assert (message.content, message.reasoning_content) == ("Yes, so.", "Hm.")
@@ -208,7 +209,7 @@ def test_a_stream_ends_with_what_is_not_text(stream: Any) -> None:
     ]
     assert built.choices[0].finish_reason == "tool_calls"
     assert (built.usage.prompt_tokens, built.usage.completion_tokens) == (5, 3)
-    assert [each for each in chunks if getattr(each.choices[0], "logprobs", None)]
+    assert [each for each in choices if getattr(each, "logprobs", None)]
 
 
 def test_a_stream_of_text_alone_has_no_more_chunks() -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import threading
+import warnings
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -39,8 +40,10 @@ _chains: dict[str, Chain] = {}
 
 
 def import_litellm() -> Any:
-    """LiteLLM, kept from looking at the network when it is imported."""
+    """LiteLLM, kept from looking at the network when it is imported, and from warnings that nobody here can act on."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    # Its own typed dictionaries, under pydantic 2.14; some of its modules are imported by the first call only.
+    warnings.filterwarnings("ignore", "Items? '.*' on TypedDict class .* using the `ReadOnly` qualifier", UserWarning)
     import litellm
 
     litellm.suppress_debug_info = True
