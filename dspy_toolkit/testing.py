@@ -130,13 +130,13 @@ class FakeEngine:
                 self._thread = threading.Thread(target=self._run, name=f"engine {self.model}", daemon=True)
                 self._thread.start()
             self._condition.notify()
-        return job.ticket
+        return job.pending_reply
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt: those of each message and three more for its role and marks."""
         return sum(len(TOKEN.findall(message.content)) + 3 for message in messages)
 
-    def snapshot(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         """The counters now."""
         with self._condition:
             return EngineStats(**{**self._counts, "queued": len(self._waiting), "active": self._active})
@@ -178,7 +178,7 @@ class FakeEngine:
                 result = error
             with self._condition:
                 self._active = 0
-                self._counts[job.settle(result)] += 1
+                self._counts[job.complete(result)] += 1
                 self._counts["prompt_tokens"] += job.prompt_tokens
                 self._counts["decoded_tokens"] += result.completion_tokens if isinstance(result, Reply) else 0
 
@@ -201,11 +201,11 @@ class FakeEngine:
             job.check_time()
             grown, used = min(grown + len(token), end), used + 1
             seen = visible_text(text[:grown], marks)
-            job.ticket.push(seen[sent:])
+            job.pending_reply.push(seen[sent:])
             sent = len(seen)
         job.check_time()
         parts = split_reply(text[:end], marks)
-        job.ticket.push(parts.text[sent:])
+        job.pending_reply.push(parts.text[sent:])
         return Reply(
             text=parts.text,
             reasoning=parts.reasoning,
@@ -242,13 +242,13 @@ class _Job:
     def __init__(
         self,
         request: GenerationRequest,
-        ticket: PendingReply,
+        pending_reply: PendingReply,
         prompt_tokens: int,
         scripted: Scripted,
         matcher: Any | None,
         limit: float,
     ) -> None:
-        self.request, self.ticket, self.prompt_tokens = request, ticket, prompt_tokens
+        self.request, self.pending_reply, self.prompt_tokens = request, pending_reply, prompt_tokens
         self.submitted = time.monotonic()
         self._scripted, self._matcher, self._limit = scripted, matcher, limit
 
@@ -267,22 +267,22 @@ class _Job:
         return text
 
     def check_time(self) -> None:
-        if self.ticket.cancelled or time.monotonic() - self.submitted > self._limit:
+        if self.pending_reply.cancelled or time.monotonic() - self.submitted > self._limit:
             raise DeadlineExceeded(
                 f"Not finished within {self._limit:g} s (lm.deadline_seconds). Raise it, or send less."
             )
 
-    def settle(self, result: Reply | Exception) -> str:
+    def complete(self, result: Reply | Exception) -> str:
         """Tell the caller; the counter that this belongs to."""
         try:
             if isinstance(result, Reply):
-                self.ticket.future.set_result(result)
+                self.pending_reply.future.set_result(result)
                 return "finished"
             if not isinstance(result, ToolkitError):
                 failure = EngineFailed(f"The engine failed: {type(result).__name__}: {result}.")
                 failure.__cause__ = result
                 result = failure
-            self.ticket.future.set_exception(result)
+            self.pending_reply.future.set_exception(result)
             return "failed"
         except InvalidStateError:  # the caller gave up first
             return "cancelled"

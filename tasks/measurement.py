@@ -9,7 +9,7 @@ from dspy_toolkit.display.summary import print_figures
 from dspy_toolkit.lm import connect
 from dspy_toolkit.lm.models.hardware import inspect_hardware
 from dspy_toolkit.settings import load_settings
-from dspy_toolkit.tracking.machine import Measurement, Regression, fallen, identify, keep, read_history
+from dspy_toolkit.tracking.machine import Measurement, Regression, fallen, identify, keep, past_figures
 from dspy_toolkit.tracking.throughput import Figure, measure_engine, measure_rates
 from tasks.policy import accelerator, uncached_task
 
@@ -35,7 +35,7 @@ def record_measurement(measurement: Measurement, name: str) -> tuple[Regression,
     """Write the figures into MLflow, and warn of those that have fallen."""
     settings, conditions = load_settings(), measurement.conditions
     with step("record"):
-        history = read_history(settings, conditions)
+        history = past_figures(settings, conditions)
         falls = fallen(measurement.figures, history)
         keep(settings, measurement, falls, name)
     names = {fall.figure.name for fall in falls}

@@ -28,7 +28,7 @@ def rate(system: System, workload: Workload, way: Way, setting: Setting) -> Iter
     primes = rows[count:] if workload.primed else []
     if primes and setting.name != "generate":
         burst(call, primes)
-    before, spent = _snapshot(system), call.lm.meter.completion_tokens
+    before, spent = _stats(system), call.lm.meter.completion_tokens
     done = burst(call, rows[:count], THREADS)
     spent = call.lm.meter.completion_tokens - spent
     answered = [outcome for outcome in done.results if outcome.failure is None]
@@ -44,7 +44,7 @@ def rate(system: System, workload: Workload, way: Way, setting: Setting) -> Iter
     yield Found("tokens", total / len(answered), "tokens/reply")
     yield Found("latency", median(done.latencies), "s", "median of a request")
     if before is not None:
-        yield from _of_steps(before, _snapshot(system), done)
+        yield from _of_steps(before, _stats(system), done)
     if way == "native" and before is not None and setting.shape is not None and not failures:
         yield _floor(workload, setting, setting.shape, call.program, rows[:count], primes, done)
 
@@ -64,23 +64,23 @@ def at_full_width(system: System, workload: Workload, way: Way, setting: Setting
         return system.engine.submit(make_request(messages=messages, max_tokens=workload.max_tokens)).result()
 
     burst(ask, rows[THREADS:])
-    before = _snapshot(system)
+    before = _stats(system)
     done = burst(ask, rows[:THREADS])
     tokens = sum(reply.completion_tokens for reply in done.results)
     yield Found("rate", tokens / done.seconds, "tokens/s")
-    found = list(_of_steps(before, _snapshot(system), done))
+    found = list(_of_steps(before, _stats(system), done))
     yield from found or [Found("step_overhead", None, "ms", "n/a: the engine counts no steps")]
 
 
-def _snapshot(system: System) -> Any:
-    return system.engine.snapshot() if isinstance(system, EngineSystem) else None
+def _stats(system: System) -> Any:
+    return system.engine.stats() if isinstance(system, EngineSystem) else None
 
 
 def _of_steps(before: Any, after: Any, done: Burst[Any]) -> Iterator[Found]:
     for figure in step_figures(before, after, done.seconds):
         yield Found(figure.name, figure.value, figure.unit)
     if (steps := after.steps - before.steps) > 0:
-        yield Found("width", (after.widths - before.widths) / steps, "rows/step")
+        yield Found("width", (after.batched_rows - before.batched_rows) / steps, "rows/step")
     if (computed := after.computed_tokens - before.computed_tokens) > 0:
         yield Found(
             "padding", 100 * (after.padding_tokens - before.padding_tokens) / computed, "%", "of computed tokens"

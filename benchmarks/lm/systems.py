@@ -140,11 +140,11 @@ class EngineSystem:
         return Answer(reply.text, reply.completion_tokens)
 
     def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Generator[str]:
-        ticket = self._submit(messages, max_tokens, signature)
+        pending = self._submit(messages, max_tokens, signature)
         try:
-            yield from ticket
+            yield from pending
         finally:
-            ticket.cancel()
+            pending.cancel()
 
     def drop(self) -> None:
         """They take a second or two."""

@@ -1,4 +1,4 @@
-"""What callers and the engine say to each other: a request, a reply, and the ticket in between.
+"""What callers and the engine say to each other: a request, a reply, and the pending reply in between.
 
 Tokens, grammars, deadlines; nothing of DSPy or LiteLLM. The engine and the fake in `dspy_toolkit.testing` speak the same.
 """
@@ -208,13 +208,13 @@ class EngineStats(Frozen):
     """Reply tokens that a grammar left no choice about."""
     steps: int = 0
     """Decoding steps."""
-    widths: int = 0
-    """Rows of all steps together: `widths / steps` is the mean batch width."""
+    batched_rows: int = 0
+    """Rows of all steps together: `batched_rows / steps` is the mean batch width."""
     step_seconds: float = 0.0
     """Of all steps together."""
     model_seconds: float = 0.0
     """Of these, what the model itself took."""
-    read_seconds: float = 0.0
+    prefill_model_seconds: float = 0.0
     """Of reading prompts, prefixes included; all of it the model's."""
     prefix_hits: int = 0
     """Admitted prompts that began with a kept or shared prefix."""
@@ -239,14 +239,14 @@ class TextEngine(Protocol):
         ...
 
     def submit(self, request: GenerationRequest) -> PendingReply:
-        """Queue a request. Raises RequestRefused or EngineBusy at once; later troubles come through the ticket."""
+        """Queue a request. Raises RequestRefused or EngineBusy at once; later troubles come through the pending reply."""
         ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of the prompt that `messages` make."""
         ...
 
-    def snapshot(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         """The counters now."""
         ...
 

@@ -117,7 +117,7 @@ def fallen(
     return tuple(falls)
 
 
-def read_history(settings: Settings, conditions: Conditions) -> dict[str, list[float]]:
+def past_figures(settings: Settings, conditions: Conditions) -> dict[str, list[float]]:
     """Name → values of the earlier measurements under `conditions`, the newest first.
 
     Raises:

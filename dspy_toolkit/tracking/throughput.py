@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.lm.connection import Connection
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
+Answer = TypeVar("Answer")
 
 THREADS = 16
 """Callers at once, as DSPy's optimizers have."""
@@ -66,10 +66,10 @@ class Rates(Frozen):
 
 
 @dataclass(frozen=True)
-class Burst(Generic[Result]):
+class Burst(Generic[Answer]):
     """Calls made by several threads at once."""
 
-    results: list[Result]
+    results: list[Answer]
     """In the order of the items."""
     seconds: float
     """From the first call to the last answer."""
@@ -82,10 +82,10 @@ class Burst(Generic[Result]):
         return len(self.results) / self.seconds
 
 
-def burst(call: Callable[[Item], Result], items: Sequence[Item], threads: int = THREADS) -> Burst[Result]:
+def burst(call: Callable[[Item], Answer], items: Sequence[Item], threads: int = THREADS) -> Burst[Answer]:
     """Call `call` on every item from `threads` threads. What a call raises ends the burst."""
 
-    def timed(item: Item) -> tuple[Result, float]:
+    def timed(item: Item) -> tuple[Answer, float]:
         began = time.perf_counter()
         return call(item), time.perf_counter() - began
 
@@ -199,9 +199,9 @@ def measure_engine(
             progress(done, 3, doing)
 
     def run(program: dspy.Module, items: list[str]) -> tuple[Burst[Any], EngineStats, EngineStats]:
-        before = engine.snapshot()
+        before = engine.stats()
         done = burst(lambda text: _call(program, lm, connection, text), items, threads)
-        return done, before, engine.snapshot()
+        return done, before, engine.stats()
 
     tell(0, "loading the model")
     classify = _program(SORTING, uuid.uuid4().hex[:8])
@@ -223,12 +223,12 @@ def measure_engine(
 
 
 def step_figures(before: EngineStats, after: EngineStats, seconds: float) -> list[Figure]:
-    """The model's share of `seconds` of wall time, and the engine's own time a step, between two snapshots.
+    """The model's share of `seconds` of wall time, and the engine's own time a step, between two readings of its counters.
 
     Nothing where the engine does not count them.
     """
     model = after.model_seconds - before.model_seconds
-    read = after.read_seconds - before.read_seconds
+    read = after.prefill_model_seconds - before.prefill_model_seconds
     steps = after.steps - before.steps
     if model <= 0 or steps <= 0:
         return []

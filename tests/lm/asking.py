@@ -22,7 +22,7 @@ def ask(text: str = STORY, **fields: Any) -> GenerationRequest:
 def settled(engine: TextEngine, seconds: float = 30) -> EngineStats:
     """The counters once nothing runs or waits any more."""
     end = time.monotonic() + seconds
-    while (now := engine.snapshot()).active or now.queued:
+    while (now := engine.stats()).active or now.queued:
         assert time.monotonic() < end, now
         time.sleep(0.02)
     assert now.requests == now.finished + now.failed + now.cancelled

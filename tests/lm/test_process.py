@@ -31,7 +31,7 @@ pool = ThreadPoolExecutor(10)
 lm = connection.lm
 futures = [pool.submit(lm, f"Tell story {n}, and never stop.", cache=False) for n in range(20)]
 from dspy_toolkit.lm.litellm.provider import find_engine
-while find_engine(lm.model).snapshot().active < 1:
+while find_engine(lm.model).stats().active < 1:
     time.sleep(0.05)
 print("waiting", flush=True)
 futures[0].result()

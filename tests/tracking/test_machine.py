@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.lm.models.hardware import Hardware
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.tracking.machine import Measurement, fallen, identify, keep, read_history
+from dspy_toolkit.tracking.machine import Measurement, fallen, identify, keep, past_figures
 from dspy_toolkit.tracking.throughput import Figure
 
 HARDWARE = Hardware(
@@ -86,10 +86,10 @@ def test_a_machine_is_its_hardware_and_not_what_is_free_of_it() -> None:
 def test_what_is_kept_is_the_history_of_the_same_conditions_only(home: Settings) -> None:
     here = identify(HARDWARE, "mlx/m@01234567", 16, 48)
     there = identify(HARDWARE, "mlx/other@01234567", 16, 48)
-    assert read_history(home, here) == {}
+    assert past_figures(home, here) == {}
     for value in (1.0, 2.0):
         keep(home, Measurement(conditions=here, figures=(rate(value), delay(value))), (), "benchmark")
     keep(home, Measurement(conditions=there, figures=(rate(9.0),)), (), "benchmark")
-    history = read_history(home, here)
+    history = past_figures(home, here)
     assert sorted(history["warm_prefix"]) == sorted(history["step_overhead"]) == [1.0, 2.0]
-    assert read_history(home, there) == {"warm_prefix": [9.0]}
+    assert past_figures(home, there) == {"warm_prefix": [9.0]}

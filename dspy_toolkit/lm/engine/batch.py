@@ -1,57 +1,57 @@
-"""One loaded model and the rows that it works on. Lives on the engine's thread.
+"""One loaded model and the sequences that it works on. Lives on the engine's thread.
 
-A row is *planned* (which beginning of its prompt is kept already, which is worth computing for others too), its prompt is
+A sequence is *planned* (which beginning of its prompt is kept already, which is worth computing for others too), its prompt is
 *read*, and then it is *decoded* beside the others. Prompts are read a piece at a time between decoding steps, so a long one
-holds nobody up for more than one piece; rows whose prompts begin alike wait for one reading of that beginning.
+holds nobody up for more than one piece; sequences whose prompts begin alike wait for one reading of that beginning.
 
-What one row's grammar or text raises ends that row; what the model raises leaves the batch in an unknown state, and the
+What one sequence's grammar or text raises ends that sequence; what the model raises leaves the batch in an unknown state, and the
 engine resets it.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import abc, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from dspy_toolkit.lm.engine.decode import Decoding
-from dspy_toolkit.lm.engine.prefill import Reading, group
+from dspy_toolkit.lm.engine.prefill import Prefill, group
 from dspy_toolkit.lm.engine.prefixes import MINIMUM, PrefixTree
-from dspy_toolkit.lm.engine.sequence import Outcome, Row
+from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.models import cpu
 from dspy_toolkit.lm.models.hardware import Hardware
 from dspy_toolkit.lm.models.memory import MemoryPlan, Pressure
 from dspy_toolkit.lm.models.tokenizer import Tokenizer
 from dspy_toolkit.lm.models.weights import Weights, load_model
 
-PIECE = {"cpu": 512}
+PREFILL_CHUNK = {"cpu": 512}
 """Tokens read between two decoding steps, by device; a CPU takes most of a second for these."""
-PIECE_ON_GPU = 2048
+PREFILL_CHUNK_ON_GPU = 2048
 KEEP_FROM = 128
 """Tokens that a prompt must have read for itself to be kept whole: the next one may begin like it."""
 LOOK_AHEAD = 256
-"""Tokens that a row is expected to grow by; few replies use all that they are allowed."""
+"""Tokens that a sequence is expected to grow by; few replies use all that they are allowed."""
 
 
 @dataclass
 class _Work:
-    """A reading, and the rows that are for it or after it."""
+    """A reading, and the sequences that are for it or after it."""
 
-    reading: Reading
-    rows: list[Row]
-    """Whose prompts are read, one a row of the reading; none where it is a shared prefix."""
+    reading: Prefill
+    sequences: list[Sequence]
+    """Whose prompts are read, one a sequence of the reading; none where it is a shared prefix."""
     kept: dict[int, np.ndarray]
-    """Row of the reading → the tokens that are kept when it is done."""
-    waiting: list[Row] = field(default_factory=list)
+    """Sequence of the reading → the tokens that are kept when it is done."""
+    waiting: list[Sequence] = field(default_factory=list)
     """Rows that start from what is kept then."""
 
 
 class Batch:
-    """One loaded model, and its rows."""
+    """One loaded model, and its sequences."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Batch:
         """Load the model.
 
         Args:
-            plan: what rows, prefixes and buffers may take.
+            plan: what sequences, prefixes and buffers may take.
 
         Raises:
             ModelError: mlx_lm cannot load it.
@@ -72,10 +72,10 @@ class Batch:
 
         from dspy_toolkit.lm.engine.caches import divisible
 
-        self.over: list[tuple[Row, Outcome]] = []
+        self.over: list[tuple[Sequence, Outcome]] = []
         """Rows that ended and why, until `take_over`; kept here so that a failing step loses none."""
         self._tokenizer, self._memory, self._device = tokenizer, plan, hardware.device
-        self._piece = PIECE.get(hardware.device, PIECE_ON_GPU)
+        self._chunk = PREFILL_CHUNK.get(hardware.device, PREFILL_CHUNK_ON_GPU)
         mx.set_cache_limit(plan.cache_limit_bytes)
         if plan.wired_limit_bytes is not None:
             mx.set_wired_limit(plan.wired_limit_bytes)
@@ -88,13 +88,13 @@ class Batch:
         self.prefixes = PrefixTree(plan.prefix_budget_bytes, self._cut if self._divisible else None)
         self._pressure = Pressure(plan, hardware.device)
         self._unpacked: tuple[Any, Any] = (None, None)
-        """The packed prefix that was asked for last, and what it holds: rows of one prefix must get the same object."""
+        """The packed prefix that was asked for last, and what it holds: sequences of one prefix must get the same object."""
         self.computed_tokens = self.padding_tokens = self.prefix_hits = 0
-        self.read_seconds = 0.0
+        self.prefill_model_seconds = 0.0
         self._decoding = Decoding(self._model, tokenizer, hardware.device)
         self._work: deque[_Work] = deque()
-        self._ready: list[tuple[Row, int, Any]] = []
-        """(row, length of its prefix, prefix) of those that can be read; grouped as late as can be, for fuller groups."""
+        self._ready: list[tuple[Sequence, int, Any]] = []
+        """(sequence, length of its prefix, prefix) of those that can be read; grouped as late as can be, for fuller groups."""
 
     def _measure(self) -> float:
         """Bytes of KV cache that one token takes; 0 for a model whose caches do not grow."""
@@ -111,22 +111,22 @@ class Batch:
         )
 
     @property
-    def rows(self) -> list[Row]:
-        """All rows that are read or decoded."""
-        reading = (row for work in self._work for row in (*work.rows, *work.waiting))
-        return [*reading, *(row for row, _, _ in self._ready), *self._decoding.rows]
+    def sequences(self) -> list[Sequence]:
+        """All sequences that are read or decoded."""
+        reading = (sequence for work in self._work for sequence in (*work.sequences, *work.waiting))
+        return [*reading, *(sequence for sequence, _, _ in self._ready), *self._decoding.sequences]
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What was computed so far, by the names of `exchange.Snapshot`."""
+        """What was computed so far, by the names of `protocol.EngineStats`."""
         steps = self._decoding.counts
         return {
             "computed_tokens": self.computed_tokens,
             "padding_tokens": self.padding_tokens,
             "prefix_hits": self.prefix_hits,
-            "read_seconds": self.read_seconds,
+            "prefill_model_seconds": self.prefill_model_seconds,
             "steps": steps.steps,
-            "widths": steps.widths,
+            "batched_rows": steps.batched_rows,
             "step_seconds": steps.seconds,
             "model_seconds": steps.model_seconds,
             "prefix_bytes": self.prefixes.nbytes,
@@ -138,71 +138,75 @@ class Batch:
         for work in self._work:
             yield from work.reading.caches
 
-    def note(self, row: Row) -> None:
-        """Look at a waiting row, so that those before it know what it shares with them."""
-        self.prefixes.note(row.prompt)
+    def note(self, sequence: Sequence) -> None:
+        """Look at a waiting sequence, so that those before it know what it shares with them."""
+        self.prefixes.note(sequence.prompt)
 
-    def has_room(self, row: Row, beside: Sequence[Row]) -> bool:
-        """Whether `row` may join the running rows and those `beside` them. A row alone always may."""
-        rows = [*self.rows, *beside]
-        if not rows:
+    def has_room(self, sequence: Sequence, beside: abc.Sequence[Sequence]) -> bool:
+        """Whether `sequence` may join the running sequences and those `beside` them. A sequence alone always may."""
+        sequences = [*self.sequences, *beside]
+        if not sequences:
             return True
-        if len(rows) >= self._pressure.width:
+        if len(sequences) >= self._pressure.width:
             return False
-        tokens = sum(self._own(each) + min(each.room, LOOK_AHEAD) for each in (*rows, row))
+        tokens = sum(self._own(each) + min(each.room, LOOK_AHEAD) for each in (*sequences, sequence))
         return tokens * self._token_bytes <= self._memory.kv_budget_bytes
 
-    def _own(self, row: Row) -> int:
-        """Prompt tokens that a row holds for itself."""
-        return len(row.prompt) - (max(row.reused, self.prefixes.shared(row.prompt)) if self._shared else 0)
+    def _own(self, sequence: Sequence) -> int:
+        """Prompt tokens that a sequence holds for itself."""
+        return len(sequence.prompt) - (
+            max(sequence.reused, self.prefixes.shared(sequence.prompt)) if self._shared else 0
+        )
 
-    def insert(self, rows: Sequence[Row]) -> None:
-        """Start `rows`."""
+    def insert(self, sequences: abc.Sequence[Sequence]) -> None:
+        """Start `sequences`."""
         from dspy_toolkit.lm.engine.sampling import make_penalty, make_sampler
 
-        for row in rows:
-            request = row.request
+        for sequence in sequences:
+            request = sequence.request
             seed = request.seed if request.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
-            row.sampler, row.penalty = make_sampler(request, seed % 2**32), make_penalty(request)
+            sequence.sampler, sequence.penalty = make_sampler(request, seed % 2**32), make_penalty(request)
         with self._on_stream():
-            self._plan(rows)
+            self._plan(sequences)
 
-    def _plan(self, rows: Sequence[Row], computed: Sequence[tuple[np.ndarray, Any]] = ()) -> None:
-        """Queue what `rows` need to be read: beginnings worth sharing first, the rest of each prompt after.
+    def _plan(self, sequences: abc.Sequence[Sequence], computed: abc.Sequence[tuple[np.ndarray, Any]] = ()) -> None:
+        """Queue what `sequences` need to be read: beginnings worth sharing first, the rest of each prompt after.
 
         Args:
-            computed: (tokens, prefix) read just now for these rows; kept or not, they start from it.
+            computed: (tokens, prefix) read just now for these sequences; kept or not, they start from it.
         """
-        for row in rows:
-            length, kept = self.prefixes.longest(row.prompt)
+        for sequence in sequences:
+            length, kept = self.prefixes.longest(sequence.prompt)
             prefix = self._unpack(kept)
             for tokens, fresh in computed:
-                if length < len(tokens) < len(row.prompt) and np.array_equal(tokens, row.prompt[: len(tokens)]):
+                if length < len(tokens) < len(sequence.prompt) and np.array_equal(
+                    tokens, sequence.prompt[: len(tokens)]
+                ):
                     length, prefix = len(tokens), fresh
-            shared = self._boundary(row, self.prefixes.shared(row.prompt), length)
+            shared = self._boundary(sequence, self.prefixes.shared(sequence.prompt), length)
             # A little more to share than what is kept already is not worth a second copy of it.
             if shared > length + length // 8:
-                tokens = row.prompt[:shared]
+                tokens = sequence.prompt[:shared]
                 work = self._being_read(tokens)
                 if work is None:
-                    reading = Reading(self._model, [tokens[length:]], [prefix], shared=self._shared)
+                    reading = Prefill(self._model, [tokens[length:]], [prefix], shared=self._shared)
                     work = _Work(reading, [], {0: tokens})
                     self._work.append(work)
-                work.waiting.append(row)
+                work.waiting.append(sequence)
             else:
-                row.reused = min(length, row.prompt_size)
+                sequence.reused = min(length, sequence.prompt_size)
                 self.prefix_hits += length > 0
-                self._ready.append((row, length, prefix))
+                self._ready.append((sequence, length, prefix))
 
-    def _boundary(self, row: Row, shared: int, kept: int) -> int:
-        """How much of a row's prompt to compute for others.
+    def _boundary(self, sequence: Sequence, shared: int, kept: int) -> int:
+        """How much of a sequence's prompt to compute for others.
 
         Of caches that cannot be cut, only prompts that begin with all of a prefix can use it. So what is shared is computed
         up to the end of the last whole message first: the next prompts will share that too.
         """
         if self._divisible or shared <= kept:
             return shared
-        ends = [end for end in self._tokenizer.boundaries(row.request) if kept + kept // 8 < end <= shared]
+        ends = [end for end in self._tokenizer.boundaries(sequence.request) if kept + kept // 8 < end <= shared]
         return ends[-1] if ends and ends[-1] >= MINIMUM else shared
 
     def _being_read(self, tokens: np.ndarray) -> _Work | None:
@@ -215,37 +219,37 @@ class Batch:
         return next((work for work in self._work if any(map(serves, work.kept.values()))), None)
 
     def _start_reading(self) -> None:
-        """Begin to read the rows that fit best beside the one that is ready for longest."""
+        """Begin to read the sequences that fit best beside the one that is ready for longest."""
         # The last token is left for decoding: what follows it is the first choice.
-        groups = group([len(row.prompt) - 1 - length for row, length, _ in self._ready])
+        groups = group([len(sequence.prompt) - 1 - length for sequence, length, _ in self._ready])
         indices = set(next(indices for indices in groups if 0 in indices))
         # Rows of one prefix side by side: they read it together.
         members = sorted((self._ready[index] for index in indices), key=lambda member: id(member[2]))
         self._ready = [each for index, each in enumerate(self._ready) if index not in indices]
-        reading = Reading(
+        reading = Prefill(
             self._model,
-            [row.prompt[length:-1] for row, length, _ in members],
+            [sequence.prompt[length:-1] for sequence, length, _ in members],
             [prefix for _, _, prefix in members],
             shared=self._shared,
         )
         kept = {
-            at: row.prompt[:-1]
-            for at, (row, length, _) in enumerate(members)
-            if len(row.prompt) - 1 - length >= KEEP_FROM
+            at: sequence.prompt[:-1]
+            for at, (sequence, length, _) in enumerate(members)
+            if len(sequence.prompt) - 1 - length >= KEEP_FROM
         }
-        self._work.append(_Work(reading, [row for row, _, _ in members], kept))
+        self._work.append(_Work(reading, [sequence for sequence, _, _ in members], kept))
 
     def step(self) -> None:
-        """One token for each row that decodes, a piece of prompt for those that do not; what ends is put into `over`."""
+        """One token for each sequence that decodes, a piece of prompt for those that do not; what ends is put into `over`."""
         self.relieve()
         with self._on_stream():
-            if self._decoding.rows:
+            if self._decoding.sequences:
                 self.over += self._decoding.step()
-            places = self._piece
+            places = self._chunk
             while places > 0 and (self._work or self._ready):
                 if not self._work:
                     self._start_reading()
-                places -= self._advance(self._work[0], max(places, self._piece // 2))
+                places -= self._advance(self._work[0], max(places, self._chunk // 2))
 
     def relieve(self) -> None:
         """Give up prefixes, then width, while the machine is short of memory."""
@@ -258,24 +262,24 @@ class Batch:
             mx.clear_cache()
 
     def _advance(self, work: _Work, places: int) -> int:
-        """Read on, and hand the rows over when all is read; the places of the model's input that this took."""
+        """Read on, and hand the sequences over when all is read; the places of the model's input that this took."""
         reading, before, padding = work.reading, work.reading.computed, work.reading.padding
         if not reading.done:
             began = time.perf_counter()
             reading.advance(places)
-            self.read_seconds += time.perf_counter() - began
+            self.prefill_model_seconds += time.perf_counter() - began
         taken = reading.computed - before
         self.computed_tokens += taken
         self.padding_tokens += reading.padding - padding
         if reading.done:
             self._work.popleft()
             computed = [(tokens, self._keep(tokens, reading, at)) for at, tokens in work.kept.items()]
-            if work.rows:
-                self._decoding.join(work.rows, reading.caches)
+            if work.sequences:
+                self._decoding.join(work.sequences, reading.caches)
             self._plan(work.waiting, computed)
         return taken
 
-    def _keep(self, tokens: np.ndarray, reading: Reading, row: int) -> Any:
+    def _keep(self, tokens: np.ndarray, reading: Prefill, row: int) -> Any:
         """Keep what one row of a reading has left in the caches, and give it."""
         import mlx.core as mx
 
@@ -302,7 +306,7 @@ class Batch:
         return packed, size_of(packed)
 
     def _unpack(self, kept: Any) -> Any:
-        """A kept prefix as rows start from it."""
+        """A kept prefix as sequences start from it."""
         from dspy_toolkit.lm.engine.caches import compact
         from dspy_toolkit.lm.engine.quantized import unpack
 
@@ -312,31 +316,33 @@ class Batch:
             self._unpacked = (kept, compact(unpack(kept)))
         return self._unpacked[1]
 
-    def take_over(self) -> list[tuple[Row, Outcome]]:
-        """The rows that ended since the last time, with why."""
+    def take_over(self) -> list[tuple[Sequence, Outcome]]:
+        """The sequences that ended since the last time, with why."""
         over, self.over = self.over, []
         return over
 
-    def remove(self, gone: set[Row]) -> None:
-        """Free rows."""
+    def remove(self, gone: set[Sequence]) -> None:
+        """Free sequences."""
         with self._on_stream():
-            if not gone.isdisjoint(self._decoding.rows):
-                self._decoding.keep([at for at, row in enumerate(self._decoding.rows) if row not in gone])
+            if not gone.isdisjoint(self._decoding.sequences):
+                self._decoding.keep(
+                    [at for at, sequence in enumerate(self._decoding.sequences) if sequence not in gone]
+                )
             self._ready = [each for each in self._ready if each[0] not in gone]
             for work in list(self._work):
-                work.waiting = [row for row in work.waiting if row not in gone]
-                stay = [at for at, row in enumerate(work.rows) if row not in gone]
-                if not (stay or (work.waiting and not work.rows)):
+                work.waiting = [sequence for sequence in work.waiting if sequence not in gone]
+                stay = [at for at, sequence in enumerate(work.sequences) if sequence not in gone]
+                if not (stay or (work.waiting and not work.sequences)):
                     self._work.remove(work)
                     self._plan(work.waiting)
-                elif len(stay) < len(work.rows):
+                elif len(stay) < len(work.sequences):
                     work.reading.keep(stay)
-                    # A row that waits for one that is gone is planned anew when the others are read.
+                    # A sequence that waits for one that is gone is planned anew when the others are read.
                     work.kept = {new: work.kept[at] for new, at in enumerate(stay) if at in work.kept}
-                    work.rows = [work.rows[at] for at in stay]
+                    work.sequences = [work.sequences[at] for at in stay]
 
     def reset(self) -> None:
-        """Drop all rows and prefixes."""
+        """Drop all sequences and prefixes."""
         counts = self._decoding.counts
         self._decoding = Decoding(self._model, self._tokenizer, self._device)
         self._decoding.counts = counts

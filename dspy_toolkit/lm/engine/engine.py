@@ -1,8 +1,8 @@
 """The MLX engine: one model, one thread, many requests decoded together.
 
-The engine's own thread (`engine_thread`) loads the model, runs every step and frees the model, since MLX's streams belong to
+The engine's own thread (`thread`) loads the model, runs every step and frees the model, since MLX's streams belong to
 a thread. It batches continuously (`batch`); a beginning that prompts share is computed once (`prefixes`); tokens that a
-grammar dictates are read, not decoded (`rows`).
+grammar dictates are read, not decoded (`sequence`).
 
 What is covered, beside what every engine covers: cancelling at the next step, an exception that ends one request only, an
 exception of the whole batch that ends what is running and leaves the engine usable. What is not: several models in one
@@ -18,7 +18,7 @@ from typing import Any
 
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.lm.engine.batch import Batch
-from dspy_toolkit.lm.engine.sequence import Row
+from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.models.hardware import Hardware, inspect_hardware
 from dspy_toolkit.lm.models.memory import plan_model
@@ -37,20 +37,20 @@ class Engine(EngineThread):
         """Args: weights_: what to load; settings: batch, queue, deadline, lease and memory limits.
 
         Raises:
-            ModelTooLarge: the weights and one row would not fit.
+            ModelTooLarge: the weights and one sequence would not fit.
             ModelError: the tokenizer cannot be read.
         """
         self._hardware = hardware or inspect_hardware()
         self._plan = plan_model(weights_, self._hardware, settings)
         super().__init__(weights_, settings, self._plan.context_size)
-        self._arrived: deque[Row] = deque()  # of the waiting, those that the batch has not looked at yet
+        self._arrived: deque[Sequence] = deque()  # of the waiting, those that the batch has not looked at yet
         self._batch: Batch | None = None
         self._counted: dict[str, Any] = {}
         """What this batch had done when it was counted last."""
 
-    def _enqueue(self, row: Row) -> None:
-        super()._enqueue(row)
-        self._arrived.append(row)
+    def _enqueue(self, sequence: Sequence) -> None:
+        super()._enqueue(sequence)
+        self._arrived.append(sequence)
 
     def _serve(self) -> None:
         self._take_lease(self._hardware.device)
@@ -66,25 +66,25 @@ class Engine(EngineThread):
         _clear_streams()
 
     def _turn(self, batch: Batch) -> None:
-        """Give up what is overdue, admit what fits, generate one token for each row."""
+        """Give up what is overdue, admit what fits, generate one token for each sequence."""
         self._give_up_queued()
         now = time.monotonic()
-        if gone := {row for row in batch.rows if row.given_up(now)}:
+        if gone := {sequence for sequence in batch.sequences if sequence.given_up(now)}:
             batch.remove(gone)
-            for row in gone:
-                self._settle([row], row.overdue())
+            for sequence in gone:
+                self._complete([sequence], sequence.overdue())
         try:
             self._admit(batch)
-            if batch.rows:
+            if batch.sequences:
                 batch.step()
         except Exception as error:  # isolation boundary: one step
-            # Nobody can say which row is at fault, and their caches are in an unknown state: all end, the engine goes on.
+            # Nobody can say which sequence is at fault, and their caches are in an unknown state: all end, the engine goes on.
             self._finish(batch.take_over())
             try:
                 if not isinstance(error, ToolkitError):
                     log.exception("A step of the engine of %s failed; what was running ends.", self.model)
             finally:
-                self._settle(self._left_behind(), error)
+                self._complete(self._left_behind(), error)
             batch.reset()
         self._count(batch)
         self._finish(batch.take_over())
@@ -101,19 +101,19 @@ class Engine(EngineThread):
     def _admit(self, batch: Batch) -> None:
         with self._condition:
             arrived, self._arrived = self._arrived, deque()
-        for row in arrived:
-            batch.note(row)
-        taken: list[Row] = []
-        while (row := self._next(lambda row: batch.has_room(row, taken))) is not None:
-            taken.append(row)
+        for sequence in arrived:
+            batch.note(sequence)
+        taken: list[Sequence] = []
+        while (sequence := self._next(lambda sequence: batch.has_room(sequence, taken))) is not None:
+            taken.append(sequence)
         if not taken:
             return
         # A reply that its grammar dictates to the end, or that max_tokens cuts inside what is dictated, needs no model.
-        self._finish([(row, outcome) for row in taken if (outcome := row.outcome()) is not None])
-        if decoded := [row for row in taken if row.outcome() is None]:
+        self._finish([(sequence, outcome) for sequence in taken if (outcome := sequence.outcome()) is not None])
+        if decoded := [sequence for sequence in taken if sequence.outcome() is None]:
             batch.insert(decoded)
         with self._condition:
-            self._counts["prompt_tokens"] += sum(row.prompt_size for row in taken)
+            self._counts["prompt_tokens"] += sum(sequence.prompt_size for sequence in taken)
 
 
 def _clear_streams() -> None:

@@ -1,6 +1,6 @@
 """Reading prompts: rows of like length side by side, a bounded piece at a time, so that other rows' decoding goes on between.
 
-All rows of a `Reading` end together. What they lack in length against the longest is padding of the first piece: `group`
+All rows of a `Prefill` end together. What they lack in length against the longest is padding of the first piece: `group`
 keeps it below PADDING of what is computed.
 """
 
@@ -18,7 +18,7 @@ PADDING = 0.15
 """The greatest share of padding among the tokens that one group computes."""
 
 
-class Reading:
+class Prefill:
     """The tokens of some rows on their way into the caches."""
 
     def __init__(

@@ -1,16 +1,17 @@
-"""One row of the engine's batch: what has been generated of one reply, and when it is over.
+"""One sequence of the engine's batch: what has been generated of one reply, and when it is over.
 
-A row owns its grammar's matcher and its text; it knows nothing of the batch. It is made on its caller's thread and then runs
-on the engine's. It is an isolation boundary: what its grammar or its text raises is kept in `error` and ends this row only.
+A sequence owns its grammar's matcher and its text; it knows nothing of the batch. It is made on its caller's thread and then runs
+on the engine's. It is an isolation boundary: what its grammar or its text raises is kept in `error` and ends this sequence only.
 
 Tokens that the grammar dictates are not decoded. At the start they join the prompt; after a token that was chosen they are
-`pending` with it, and the model reads them in one step; at the end they end the row at once.
+`pending` with it, and the model reads them in one step; at the end they end the sequence at once.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -27,21 +28,21 @@ from dspy_toolkit.lm.protocol import GenerationRequest, PendingReply, Reply, Tok
 Outcome = Literal["stop", "length"]
 
 
-class Row:
+class Sequence:
     """A request on its way through the engine."""
 
     def __init__(
         self,
         request: GenerationRequest,
-        ticket: PendingReply,
-        prompt: Sequence[int],
+        pending_reply: PendingReply,
+        prompt: abc.Sequence[int],
         matcher: Any | None,
-        decode: Callable[[Sequence[int]], str],
+        decode: Callable[[abc.Sequence[int]], str],
         stop_tokens: frozenset[int],
         deadline_seconds: float,
         marks: ReplyFormat = PLAIN,
     ) -> None:
-        self.request, self.ticket, self.matcher = request, ticket, matcher
+        self.request, self.pending_reply, self.matcher = request, pending_reply, matcher
         self.prompt_size = len(prompt)
         self.submitted = time.monotonic()
         self.deadline = self.submitted + deadline_seconds
@@ -69,7 +70,7 @@ class Row:
 
     def given_up(self, now: float) -> bool:
         """Whether nobody waits for it any more at `now` (of `time.monotonic`)."""
-        return self.ticket.cancelled or now > self.deadline
+        return self.pending_reply.cancelled or now > self.deadline
 
     def overdue(self) -> DeadlineExceeded:
         """What to tell a caller whose deadline passed."""
@@ -77,7 +78,7 @@ class Row:
         return DeadlineExceeded(f"Not finished within {limit:g} s (lm.deadline_seconds). Raise it, or send less.")
 
     def outcome(self) -> Outcome | None:
-        """Why the row is over, or None while it is not. A row with an `error` is over."""
+        """Why the sequence is over, or None while it is not. A sequence with an `error` is over."""
         if self.error is not None or (self.matcher is not None and self.matcher.is_stopped()):
             return "stop"
         return "length" if self.room <= 0 else None
@@ -109,7 +110,7 @@ class Row:
             self.error.__cause__ = error
 
     def take(self, token: int, logprob: TokenLogprob | None = None) -> Outcome | None:
-        """Add a generated token, and what the grammar dictates after it; say why the row is over, if it is."""
+        """Add a generated token, and what the grammar dictates after it; say why the sequence is over, if it is."""
         try:
             return self._take(token, logprob)
         except Exception as error:  # isolation boundary: one request
@@ -145,7 +146,7 @@ class Row:
 
     def stream(self) -> None:
         """Hand on what is new, if anybody reads; half a character, or what may be the start of a stop string, waits."""
-        if not self.ticket.read:
+        if not self.pending_reply.read:
             return
         text = visible_text(self.text(), self._marks)
         end = len(text.rstrip("\ufffd"))
@@ -155,7 +156,7 @@ class Row:
 
     def _push(self, text: str) -> None:
         if len(text) > self._sent:
-            self.ticket.push(text[self._sent :])
+            self.pending_reply.push(text[self._sent :])
             self._sent = len(text)
 
     def _may_stop(self, tail: str) -> bool:

@@ -1,6 +1,6 @@
 """The engines' numbers for Prometheus.
 
-`EngineCollector` reads, at each scrape, the snapshots of the engines that this process serves; register it where the
+`EngineCollector` reads, at each scrape, the counters of the engines that this process serves; register it where the
 process has a registry, or take the text from `exposition`. `observe` is called by an engine for each finished reply and
 fills the histograms; it imports nothing and costs a few microseconds.
 
@@ -45,15 +45,15 @@ COUNTERS: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
     "forced_tokens": ("Reply tokens that a grammar left no choice about.", lambda s: s.forced_tokens),
     "prefix_hits": ("Admitted prompts that began with a kept or shared prefix.", lambda s: s.prefix_hits),
     "steps": ("Decoding steps.", lambda s: s.steps),
-    "step_rows": ("Rows of all decoding steps together.", lambda s: s.widths),
+    "step_rows": ("Rows of all decoding steps together.", lambda s: s.batched_rows),
     "step_seconds": ("Time of all decoding steps together.", lambda s: s.step_seconds),
     "model_seconds": ("Time of the decoding steps that the model itself took.", lambda s: s.model_seconds),
-    "read_seconds": ("Time of reading prompts and prefixes.", lambda s: s.read_seconds),
+    "prefill_model_seconds": ("Time of reading prompts and prefixes.", lambda s: s.prefill_model_seconds),
 }
 GAUGES: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
     "queued_requests": ("Requests that wait for admission.", lambda s: s.queued),
     "active_rows": ("Requests that are being generated.", lambda s: s.active),
-    "step_rows_mean": ("Mean rows of a decoding step.", lambda s: s.widths / s.steps if s.steps else 0.0),
+    "step_rows_mean": ("Mean rows of a decoding step.", lambda s: s.batched_rows / s.steps if s.steps else 0.0),
     "prefix_hit_ratio": (
         "Share of the prompt tokens that came from a shared prefix.",
         lambda s: s.reused_tokens / s.prompt_tokens if s.prompt_tokens else 0.0,
@@ -121,21 +121,21 @@ class EngineCollector:
         """The numbers now."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        seen = {name: engine.snapshot() for name, engine in self._engines().items()}
+        seen = {name: engine.stats() for name, engine in self._engines().items()}
         requests = CounterMetricFamily(f"{PREFIX}requests", "Requests that are over.", labels=["model", "outcome"])
-        for model, snapshot in seen.items():
+        for model, stats in seen.items():
             for outcome in OUTCOMES:
-                requests.add_metric([model, outcome], getattr(snapshot, outcome))
+                requests.add_metric([model, outcome], getattr(stats, outcome))
         yield requests
         for name, (about, value) in COUNTERS.items():
             counter = CounterMetricFamily(f"{PREFIX}{name}", about, labels=["model"])
-            for model, snapshot in seen.items():
-                counter.add_metric([model], value(snapshot))
+            for model, stats in seen.items():
+                counter.add_metric([model], value(stats))
             yield counter
         for name, (about, value) in GAUGES.items():
             gauge = GaugeMetricFamily(f"{PREFIX}{name}", about, labels=["model"])
-            for model, snapshot in seen.items():
-                gauge.add_metric([model], value(snapshot))
+            for model, stats in seen.items():
+                gauge.add_metric([model], value(stats))
             yield gauge
         fallbacks = CounterMetricFamily(
             f"{PREFIX}fallbacks",

@@ -1,6 +1,6 @@
 """A model behind one thread: what every engine shares, whatever it computes with.
 
-Callers on any thread or event loop submit a `GenerationRequest` and get a `Ticket`. The engine's thread starts with the first
+Callers on any thread or event loop submit a `GenerationRequest` and get a `PendingReply`. The engine's thread starts with the first
 request; it loads the model, answers, and frees the model when it ends. An engine says how: `_serve` and `_free`.
 
 What is covered: a bounded queue, a deadline for each request, also while it waits, the thread's end in any way (each waiting
@@ -13,13 +13,13 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import abc, deque
+from collections.abc import Callable, Iterable
 from concurrent.futures import InvalidStateError
 from typing import Any
 
 from dspy_toolkit.errors import EngineBusy, EngineFailed, RequestRefused, ToolkitError
-from dspy_toolkit.lm.engine.sequence import Outcome, Row
+from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.stats import observe
 from dspy_toolkit.lm.models.lease import Lease, acquire
 from dspy_toolkit.lm.models.tokenizer import load_tokenizer
@@ -48,8 +48,8 @@ class EngineThread(ABC):
         self.has_thinking, self.has_tool_parser = self._tokenizer.has_thinking, self._tokenizer.has_tool_parser
         self._room = self._tokenizer.context_size if room is None else room
         self._condition = threading.Condition()
-        self._waiting: deque[Row] = deque()
-        self._running: set[Row] = set()  # admitted, and not yet told how they ended
+        self._waiting: deque[Sequence] = deque()
+        self._running: set[Sequence] = set()  # admitted, and not yet told how they ended
         self._thread: threading.Thread | None = None
         self._serving = False  # the thread will look at the queue again
         self._closing = False
@@ -75,7 +75,7 @@ class EngineThread(ABC):
         matcher = self._tokenizer.matcher(request.grammar) if request.grammar else None
         limit = min(request.deadline_seconds or self._settings.deadline_seconds, self._settings.deadline_seconds)
         marks = self._tokenizer.reply_format(request, prompt)
-        row = Row(
+        sequence = Sequence(
             request, PendingReply(), prompt, matcher, self._tokenizer.decode, self._tokenizer.stop_tokens, limit, marks
         )
         with self._condition:
@@ -85,7 +85,7 @@ class EngineThread(ABC):
                 raise EngineBusy(
                     f"The engine's queue is full: {len(self._waiting)} requests wait (lm.queue_size). Try again later."
                 )
-            self._enqueue(row)
+            self._enqueue(sequence)
             self._counts["requests"] += 1
             if self._thread is None or not self._serving or not self._thread.is_alive():
                 # The one before may still be freeing its model: the new one waits for it before loading its own.
@@ -94,7 +94,7 @@ class EngineThread(ABC):
                 self._thread = threading.Thread(target=self._run, args=(before,), name=name, daemon=True)
                 self._thread.start()
             self._condition.notify()
-        return row.ticket
+        return sequence.pending_reply
 
     def _check_length(self, prompt: int, reply: int) -> None:
         own, room = self._tokenizer.context_size, self._room
@@ -108,15 +108,15 @@ class EngineThread(ABC):
             "shorter demonstrations), or lower lm.max_tokens."
         )
 
-    def _enqueue(self, row: Row) -> None:
+    def _enqueue(self, sequence: Sequence) -> None:
         """Called under the lock."""
-        self._waiting.append(row)
+        self._waiting.append(sequence)
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, messages: abc.Sequence[Message]) -> int:
         """Tokens of the prompt that `messages` make, template included."""
         return len(self._tokenizer.encode_chat(messages))
 
-    def snapshot(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         """The counters now."""
         with self._condition:
             return EngineStats(**{**self._counts, "queued": len(self._waiting), "active": len(self._running)})
@@ -146,7 +146,7 @@ class EngineThread(ABC):
         try:
             if before is not None:
                 before.join()
-            self._settle(self._left_behind(), EngineFailed("The engine's thread ended. Send the request again."))
+            self._complete(self._left_behind(), EngineFailed("The engine's thread ended. Send the request again."))
             self._serve()
             self._end(self._closed_early())
         except BaseException as error:
@@ -178,7 +178,7 @@ class EngineThread(ABC):
     def _closed_early(self) -> EngineFailed:
         return EngineFailed(f"The engine of {self.model} was closed while this request waited. Connect again.")
 
-    def _left_behind(self) -> list[Row]:
+    def _left_behind(self) -> list[Sequence]:
         with self._condition:
             return list(self._running)
 
@@ -189,39 +189,39 @@ class EngineThread(ABC):
                 self._condition.wait()
             return not self._closing
 
-    def _next(self, fits: Callable[[Row], bool] = lambda row: True) -> Row | None:
-        """Admit the row that waits for longest, if there is one and it `fits`."""
+    def _next(self, fits: Callable[[Sequence], bool] = lambda sequence: True) -> Sequence | None:
+        """Admit the sequence that waits for longest, if there is one and it `fits`."""
         with self._condition:
             if not self._waiting or not fits(self._waiting[0]):
                 return None
-            row = self._waiting.popleft()
-            row.started = time.monotonic()
-            self._running.add(row)
-            return row
+            sequence = self._waiting.popleft()
+            sequence.started = time.monotonic()
+            self._running.add(sequence)
+            return sequence
 
     def _give_up_queued(self) -> None:
         now = time.monotonic()
         with self._condition:
-            # Asked once a row: a caller may cancel between two looks, and the row would be on neither side.
-            gone = {row for row in self._waiting if row.given_up(now)}
+            # Asked once a sequence: a caller may cancel between two looks, and the sequence would be on neither side.
+            gone = {sequence for sequence in self._waiting if sequence.given_up(now)}
             if gone:
-                self._waiting = deque(row for row in self._waiting if row not in gone)
+                self._waiting = deque(sequence for sequence in self._waiting if sequence not in gone)
                 self._running |= gone
-        for row in gone:
-            self._settle([row], row.overdue())
+        for sequence in gone:
+            self._complete([sequence], sequence.overdue())
 
-    def _finish(self, over: Iterable[tuple[Row, Outcome]]) -> None:
-        for row, outcome in over:
+    def _finish(self, over: Iterable[tuple[Sequence, Outcome]]) -> None:
+        for sequence, outcome in over:
             with self._condition:
-                self._counts["reused_tokens"] += row.reused
-                self._counts["forced_tokens"] += row.forced
-                self._counts["decoded_tokens"] += len(row.reply) - row.forced
-            self._settle([row], row.finish(outcome))
+                self._counts["reused_tokens"] += sequence.reused
+                self._counts["forced_tokens"] += sequence.forced
+                self._counts["decoded_tokens"] += len(sequence.reply) - sequence.forced
+            self._complete([sequence], sequence.finish(outcome))
 
-    def _settle(self, rows: Iterable[Row], result: Reply | BaseException) -> None:
-        """Tell each row's caller how it ended, and count it."""
-        for row in rows:
-            future = row.ticket.future
+    def _complete(self, sequences: Iterable[Sequence], result: Reply | BaseException) -> None:
+        """Tell each sequence's caller how it ended, and count it."""
+        for sequence in sequences:
+            future = sequence.pending_reply.future
             with self._condition:
                 try:
                     if isinstance(result, Reply):
@@ -233,7 +233,7 @@ class EngineThread(ABC):
                 except InvalidStateError:
                     # The caller gave up first, or the thread was killed just after this very line.
                     kind = "cancelled" if future.cancelled() else "failed"
-                self._running.discard(row)
+                self._running.discard(sequence)
                 self._counts[kind] += 1
 
     def _failure(self, error: BaseException) -> ToolkitError:
@@ -253,4 +253,4 @@ class EngineThread(ABC):
             self._serving = False
             self._running.update(self._waiting)
             self._waiting.clear()
-        self._settle(self._left_behind(), error)
+        self._complete(self._left_behind(), error)

@@ -1,9 +1,9 @@
 """The torch engine: the MLX engine's contract over PyTorch, for where MLX cannot be had. Simple rather than fast.
 
 Its thread answers one request after another. A prompt starts from what it shares with
-the one before it. `rows` does the text, the grammar and the stop strings, as it does for the MLX engine.
+the one before it. `lm.engine.sequence` does the text, the grammar and the stop strings, as it does for the MLX engine.
 
-What is covered, beside what every engine covers (`engine_thread`): cancelling and closing at the next token or the next 512
+What is covered, beside what every engine covers (`lm.engine.thread`): cancelling and closing at the next token or the next 512
 tokens of a prompt, an exception that ends one request only. What is not: decoding several requests together, adapters
 (LoRA), deadlines while the model is being loaded.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dspy_toolkit.errors import ModelError, RequestRefused, ToolkitError
-from dspy_toolkit.lm.engine.sequence import Outcome, Row
+from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.models.weights import Weights
 from dspy_toolkit.lm.torch.sampling import Sampler
@@ -72,60 +72,62 @@ class TorchEngine(EngineThread):
         # Held by this frame alone, so that the model is gone when the thread gives the memory back.
         text = _Text(load_torch_model(self._weights, device), device)
         while self._wait_for_work():
-            if (row := self._next()) is not None:
-                self._answer(row, text)
+            if (sequence := self._next()) is not None:
+                self._answer(sequence, text)
 
     def _free(self) -> None:
         free_memory(self._device)
 
-    def _answer(self, row: Row, text: _Text) -> None:
-        over: list[tuple[Row, Outcome]] = []
+    def _answer(self, sequence: Sequence, text: _Text) -> None:
+        over: list[tuple[Sequence, Outcome]] = []
         failure: Exception | None = None
         try:
-            over.append((row, self._generate(row, text)))
+            over.append((sequence, self._generate(sequence, text)))
         except Exception as error:  # isolation boundary: one request
             if not isinstance(error, ToolkitError):
                 text.forget()  # what was read of it may be half of a step
                 log.exception("A request to the torch engine of %s failed.", self.model)
             failure = error
         with self._condition:
-            self._counts["prompt_tokens"] += row.prompt_size
-            self._counts["prefix_hits"] += row.reused > 0
-            self._counts["computed_tokens"] += max(len(row.prompt) - row.reused, 0)
+            self._counts["prompt_tokens"] += sequence.prompt_size
+            self._counts["prefix_hits"] += sequence.reused > 0
+            self._counts["computed_tokens"] += max(len(sequence.prompt) - sequence.reused, 0)
             self._counts["model_seconds"] += text.take_seconds()
             self._counts["prefix_bytes"] = text.nbytes
         self._finish(over)
         if failure is not None:
-            self._settle([row], failure)
+            self._complete([sequence], failure)
 
-    def _generate(self, row: Row, text: _Text) -> Outcome:
-        """Decode until the row is over. Raises what ends it otherwise: deadline, cancelling, closing, its grammar."""
+    def _generate(self, sequence: Sequence, text: _Text) -> Outcome:
+        """Decode until the sequence is over. Raises what ends it otherwise: deadline, cancelling, closing, its grammar."""
         # A reply that its grammar dictates to the end, or that max_tokens cuts inside what is dictated, needs no model.
-        if (outcome := row.outcome()) is not None:
+        if (outcome := sequence.outcome()) is not None:
             return outcome
-        kept, logits = text.start(row.prompt, lambda: self._check(row))
-        row.reused = min(kept, row.prompt_size)
-        sampler = Sampler(row.request, self._tokenizer.decode)
+        kept, logits = text.start(sequence.prompt, lambda: self._check(sequence))
+        sequence.reused = min(kept, sequence.prompt_size)
+        sampler = Sampler(sequence.request, self._tokenizer.decode)
         while True:
-            self._check(row)
-            began, size = time.monotonic(), len(row.reply)
-            context = np.concatenate([row.prompt[: row.prompt_size], np.asarray(row.reply, dtype=np.int64)])
-            outcome = row.take(*sampler.choose(logits, _allowed(row.matcher, len(logits)), context))
+            self._check(sequence)
+            began, size = time.monotonic(), len(sequence.reply)
+            context = np.concatenate(
+                [sequence.prompt[: sequence.prompt_size], np.asarray(sequence.reply, dtype=np.int64)]
+            )
+            outcome = sequence.take(*sampler.choose(logits, _allowed(sequence.matcher, len(logits)), context))
             if outcome is not None:
                 return outcome
-            row.stream()
-            logits = text.read(row.reply[size:])
+            sequence.stream()
+            logits = text.read(sequence.reply[size:])
             with self._condition:
                 self._counts["steps"] += 1
-                self._counts["widths"] += 1
+                self._counts["batched_rows"] += 1
                 self._counts["step_seconds"] += time.monotonic() - began
 
-    def _check(self, row: Row) -> None:
+    def _check(self, sequence: Sequence) -> None:
         self._give_up_queued()
         if self._closing:
             raise self._closed_early()
-        if row.given_up(time.monotonic()):
-            raise row.overdue()
+        if sequence.given_up(time.monotonic()):
+            raise sequence.overdue()
 
 
 class _Text:

@@ -87,20 +87,20 @@ def test_reply(shared: TextEngine) -> None:
 
 
 def test_pieces_make_the_reply(shared: TextEngine) -> None:
-    ticket = shared.submit(ask(max_tokens=12))
-    pieces = list(ticket)
+    pending = shared.submit(ask(max_tokens=12))
+    pieces = list(pending)
     assert len(pieces) > 6
-    assert "".join(pieces) == ticket.result().text
-    assert list(ticket) == []
+    assert "".join(pieces) == pending.result().text
+    assert list(pending) == []
 
 
 def test_pieces_on_an_event_loop(shared: TextEngine) -> None:
     async def read() -> None:
-        ticket = shared.submit(ask(max_tokens=12))
-        pieces = [piece async for piece in ticket]
+        pending = shared.submit(ask(max_tokens=12))
+        pieces = [piece async for piece in pending]
         assert len(pieces) > 6
-        assert "".join(pieces) == ticket.result().text
-        assert [piece async for piece in ticket] == []
+        assert "".join(pieces) == pending.result().text
+        assert [piece async for piece in pending] == []
 
     asyncio.run(read())
 
@@ -108,16 +108,16 @@ def test_pieces_on_an_event_loop(shared: TextEngine) -> None:
 def test_stop_strings_end_the_reply_before_them(shared: TextEngine) -> None:
     whole = shared.submit(ask(max_tokens=16)).result(60).text
     stop = whole[len(whole) // 2 : len(whole) // 2 + 4]
-    ticket = shared.submit(ask(max_tokens=16, stop=("never said", stop)))
-    pieces = "".join(ticket)
-    assert ticket.result().text == pieces == whole[: whole.index(stop)]
-    assert ticket.result().finish_reason == "stop"
+    pending = shared.submit(ask(max_tokens=16, stop=("never said", stop)))
+    pieces = "".join(pending)
+    assert pending.result().text == pieces == whole[: whole.index(stop)]
+    assert pending.result().finish_reason == "stop"
 
 
 def test_stop_string_that_only_begins(shared: TextEngine) -> None:
     whole = shared.submit(ask(max_tokens=8)).result(60).text
-    ticket = shared.submit(ask(max_tokens=8, stop=(whole[-3:] + "NEVER",)))
-    assert "".join(ticket) == ticket.result().text == whole
+    pending = shared.submit(ask(max_tokens=8, stop=(whole[-3:] + "NEVER",)))
+    assert "".join(pending) == pending.result().text == whole
 
 
 def test_grammar(shared: TextEngine) -> None:
@@ -128,15 +128,15 @@ def test_grammar(shared: TextEngine) -> None:
 
 def test_cancelling_frees_the_row(shared: TextEngine) -> None:
     before = settled(shared)
-    ticket = shared.submit(ask(max_tokens=500))
-    next(iter(ticket))
-    ticket.cancel()
-    ticket.cancel()
-    assert ticket.cancelled
+    pending = shared.submit(ask(max_tokens=500))
+    next(iter(pending))
+    pending.cancel()
+    pending.cancel()
+    assert pending.cancelled
     with pytest.raises(CancelledError):
-        ticket.result(1)
+        pending.result(1)
     with pytest.raises(CancelledError):
-        list(ticket)
+        list(pending)
     after = settled(shared, seconds=5)
     assert after.cancelled == before.cancelled + 1
     assert shared.submit(ask(max_tokens=2)).result(60).text
@@ -144,9 +144,9 @@ def test_cancelling_frees_the_row(shared: TextEngine) -> None:
 
 def test_deadline(shared: TextEngine) -> None:
     before = settled(shared)
-    ticket = shared.submit(ask(max_tokens=500, deadline_seconds=0.2))
+    pending = shared.submit(ask(max_tokens=500, deadline_seconds=0.2))
     with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
-        ticket.result(60)
+        pending.result(60)
     assert settled(shared).failed == before.failed + 1
 
 
@@ -182,20 +182,20 @@ def test_full_queue(make: Make) -> None:
     with pytest.raises(EngineBusy, match="2 requests wait"):
         engine.submit(ask())
     assert EngineBusy.retryable
-    for ticket in (first, *waiting):
-        ticket.cancel()
+    for pending in (first, *waiting):
+        pending.cancel()
     assert settled(engine).cancelled == 3
     assert engine.submit(ask(max_tokens=2)).result(60).text
 
 
 def test_closing(make: Make) -> None:
     engine = make()
-    tickets = [engine.submit(ask(max_tokens=400)) for _ in range(3)]
-    next(iter(tickets[0]))
+    sent = [engine.submit(ask(max_tokens=400)) for _ in range(3)]
+    next(iter(sent[0]))
     engine.close()
-    for ticket in tickets:
+    for pending in sent:
         with pytest.raises(EngineFailed, match="closed"):
-            ticket.result(1)
+            pending.result(1)
     engine.close()
     assert engine.closed
     with pytest.raises(EngineFailed, match="Connect again"):

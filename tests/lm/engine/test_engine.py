@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dspy_toolkit.lm.engine.engine import Engine
-from dspy_toolkit.lm.engine.sequence import Row
+from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.models.weights import find_weights
 from dspy_toolkit.settings import LMSettings
 from tests.lm.asking import send, settled, turns
@@ -36,16 +36,16 @@ def test_greedy_alone(engine: Engine, reference: Reference) -> None:
 
 def test_greedy_in_a_batch_of_mixed_lengths(engine: Engine, reference: Reference) -> None:
     prompts = [turns("Count to five. " + "Take your time. " * n) for n in (0, 3, 25, 11, 1)]
-    tickets = [send(engine, prompt) for prompt in prompts]
-    for prompt, ticket in zip(prompts, tickets, strict=True):
-        reference.check(prompt, ticket.result(120).text)
+    sent = [send(engine, prompt) for prompt in prompts]
+    for prompt, pending in zip(prompts, sent, strict=True):
+        reference.check(prompt, pending.result(120).text)
 
 
 def test_greedy_after_a_shared_prefix(engine: Engine, reference: Reference) -> None:
     prompts = [turns(f"Where does a request about topic {n} go?", SYSTEM) for n in range(4)]
     send(engine, prompts[0]).result(60)  # alone, with nobody to share with; from now on its words are known
     others = [*prompts, turns("Hello!")]
-    replies = [ticket.result(120) for ticket in [send(engine, prompt) for prompt in others]]
+    replies = [pending.result(120) for pending in [send(engine, prompt) for prompt in others]]
     assert all(reply.reused_tokens > 100 for reply in replies[:4])
     for prompt, reply in zip(others, replies, strict=True):
         reference.check(prompt, reply.text)
@@ -53,13 +53,13 @@ def test_greedy_after_a_shared_prefix(engine: Engine, reference: Reference) -> N
 
 def test_greedy_under_a_grammar_beside_free_rows(engine: Engine, reference: Reference) -> None:
     free = turns("What is the capital of Italy?")
-    tickets = [send(engine, turns("Pick."), grammar='start: "the answer is " ("red" | "blue")') for _ in range(3)]
-    ticket = send(engine, free)
-    replies = [t.result(60) for t in tickets]
+    sent = [send(engine, turns("Pick."), grammar='start: "the answer is " ("red" | "blue")') for _ in range(3)]
+    pending = send(engine, free)
+    replies = [t.result(60) for t in sent]
     assert {reply.text for reply in replies} <= {"the answer is red", "the answer is blue"}
     assert len({reply.text for reply in replies}) == 1
     assert all(0 < reply.forced_tokens < reply.completion_tokens for reply in replies)
-    reference.check(free, ticket.result(60).text)
+    reference.check(free, pending.result(60).text)
 
 
 def test_seed_is_reproducible_in_any_batch(engine: Engine) -> None:
@@ -69,14 +69,14 @@ def test_seed_is_reproducible_in_any_batch(engine: Engine) -> None:
     beside = send(engine, message, temperature=1.0, top_p=0.9, seed=7)
     different = [send(engine, message, temperature=1.0, seed=n) for n in range(3)]
     assert beside.result(60).text == alone
-    assert len({ticket.result(60).text for ticket in different}) > 1
-    for ticket in others:
-        ticket.result(60)
+    assert len({pending.result(60).text for pending in different}) > 1
+    for pending in others:
+        pending.result(60)
 
 
 def test_without_a_seed_each_draws_its_own(engine: Engine) -> None:
-    tickets = [send(engine, turns("Invent a name for a boat."), temperature=1.5) for _ in range(4)]
-    assert len({ticket.result(60).text for ticket in tickets}) > 1
+    sent = [send(engine, turns("Invent a name for a boat."), temperature=1.5) for _ in range(4)]
+    assert len({pending.result(60).text for pending in sent}) > 1
 
 
 def test_reply_dictated_to_its_end_needs_no_model(engine: Engine) -> None:
@@ -106,9 +106,9 @@ def test_dictated_tokens_change_no_reply(engine: Engine, monkeypatch: pytest.Mon
     prompts = [
         turns(f"Configure run {n} for {what}.") for n, what in enumerate(["speed", "quality", "a small machine"])
     ]
-    tickets = [send(engine, prompt, grammar=RECORD, max_tokens=80) for prompt in prompts]
-    replies = [ticket.result(120) for ticket in tickets]
-    monkeypatch.setattr(Row, "_force", lambda row: [])
+    sent = [send(engine, prompt, grammar=RECORD, max_tokens=80) for prompt in prompts]
+    replies = [pending.result(120) for pending in sent]
+    monkeypatch.setattr(Sequence, "_force", lambda row: [])
     for prompt, reply in zip(prompts, replies, strict=True):
         plain = send(engine, prompt, grammar=RECORD, max_tokens=80).result(120)
         assert (reply.text, reply.finish_reason) == (plain.text, "stop")
@@ -118,8 +118,8 @@ def test_dictated_tokens_change_no_reply(engine: Engine, monkeypatch: pytest.Mon
 
 def test_dictated_tokens_in_the_middle_take_no_steps_of_their_own(engine: Engine) -> None:
     before = settled(engine)
-    tickets = [send(engine, turns(f"Configure run {n}."), grammar=RECORD, max_tokens=80) for n in range(4)]
-    replies = [ticket.result(120) for ticket in tickets]
+    sent = [send(engine, turns(f"Configure run {n}."), grammar=RECORD, max_tokens=80) for n in range(4)]
+    replies = [pending.result(120) for pending in sent]
     chosen = [reply.completion_tokens - reply.forced_tokens for reply in replies]
     steps = settled(engine).steps - before.steps
     # Rows that the engine admits one after the other do not move in step; half a dozen more allows for that.
@@ -141,7 +141,7 @@ def test_prefixes_in_eight_bits_take_less_and_serve_as_well(model_home: Path) ->
     engine = Engine(find_weights("mlx/smollm2-135m", model_home), LMSettings(lease="share", kv_bits=8))
     try:
         prompts = [turns(f"Where does a request about topic {n} go?", SYSTEM) for n in range(3)]
-        replies = [ticket.result(120) for ticket in [send(engine, prompt) for prompt in prompts]]
+        replies = [pending.result(120) for pending in [send(engine, prompt) for prompt in prompts]]
         replies.append(send(engine, prompts[0]).result(120))
         assert sum(reply.reused_tokens > 100 for reply in replies) >= 3
         assert all(reply.text for reply in replies)

@@ -22,7 +22,7 @@ from dspy_toolkit.errors import (
     RequestRefused,
 )
 from dspy_toolkit.lm.engine.engine import Engine
-from dspy_toolkit.lm.engine.sequence import Row
+from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.models import lease
 from dspy_toolkit.lm.models.weights import find_weights
 from dspy_toolkit.settings import LMSettings
@@ -31,29 +31,29 @@ from tests.lm.asking import send, settled, turns
 
 def test_an_exception_in_one_rows_grammar_ends_that_row_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = 'start: "a" | "b" /c+/'
-    force = Row._force
+    force = Sequence._force
 
-    def raising(row: Row) -> list[int]:
+    def raising(row: Sequence) -> list[int]:
         if row.request.grammar == broken and row.reply:
             raise RuntimeError("the grammar broke")
         return force(row)
 
-    monkeypatch.setattr(Row, "_force", raising)
-    tickets = [send(engine, turns("Pick."), grammar='start: "red" | "blue"') for _ in range(2)]
-    tickets += [send(engine, turns("Hello!")), send(engine, turns("Pick."), grammar=broken)]
+    monkeypatch.setattr(Sequence, "_force", raising)
+    sent = [send(engine, turns("Pick."), grammar='start: "red" | "blue"') for _ in range(2)]
+    sent += [send(engine, turns("Hello!")), send(engine, turns("Pick."), grammar=broken)]
     with pytest.raises(EngineFailed, match="the grammar broke") as caught:
-        tickets[3].result(60)
+        sent[3].result(60)
     assert isinstance(caught.value.__cause__, RuntimeError)
-    assert all(ticket.result(60).text for ticket in tickets[:3])
+    assert all(pending.result(60).text for pending in sent[:3])
 
 
 def test_a_grammar_that_grows_too_complex_ends_that_row_only(engine: Engine) -> None:
     """Llguidance gives up on a lexer with too many states: its matcher then says so instead of raising."""
     heavy = "start: /(.*a.{12}){2,}b/ /x/"
-    ticket = send(engine, turns("Write aaaa."), grammar=heavy, max_tokens=30)
+    pending = send(engine, turns("Write aaaa."), grammar=heavy, max_tokens=30)
     other = send(engine, turns("Hello!"))
     try:
-        assert ticket.result(120).completion_tokens <= 30
+        assert pending.result(120).completion_tokens <= 30
     except RequestRefused as error:
         assert "grammar" in str(error)
     assert other.result(60).text
@@ -79,13 +79,13 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[BaseException]]:
 def test_a_failing_step_ends_what_runs_and_the_next_request_works(
     engine: Engine, failing: list[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    tickets = [send(engine, turns(f"Tell story {n}."), max_tokens=300) for n in range(3)]
-    for ticket in tickets:
-        next(iter(ticket))
+    sent = [send(engine, turns(f"Tell story {n}."), max_tokens=300) for n in range(3)]
+    for pending in sent:
+        next(iter(pending))
     failing.append(ValueError("matrix on fire"))
-    for ticket in tickets:
+    for pending in sent:
         with pytest.raises(EngineFailed, match="ValueError: matrix on fire") as caught:
-            ticket.result(60)
+            pending.result(60)
         assert isinstance(caught.value.__cause__, ValueError)
         assert caught.value.retryable
     assert "A step of the engine" in caplog.text
@@ -100,11 +100,11 @@ def test_a_failing_prefix_ends_what_runs_and_the_next_request_works(
 ) -> None:
     failing.append(ValueError("no memory for this prefix"))
     prompt = "Shared words that nobody said before, many of them. " * 8
-    tickets = [send(engine, turns(prompt + str(n))) for n in range(3)]
+    sent = [send(engine, turns(prompt + str(n))) for n in range(3)]
     failures = 0
-    for ticket in tickets:
+    for pending in sent:
         try:
-            ticket.result(60)
+            pending.result(60)
         except EngineFailed as error:
             assert "no memory" in str(error)
             failures += 1
@@ -116,14 +116,14 @@ def test_a_failing_prefix_ends_what_runs_and_the_next_request_works(
 def test_the_engine_recovers_when_its_thread_dies(
     engine: Engine, failing: list[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
-    tickets = [send(engine, turns(f"Tell story {n}."), max_tokens=300) for n in range(18)]  # some still wait
-    next(iter(tickets[0]))
+    sent = [send(engine, turns(f"Tell story {n}."), max_tokens=300) for n in range(18)]  # some still wait
+    next(iter(sent[0]))
     thread = engine._thread
     assert thread is not None
     failing.append(SystemExit("killed"))
-    for ticket in tickets:
+    for pending in sent:
         with pytest.raises(EngineFailed, match="killed"):
-            ticket.result(60)
+            pending.result(60)
     assert "failed" in caplog.text
     assert send(engine, turns("Hello!")).result(60).text
     assert engine._thread is not thread
@@ -134,17 +134,17 @@ def test_the_engine_recovers_when_its_thread_dies(
 def test_cancelling_at_random_leaves_nothing_behind(engine: Engine) -> None:
     before = settled(engine)
     random_ = random.Random(0)
-    tickets = []
+    sent = []
     for number in range(60):
         grammar = 'start: "a" /b{1,30}/ "c"' if number % 3 == 0 else None
         fields: dict[str, Any] = {"max_tokens": random_.randint(1, 12), "temperature": number % 2, "grammar": grammar}
-        tickets.append(send(engine, turns("Go. " * random_.randint(1, 25)), **fields))
+        sent.append(send(engine, turns("Go. " * random_.randint(1, 25)), **fields))
         if random_.random() < 0.5:
-            random_.choice(tickets).cancel()
+            random_.choice(sent).cancel()
         time.sleep(random_.random() * 0.02)
-    for ticket in tickets:
+    for pending in sent:
         with contextlib.suppress(CancelledError):
-            assert ticket.result(120).completion_tokens <= 12
+            assert pending.result(120).completion_tokens <= 12
     after = settled(engine)
     assert after.requests == before.requests + 60
     assert after.failed == before.failed
@@ -178,14 +178,14 @@ def test_waiting_for_the_accelerator(model_home: Path, tmp_path: Path, monkeypat
             send(engine, turns("x")).result(30)
         patient = Engine(weights, LMSettings(lease="wait", lease_seconds=600))
         hurried = send(patient, turns("x"), deadline_seconds=0.1)
-        ticket = send(patient, turns("x"))
+        pending = send(patient, turns("x"))
         with pytest.raises(DeadlineExceeded):
             hurried.result(10)
         started = time.monotonic()
         patient.close()  # does not wait for the accelerator
         assert time.monotonic() - started < 5
         with pytest.raises(EngineFailed, match="closed"):
-            ticket.result(1)
+            pending.result(1)
     first = send(engine, turns("Hello!"), max_tokens=2)
     assert first.result(60).text
     engine.close()

@@ -44,7 +44,7 @@ def test_two_hundred_requests_that_end_in_every_way_leave_nothing_behind(make: M
     send(engine, turns("Hello!")).result(60)
     before, loaded = settled(engine), active_memory()
     chance = random.Random(1)
-    tickets = []
+    sent = []
     for number in range(200):
         fields: dict[str, Any] = {"max_tokens": chance.randint(1, 60)}
         if chance.random() < 0.2:
@@ -54,14 +54,14 @@ def test_two_hundred_requests_that_end_in_every_way_leave_nothing_behind(make: M
         if chance.random() < 0.2:
             fields |= {"temperature": 1.0, "repetition_penalty": 1.2, "logprobs": 2}
         system = SHARED if chance.random() < 0.6 else None
-        ticket = send(engine, turns("How deep is it? " * chance.randint(1, 12) + str(number), system), **fields)
-        tickets.append(ticket)
+        pending = send(engine, turns("How deep is it? " * chance.randint(1, 12) + str(number), system), **fields)
+        sent.append(pending)
         if chance.random() < 0.3:
-            chance.choice(tickets).cancel()
+            chance.choice(sent).cancel()
     ends: Counter[str] = Counter()
-    for ticket in tickets:
+    for pending in sent:
         try:
-            ends[ticket.result(120).finish_reason] += 1
+            ends[pending.result(120).finish_reason] += 1
         except (CancelledError, DeadlineExceeded) as error:
             ends[type(error).__name__] += 1
     assert {"length", "CancelledError", "DeadlineExceeded"} <= ends.keys()

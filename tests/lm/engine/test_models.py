@@ -45,7 +45,7 @@ def test_greedy_tokens_are_those_of_mlx_lm_alone(open_tiny: Open, kind: Kind) ->
     prompts = [turns(f"Where does topic {n} go{', please' * (n % 3)}?", RULES) for n in range(6)]
     prompts += [turns("Hello!"), turns("Tell me more. " * 20)]
     for _ in range(2):  # with a prefix that nobody has seen, and with one that is kept
-        replies = [ticket.result(120) for ticket in [send(engine, prompt) for prompt in prompts]]
+        replies = [pending.result(120) for pending in [send(engine, prompt) for prompt in prompts]]
         for prompt, reply in zip(prompts, replies, strict=True):
             reference.check(prompt, reply.text)
     assert all(reply.reused_tokens > 100 for reply in replies[:6])
@@ -60,7 +60,7 @@ def test_a_prefix_is_computed_once_for_many_rows(open_tiny: Open, kind: Kind) ->
     send(engine, turns("Hello!")).result(60)  # the model is loaded
     before = settled(engine)
     prompts = [turns(f"Where does topic {n} go?", RULES) for n in range(12)]
-    replies = [ticket.result(120) for ticket in [send(engine, prompt) for prompt in prompts]]
+    replies = [pending.result(120) for pending in [send(engine, prompt) for prompt in prompts]]
     now = settled(engine)
     asked, computed = now.prompt_tokens - before.prompt_tokens, now.computed_tokens - before.computed_tokens
     one = replies[0].prompt_tokens
@@ -74,8 +74,8 @@ def test_prompts_that_differ_inside_a_message_share_up_to_its_start(open_tiny: O
     """Of caches that cannot be cut, the next prompt can use only what ends where it still agrees: whole messages."""
     engine, reference = open_tiny("hybrid")
     first = [turns(f"Where does topic {n} go?", RULES) for n in (1, 2, 3)]
-    for ticket in [send(engine, prompt) for prompt in first]:
-        ticket.result(60)
+    for pending in [send(engine, prompt) for prompt in first]:
+        pending.result(60)
     before = settled(engine)
     other = turns("How is the weather?", RULES)
     reply = send(engine, other).result(60)
@@ -92,7 +92,7 @@ def test_prompts_that_share_are_answered_with_no_room_to_keep_what_they_share(
     engine, reference = open_tiny(kind)
     engine._plan = engine._plan.model_copy(update={"prefix_budget_bytes": 0, "kv_bits": bits})
     prompts = [turns(f"Where does topic {n} go?", RULES) for n in range(6)]
-    replies = [ticket.result(60) for ticket in [send(engine, prompt) for prompt in prompts]]
+    replies = [pending.result(60) for pending in [send(engine, prompt) for prompt in prompts]]
     for prompt, reply in zip(prompts, replies, strict=True):
         reference.check(prompt, reply.text)
     assert sum(reply.reused_tokens > 100 for reply in replies) >= 4

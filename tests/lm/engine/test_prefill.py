@@ -1,4 +1,4 @@
-"""Prompts are read in groups of like length, a piece at a time, and leave in the caches what reading each alone leaves."""
+"""Prompts are read in groups of like length, a piece at a time, and leave in the caches what prefill each alone leaves."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit.lm.engine.prefill import PADDING, Reading, group
+from dspy_toolkit.lm.engine.prefill import PADDING, Prefill, group
 from dspy_toolkit.lm.models import blas
 
 blas.preload()
@@ -52,7 +52,7 @@ def model() -> Any:
 
 
 def alone(model: Any, tokens: np.ndarray) -> list[Any]:
-    """The caches of one row after reading `tokens`, as mlx_lm keeps them."""
+    """The caches of one row after prefill `tokens`, as mlx_lm keeps them."""
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -76,15 +76,15 @@ def test_the_caches_are_those_of_each_row_alone(model: Any, shared: bool, piece:
     prefixes = [None if beginning is None else compact(alone(model, beginning)) for beginning in beginnings]
     rows = [(index % 3, draw.integers(0, 50, length)) for index, length in enumerate(lengths)]
     rows.sort(key=lambda row: row[0])
-    reading = Reading(model, [tokens for _, tokens in rows], [prefixes[kind] for kind, _ in rows], shared=shared)
-    while not reading.done:
-        reading.advance(piece)
-    assert reading.padding == max(lengths) * len(lengths) - sum(lengths)
-    assert reading.computed == max(lengths) * len(lengths)
+    prefill = Prefill(model, [tokens for _, tokens in rows], [prefixes[kind] for kind, _ in rows], shared=shared)
+    while not prefill.done:
+        prefill.advance(piece)
+    assert prefill.padding == max(lengths) * len(lengths) - sum(lengths)
+    assert prefill.computed == max(lengths) * len(lengths)
     for index, (kind, tokens) in enumerate(rows):
         beginning = beginnings[kind]
         expected = alone(model, tokens if beginning is None else np.concatenate([beginning, tokens]))
-        for cache, layer in zip(reading.caches, expected, strict=True):
+        for cache, layer in zip(prefill.caches, expected, strict=True):
             got = cache.extract(index)
             assert got.offset == layer.offset
             assert mx.allclose(got.keys, layer.keys[..., : layer.offset, :], atol=1e-4).item()
@@ -99,16 +99,16 @@ def test_rows_leave_and_join_without_changing_the_others(model: Any) -> None:
     draw = np.random.default_rng(0)
     tokens = [draw.integers(0, 50, 6) for _ in range(4)]
     prefix = compact(alone(model, draw.integers(0, 50, 8)))
-    readings = [Reading(model, [row], [prefix], shared=True) for row in tokens]
-    for reading in readings:
-        reading.advance(100)
+    prefills = [Prefill(model, [row], [prefix], shared=True) for row in tokens]
+    for prefill in prefills:
+        prefill.advance(100)
     caches: list[Any] = []
-    for reading in readings:
-        caches = extend(caches, reading.caches)
+    for prefill in prefills:
+        caches = extend(caches, prefill.caches)
     caches = keep_rows(caches, [0, 2, 3])
     logits = model(mx.array([[1]] * 3), cache=caches)[:, 0]
     for at, row in enumerate((0, 2, 3)):
-        again = Reading(model, [tokens[row]], [prefix], shared=True)
+        again = Prefill(model, [tokens[row]], [prefix], shared=True)
         again.advance(100)
         assert mx.allclose(logits[at], model(mx.array([[1]]), cache=again.caches)[0, 0], atol=1e-4).item()
     assert keep_rows(caches, []) == []

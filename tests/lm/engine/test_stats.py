@@ -35,12 +35,12 @@ UNITS = (
 
 
 class Still:
-    """An engine with a snapshot and nothing else."""
+    """An engine with a stats and nothing else."""
 
     def __init__(self, **counts: Any) -> None:
         self.now = EngineStats(**counts)
 
-    def snapshot(self) -> EngineStats:
+    def stats(self) -> EngineStats:
         return self.now
 
 
@@ -69,7 +69,7 @@ def collected(**engines: Still) -> dict[str, float]:
     }
 
 
-def test_a_served_engine_is_reported_as_its_snapshot() -> None:
+def test_a_served_engine_is_reported_with_its_counters() -> None:
     fake = FakeEngine(lambda request: "one two three", seconds_per_token=0.05)
     assert "requests_total:finished" not in scrape(fake.model)
     serve(fake)
@@ -101,12 +101,12 @@ def test_every_counter_of_the_snapshot_is_reported() -> None:
         if name == "requests":  # those that are over, waiting and running together
             continue
         value = 3.5 if field.annotation is float else 3
-        after = collected(m=Still(**{name: value, **({"steps": 1} if name == "widths" else {})}))
+        after = collected(m=Still(**{name: value, **({"steps": 1} if name == "batched_rows" else {})}))
         assert value in [after[key] for key in after if after[key] != before[key]], name
 
 
 def test_ratios() -> None:
-    seen = collected(m=Still(prompt_tokens=400, reused_tokens=300, steps=10, widths=45))
+    seen = collected(m=Still(prompt_tokens=400, reused_tokens=300, steps=10, batched_rows=45))
     assert (seen["prefix_hit_ratio:m"], seen["step_rows_mean:m"]) == (0.75, 4.5)
 
 

@@ -95,10 +95,10 @@ class BreaksOff(FakeEngine):
     """Hands out one piece, then fails."""
 
     def submit(self, request: GenerationRequest) -> PendingReply:
-        ticket = PendingReply()
-        ticket.push("half a ")
-        ticket.future.set_exception(EngineFailed("broke off"))
-        return ticket
+        pending = PendingReply()
+        pending.push("half a ")
+        pending.future.set_exception(EngineFailed("broke off"))
+        return pending
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -149,9 +149,9 @@ def test_one_fault_that_ends_many_requests_counts_once(chain: Chains) -> None:
             if request.max_tokens == 1:
                 return super().submit(request)
             gate.wait(30)
-            ticket = PendingReply()
-            ticket.future.set_exception(EngineFailed("the thread died"))
-            return ticket
+            pending = PendingReply()
+            pending.future.set_exception(EngineFailed("the thread died"))
+            return pending
 
     asked = chain(Together("a"), "b")
     with ThreadPoolExecutor(8) as pool:
@@ -175,7 +175,7 @@ def test_nothing_moves_once_it_is_closed(chain: Chains, elsewhere: Elsewhere) ->
     asked = chain(slow, listed=("elsewhere/big",))
     with ThreadPoolExecutor(1) as pool:
         reply = pool.submit(complete, asked.model)
-        while not slow.snapshot().active:
+        while not slow.stats().active:
             assert not reply.done()
         close_engines()
         with pytest.raises(Exception, match="closed"):

@@ -49,8 +49,8 @@ def test_the_greedy_tokens_of_mlx(torch_engine: TorchEngine, engine: Engine) -> 
 
 def test_a_grammar_of_forced_and_free_tokens(torch_engine: TorchEngine) -> None:
     grammar = 'start: "the answer is " ("red" | "blue") ", and no other"'
-    ticket = send(torch_engine, turns("Pick."), grammar=grammar, max_tokens=40, logprobs=1)
-    reply = ticket.result(60)
+    pending = send(torch_engine, turns("Pick."), grammar=grammar, max_tokens=40, logprobs=1)
+    reply = pending.result(60)
     assert reply.text in {f"the answer is {color}, and no other" for color in ("red", "blue")}
     assert 0 < reply.forced_tokens < reply.completion_tokens
     assert reply.logprobs is not None and len(reply.logprobs) == reply.completion_tokens
@@ -79,7 +79,7 @@ def test_seeds_and_times(torch_engine: TorchEngine) -> None:
     assert {send(torch_engine, message, temperature=1.5, seed=n).result(60).text for n in (8, 9)} != said
     reply = send(torch_engine, message).result(60)
     assert 0 < reply.prefill_seconds + reply.decode_seconds <= reply.seconds
-    counts = torch_engine.snapshot()
+    counts = torch_engine.stats()
     assert counts.steps > 0 and counts.computed_tokens > 0 and counts.model_seconds > 0 and counts.prefix_bytes > 0
 
 
@@ -102,20 +102,20 @@ def test_an_exception_ends_one_request_and_a_dead_thread_is_started_again(
 
     monkeypatch.setattr(TorchEngine, "_generate", generate)
     errors.append(ValueError("matrix on fire"))
-    tickets = [send(engine, turns("Hello!"), max_tokens=2) for _ in range(2)]
+    sent = [send(engine, turns("Hello!"), max_tokens=2) for _ in range(2)]
     with pytest.raises(EngineFailed, match="ValueError: matrix on fire"):
-        tickets[0].result(120)
-    assert tickets[1].result(60).text
+        sent[0].result(120)
+    assert sent[1].result(60).text
     thread = engine._thread
     assert thread is not None
     running = send(engine, turns("Tell a story."), max_tokens=1000)
     next(iter(running))
-    tickets = [send(engine, turns("Hello!"), max_tokens=2) for _ in range(3)]
+    sent = [send(engine, turns("Hello!"), max_tokens=2) for _ in range(3)]
     errors.append(SystemExit("killed"))
     running.cancel()
-    for ticket in tickets:
+    for pending in sent:
         with pytest.raises(EngineFailed, match="killed"):
-            ticket.result(60)
+            pending.result(60)
     assert send(engine, turns("Hello!"), max_tokens=2).result(120).text
     assert engine._thread is not thread and not thread.is_alive()
     assert settled(engine).failed == 4
