@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import ModelError, RequestRefused
+from dspy_toolkit.lm.models.control_tokens import ControlTokens
 from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities
 from dspy_toolkit.lm.protocol import GenerationRequest, Message
 
@@ -47,7 +48,8 @@ class Tokenizer:
             with _without_advice():
                 from mlx_lm.tokenizer_utils import load
 
-                self._tokenizer = load(folder, eos_token_ids=_end_tokens(folder, config))
+                # No code of the folder's: transformers, where it is not told, would ask at the terminal.
+                self._tokenizer = load(folder, {"trust_remote_code": False}, eos_token_ids=_end_tokens(folder, config))
             self.context_size = _context_size(config)
             """Tokens of prompt and reply together."""
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -61,10 +63,11 @@ class Tokenizer:
         self.has_tool_parser = bool(self._tokenizer.has_tool_calling and self._tokenizer.tool_parser)
         """Whether calls of tools can be told from its text."""
         self._hidden = self._special_tokens()
+        self._control = ControlTokens(self._tokenizer)
         self._lock = threading.Lock()
         self._grammar_tokenizer: Any = None
         self._compiled = lru_cache(maxsize=REMEMBERED_GRAMMARS)(self._compile)
-        self._beginning = lru_cache(maxsize=REMEMBERED_BEGINNINGS)(self._encode)
+        self._beginning = lru_cache(maxsize=REMEMBERED_BEGINNINGS)(self._control.encode)
 
     def _special_tokens(self) -> frozenset[int] | None:
         """Special tokens to leave out of a reply, where the model's marks are special too; None: leave out all."""
@@ -91,10 +94,10 @@ class Tokenizer:
     ) -> list[int]:
         """The tokens of a prompt that ends where the reply begins. Raises RequestRefused as `encode_request` does."""
         text = self._template(messages, tools, thinking, reply=True)
-        tokens = self._encode(text)
+        tokens = self._control.encode(text)
         if thinking is False and self._is_open(tokens):
             # The template opens the reasoning whatever it is told.
-            tokens = self._encode(text.rstrip() + f"\n\n{self._tokenizer.think_end}\n\n")
+            tokens = self._control.encode(text.rstrip() + f"\n\n{self._tokenizer.think_end}\n\n")
         return tokens
 
     def boundaries(self, request: GenerationRequest) -> list[int]:
@@ -105,7 +108,7 @@ class Tokenizer:
         """
         options = self._template_options(request)
         text = self._template(request.messages, **options, reply=True)
-        prompt, places = self._encode(text), []
+        prompt, places = self._control.encode(text), []
         for count in range(1, len(request.messages)):
             try:
                 beginning = self._template(request.messages[:count], **options, reply=False)
@@ -150,16 +153,16 @@ class Tokenizer:
 
         options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         if tools:
-            options["tools"] = list(tools)
+            options["tools"] = self._control.quote(tools)
         try:
             return self._tokenizer.apply_chat_template(
-                [_turn(message) for message in messages], add_generation_prompt=reply, tokenize=False, **options
+                self._control.quote([_turn(message) for message in messages]),
+                add_generation_prompt=reply,
+                tokenize=False,
+                **options,
             )
         except (TemplateError, ValueError, TypeError) as error:
             raise RequestRefused(f"The model's chat template refuses these messages: {error}.") from error
-
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _is_open(self, prompt: Sequence[int]) -> bool:
         """Whether `prompt` ends inside the reasoning."""

@@ -123,7 +123,7 @@ def _from_hub(name: str) -> Path:
         LocalEntryNotFoundError,
     )
 
-    patterns = ["*.json", "model*.safetensors", "*.py", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
+    patterns = ["*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -211,7 +211,8 @@ def load_model(weights: Weights, device: str) -> tuple[Any, Any]:
     from mlx_lm.utils import dequantize_model, load
 
     try:
-        model, tokenizer = load(str(weights.folder))[:2]
+        # No code of the folder's: transformers, where it is not told, would ask at the terminal.
+        model, tokenizer = load(str(weights.folder), {"trust_remote_code": False}, trust_remote_code=False)[:2]
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
         raise ModelError(
             f"mlx_lm cannot load {weights.name} from {weights.folder}: {error}. Fetch or convert the model again."

@@ -114,7 +114,9 @@ def _load(folder: Path, config: dict[str, Any], dtype: Any) -> tuple[Any, dict[s
     torch = import_torch()
     quantization = config.pop("quantization", None)
     if quantization is None and not config.get("rope_traditional"):
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
     config.pop("quantization_config", None)  # mlx_lm's copy of the same; transformers takes it for one of its own
     parsed = AutoConfig.for_model(**config)
     with torch.device("meta"):  # only to learn which class it is

@@ -121,7 +121,7 @@ def test_reply_format(load: Any) -> None:
 
 def test_marks_stay_in_the_text(load: Any, tiny: Tiny, tmp_path: Path) -> None:
     tokenizer = load("thinking")
-    tokens = tokenizer._encode("<think>Hm.</think>Yes.<|im_end|>")
+    tokens = tokenizer._control.encode("<think>Hm.</think>Yes.<|im_end|>")
     assert tokenizer.decode(tokens) == "<think>Hm.</think>Yes."
     # Where the marks are special tokens, only the others are left out.
     folder = Path(shutil.copytree(tiny("llama", template="thinking"), tmp_path / "special"))
