@@ -1,8 +1,7 @@
-"""Signatures: reading one from a line of text, what fields a program has, and names for those that programs share.
+"""Signatures: reading one from a line of text, and what fields a program has.
 
 Covered: the text form, `text: str -> label: Literal["a", "b"]`, checked until every fault is one sentence; the typed
-fields of a program over all its predictors; a hash of them that optimizing a program does not change; a table of named
-signatures, filled at run time.
+fields of a program over all its predictors; a hash of them that optimizing a program does not change.
 
 Not covered: types of the user's own in the text form. A program whose fields hold pydantic models is written in Python.
 """
@@ -11,12 +10,11 @@ from __future__ import annotations
 
 import ast
 import re
-import typing
 from collections.abc import Iterator
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from dspy_toolkit.errors import ProjectError, nearest
+from dspy_toolkit.errors import ProjectError
+from dspy_toolkit.project.annotations import read_type
 from dspy_toolkit.store import digest
 from dspy_toolkit.user_code import PREFIX
 
@@ -24,25 +22,8 @@ if TYPE_CHECKING:
     import dspy
     from pydantic.fields import FieldInfo
 
-_TYPES = {
-    *typing.__all__,
-    "int",
-    "str",
-    "float",
-    "bool",
-    "list",
-    "tuple",
-    "dict",
-    "set",
-    "frozenset",
-    "bytes",
-    "complex",
-    "None",
-}
 # Keywords that `dspy.Predict` takes for itself before it looks at the inputs.
 _TAKEN = {"signature", "new_signature", "demos", "config", "lm"}
-
-_registered: dict[str, type[dspy.Signature]] = {}
 
 
 def fields_of(program: dspy.Module) -> dict[str, Any]:
@@ -108,69 +89,44 @@ def parse_signature(text: str, instructions: str | None = None) -> type[dspy.Sig
     sides = text.split("->")
     if len(sides) != 2:
         raise ProjectError(f'{where} has {len(sides) - 1} "->". Write it as "text: str -> label: bool".')
-    inputs, outputs = (_names_of(side, where) for side in sides)
-    for name in [*inputs, *outputs]:
-        if [*inputs, *outputs].count(name) > 1:
+    inputs, outputs = (_read_side(side, where) for side in sides)
+    names = [field.arg for field in (*inputs, *outputs)]
+    for index, name in enumerate(names):
+        if names.count(name) > 1:
             raise ProjectError(f"{where} has the field {name!r} twice. Rename one.")
-        if hasattr(dspy.Signature, name) or name.startswith("_") or (name in _TAKEN and name in inputs):
+        if hasattr(dspy.Signature, name) or name.startswith("_") or (name in _TAKEN and index < len(inputs)):
             raise ProjectError(f"{where}: DSPy keeps the name {name!r} for itself. Rename the field and its column.")
     try:
-        # With `custom_types` given, DSPy does not search the callers' variables for types.
-        made = dspy.Signature(text, instructions, custom_types={})  # pyright: ignore[reportCallIssue]
-    except (TypeError, ValueError, AttributeError, PydanticUserError) as error:
+        fields: dict[str, tuple[Any, Any]] = {
+            field.arg: (_type_of(field), dspy.InputField(IS_TYPE_UNDEFINED=field.annotation is None))
+            for field in inputs
+        }
+        fields |= {field.arg: (_type_of(field), dspy.OutputField()) for field in outputs}
+        return dspy.make_signature(fields, instructions)
+    except (TypeError, ValueError, RecursionError, PydanticUserError) as error:
         raise ProjectError(f"{where} cannot be used: {str(error).splitlines()[0].rstrip('.')}. Correct it.") from error
-    return cast("type[dspy.Signature]", made)
 
 
-def _names_of(side: str, where: str) -> list[str]:
-    """The field names of one side of the arrow, its types checked."""
+def _read_side(side: str, where: str) -> list[ast.arg]:
+    """The fields of one side of the arrow."""
     side = side.strip()
     if not side:
         raise ProjectError(f'{where} has nothing on one side. Write it as "text: str -> label: bool".')
     try:
         body = ast.parse(f"def f({side}): pass").body
-    except SyntaxError as error:
-        raise ProjectError(f'{where}: {side!r} is not "name: type, …" ({error.msg}).') from None
+    except (SyntaxError, ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else error
+        raise ProjectError(f'{where}: {side!r} is not "name: type, …" ({reason}).') from None
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
         raise ProjectError(f'{where}: {side!r} is not "name: type, …".')
     arguments = body[0].args
     if arguments.defaults or arguments.posonlyargs or arguments.vararg or arguments.kwarg or arguments.kwonlyargs:
         raise ProjectError(f'{where}: {side!r} is not "name: type, …" (a default, a star or a slash is in it).')
-    for field in arguments.args:
-        modules = {id(node.value) for node in ast.walk(field) if isinstance(node, ast.Attribute)}
-        for node in ast.walk(field):
-            # DSPy takes an unknown name for a module, and imports it.
-            if isinstance(node, ast.Name) and id(node) not in modules and node.id not in _TYPES:
-                hint = nearest(node.id, _TYPES) if get_close_matches(node.id, _TYPES) else ""
-                raise ProjectError(f"{where}: there is no type {node.id}.{hint} The words of a Literal need quotes.")
-    return [field.arg for field in arguments.args]
+    return arguments.args
 
 
-def register(name: str, signature: type[dspy.Signature]) -> None:
-    """Give `signature` a name; a later one of the same name takes its place.
-
-    Raises:
-        ProjectError: it is not a subclass of `dspy.Signature`, or has no input or no output.
-    """
-    import dspy
-
-    if not (isinstance(signature, type) and issubclass(signature, dspy.Signature)):
-        raise ProjectError(f"signature {name!r} is {signature!r}. Register a subclass of dspy.Signature.")
-    if not signature.input_fields or not signature.output_fields:
-        raise ProjectError(f"signature {name!r} is {signature.signature!r}. It needs an input and an output.")
-    _registered[name] = signature
-
-
-def get(name: str) -> type[dspy.Signature]:
-    """The signature registered as `name`. Raises ProjectError, with the nearest names, when there is none."""
-    if name not in _registered:
-        raise ProjectError(f"No signature is registered as {name!r}.{nearest(name, _registered)}")
-    return _registered[name]
-
-
-def names() -> list[str]:
-    """The registered names, sorted."""
-    return sorted(_registered)
+def _type_of(field: ast.arg) -> Any:
+    return str if field.annotation is None else read_type(field.annotation)
 
 
 def _is_untyped(field: FieldInfo) -> bool:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import subprocess
 import sys
 from enum import Enum
-from typing import Annotated, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 import dspy
 import pytest
 from annotated_types import Ge
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from dspy_toolkit.errors import ProjectError
-from dspy_toolkit.project import signatures
 from dspy_toolkit.project.signatures import fields_of, parse_signature, schema_of, signature_hash
 
 
@@ -55,6 +56,54 @@ def test_a_type_of_the_callers_is_not_found_by_chance() -> None:
         parse_signature("text -> label: Proposal")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Literal[1, -1, True, None]", Literal[1, -1, True, None]),
+        ("Optional[int]", int | None),
+        ("str | None", str | None),
+        ("dict[str, list[float]]", dict[str, list[float]]),
+        ("tuple[int, ...]", tuple[int, ...]),
+        ("typing.List[datetime.date]", list[datetime.date]),
+        ("Annotated[int, 'a count']", Annotated[int, "a count"]),
+        ("dspy.Image", dspy.Image),
+    ],
+)
+def test_types_of_the_text_form(text: str, expected: Any) -> None:
+    def schema(kind: Any) -> Any:
+        return TypeAdapter(kind).json_schema()
+
+    assert schema(parse_signature(f"a -> b: {text}").output_fields["b"].annotation) == schema(expected)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "{module}",
+        "{module}.Thing",
+        "list[{module}.Thing]",
+        "'{code}'",
+        'List["{code}"]',
+        'list["{code}"]',
+        'Optional["{code}"]',
+        'Annotated["{code}", 1]',
+        "Literal[{code}]",
+        "Annotated[str, {code}]",
+        "typing.ForwardRef[{code}]",
+    ],
+)
+def test_a_type_runs_no_code(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = tmp_path / "written"
+    (tmp_path / "hostile_types.py").write_text(f"open({str(written)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    code = f"open({str(written)!r}, chr(119))"
+    with pytest.raises(ProjectError) as caught:
+        parse_signature("text -> label: " + kind.format(module="hostile_types", code=code))
+    assert "\n" not in str(caught.value)
+    assert "hostile_types" not in sys.modules
+    assert not written.exists()
+
+
 _words = st.from_regex(r"[a-z]{2,6}_[a-z]{2,6}", fullmatch=True)
 _labels = st.lists(st.text("abcdefghij -'", min_size=1, max_size=8), min_size=1, max_size=5, unique=True)
 
@@ -91,8 +140,14 @@ def test_parsing_inverts_writing(names: list[str], labels: list[str]) -> None:
         ("text -> label: Literal[a, b]", "need quotes"),
         ("text -> label: antigravity", "no type antigravity"),
         ("text -> label: Literal", "cannot be used"),
-        ('text -> label: int["x"]', "not subscriptable"),
-        ("text -> label: 3", "must be types"),
+        ('text -> label: int["x"]', "'x' is no type"),
+        ("text -> label: int[str]", "not subscriptable"),
+        ("text -> label: 3", "3 is no type"),
+        ("text -> label: 'str'", "'str' is no type"),
+        ("text -> label: Optional[str, int]", "single type"),
+        ("text -> label: list['int']", "'int' is no type"),
+        ("text\0 -> label", "null bytes"),
+        ("text -> label: " + " | ".join(["str"] * 5000), "recursion"),
         ("text -> label: dspy.Imag", "Imag"),
         ("text -> label: no_such_module.Thing", "no_such_module"),
     ],
@@ -172,16 +227,3 @@ def test_a_type_without_a_schema_is_told_by_its_name() -> None:
 
     assert schema_of(Opaque).endswith("Opaque")
     assert "0x" not in str(schema_of(list[Opaque]))
-
-
-def test_the_table_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signatures, "_registered", {})
-    signatures.register("answer", Answer)
-    assert signatures.names() == ["answer"]
-    assert signatures.get("answer") is Answer
-    with pytest.raises(ProjectError, match=r"Did you mean answer\?"):
-        signatures.get("anser")
-    with pytest.raises(ProjectError, match="subclass"):
-        signatures.register("text", "a -> b")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ProjectError, match="needs an input and an output"):
-        signatures.register("empty", dspy.Signature)
