@@ -191,7 +191,9 @@ class Settings(BaseSettings):
     serve: ServeSettings = ServeSettings()
     observe: ObserveSettings = ObserveSettings()
     projects: dict[str, dict[str, Any]] = {}
-    """Overrides of one project: `[projects.router.lm] model = "…"`."""
+    """Overrides of one project: `[projects.router.lm] model = "…"`. `[projects.NAME] location = "path/to/file.toml"` lets the
+    name stand for that project, in deployments too.
+    """
 
     @classmethod
     def settings_customise_sources(
@@ -218,12 +220,22 @@ class Settings(BaseSettings):
         """The MLflow tracking address in force."""
         return self.registry.tracking_uri or f"sqlite:///{self.path('mlflow.db')}"
 
+    def location_of(self, name: str) -> str:
+        """Where the `[projects.NAME]` table says that the project is; empty when it does not."""
+        return self.projects.get(name, {}).get("location", "")
+
     def for_project(self, name: str) -> Settings:
         """These settings with the `[projects.NAME]` table laid over them."""
         if not (table := self.projects.get(name)):
             return self
         changes: dict[str, Any] = {}
         for key, value in table.items():
+            if key == "location":
+                if not isinstance(value, str) or not value:
+                    raise SettingsError(
+                        f"[projects.{name}] location is {value!r}. Write a path, or package.module:attr."
+                    )
+                continue
             section = getattr(self, key, None) if key in OVERRIDABLE else None
             if not isinstance(section, Section) or not isinstance(value, dict):
                 raise SettingsError(

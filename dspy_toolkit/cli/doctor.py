@@ -70,7 +70,7 @@ def examine(*, generate: bool = False) -> Iterator[Finding]:
     yield from findings.tracking(settings)
     if hardware is not None:
         yield from findings.lease(settings, hardware.device)
-    yield from findings.projects()
+    yield from findings.projects(settings)
     yield from findings.configuration(settings)
     if generate:
         yield from _guarded(lambda: model_findings.generation(settings))

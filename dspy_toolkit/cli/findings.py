@@ -163,7 +163,7 @@ def configuration(settings: Settings) -> Iterator[Finding]:
     """Every setting in force; the value says where it comes from when it is not the default."""
     from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 
-    from dspy_toolkit.settings import FILE_NAME, PREFIX, Section
+    from dspy_toolkit.settings import FILE_NAME, OVERRIDABLE, PREFIX, Section
     from dspy_toolkit.tracking.runs import masked
 
     environment, file = EnvSettingsSource(type(settings))(), TomlConfigSettingsSource(type(settings))()
@@ -182,22 +182,26 @@ def configuration(settings: Settings) -> Iterator[Finding]:
             yield from (line((name, key), inner) for key, inner in value)
         elif name == "projects":
             for project, tables in value.items():
-                for section, table in tables.items():
-                    yield from (line((name, project, section, key), inner) for key, inner in table.items())
+                if location := tables.get("location"):
+                    yield line((name, project, "location"), location)
+                for section in OVERRIDABLE:
+                    yield from (
+                        line((name, project, section, key), inner) for key, inner in tables.get(section, {}).items()
+                    )
         else:
             yield line((name,), value)
 
 
-def projects() -> Iterator[Finding]:
-    """The installed projects: whether each can be loaded, and has its data."""
-    from dspy_toolkit.project import load_project, project_names
+def projects(settings: Settings) -> Iterator[Finding]:
+    """The projects that have a name here: whether each can be loaded, and has its data."""
+    from dspy_toolkit.project import load_named, project_names
 
-    names = project_names()
+    names = project_names(settings)
     if not names:
         yield Finding(subject="projects", name="none", value="no installed project; a .toml file works without")
     for name in names:
         try:
-            project = load_project(name)
+            project = load_named(name, settings)
             project.build()
         except ToolkitError as error:
             yield wrong("projects", name, "cannot be loaded", str(error))

@@ -76,7 +76,7 @@ def show_program(
     show_log(settings)
     state, manifest = load_state(settings, program)
     if manifest is None:
-        state = load_project(program).build().dump_state()
+        state = load_project(program, settings).build().dump_state()
     if json:
         about = manifest.model_dump(mode="json") if manifest else None
         print(json_module.dumps({"manifest": about, "program": state}, indent=2, ensure_ascii=False, default=str))
@@ -115,7 +115,7 @@ def _projects(versions: dict[str, list[Version]], settings: Settings) -> Rendera
     from dspy_toolkit.project import project_names
 
     if not versions:
-        known = project_names()
+        known = project_names(settings)
         name = known[0] if known else "path/to/project.toml"
         return (
             f"No program is saved in {settings.path()} yet.\n"

@@ -66,7 +66,7 @@ class Workbench:
     @classmethod
     def open(cls, location: str, settings: Settings) -> Workbench:
         """Find the project and the settings that hold for it. Raises ProjectError or SettingsError."""
-        project = load_project(location)
+        project = load_project(location, settings)
         return cls(project, settings.for_project(project.name))
 
     @cached_property

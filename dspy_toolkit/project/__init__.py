@@ -1,7 +1,7 @@
 """What a project is, finding one by name, path or TOML file, and what of it can change a result.
 
 definition    Project: a program, a metric and a dataset under a name
-finding       load_project, project_names, register
+finding       load_project, load_named, project_names, register
 toml_file     a project with no Python at all
 fingerprints  resolve: a project's parts, each with a hash of all that it depends on
 """
@@ -9,7 +9,7 @@ fingerprints  resolve: a project's parts, each with a hash of all that it depend
 from __future__ import annotations
 
 from dspy_toolkit.project.definition import Project
-from dspy_toolkit.project.finding import load_project, project_names, register
+from dspy_toolkit.project.finding import load_named, load_project, project_names, register
 from dspy_toolkit.project.fingerprints import (
     ChampionPart,
     DataPart,
@@ -28,6 +28,7 @@ __all__ = [
     "ProjectRef",
     "StartPart",
     "fingerprint_program",
+    "load_named",
     "load_project",
     "project_names",
     "register",

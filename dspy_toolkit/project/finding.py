@@ -1,12 +1,14 @@
-"""Finding a project: one registered at run time, an installed one, a Python file, a module, or a TOML file.
+"""Finding a project: one registered at run time, one that the settings locate, an installed one, or a file or module.
 
-Installed packages offer projects as entry points of the group `dspy_toolkit.projects`, each under the project's name.
+Installed packages offer projects as entry points of the group `dspy_toolkit.projects`, each under the project's name. A
+file or a module is Python that runs: `load_project` is for what a user wrote; `load_named` takes what others wrote as well
+(a manifest, a deployment's parameter), for a name leads only to code that the user has registered, located or installed.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 from dspy_toolkit.errors import ProjectError, nearest
 from dspy_toolkit.project.definition import Project
 from dspy_toolkit.project.toml import read_toml
+from dspy_toolkit.settings import Settings
 from dspy_toolkit.user_code import import_file, import_named, make_importable, missing_file, text_of_module
 
 GROUP = "dspy_toolkit.projects"
@@ -25,25 +28,24 @@ def register(project: Project) -> None:
     _registered[project.name] = replace(project, location=project.name, folder=project.folder.expanduser().resolve())
 
 
-def project_names() -> list[str]:
-    """The names that `load_project` knows: registered and installed, sorted."""
-    return sorted({*_registered, *(point.name for point in entry_points(group=GROUP))})
+def project_names(settings: Settings | None = None) -> list[str]:
+    """The names that `load_named` knows, sorted."""
+    located = [name for name in settings.projects if settings.location_of(name)] if settings is not None else ()
+    return sorted({*_registered, *located, *(point.name for point in entry_points(group=GROUP))})
 
 
-def load_project(location: str) -> Project:
+def load_project(location: str, settings: Settings | None = None) -> Project:
     """Find a project.
 
     Args:
-        location: a name (a registered project goes before an installed one), `path/to/file.py:attr`,
-            `package.module:attr` (the working folder counts) or `path/to/file.toml`. `:attr` may be left out when the
-            file holds one project.
+        location: a name, as `load_named` takes it; `path/to/file.py:attr`, `package.module:attr` (the working folder
+            counts) or `path/to/file.toml`, whose code runs. `:attr` may be left out when the file holds one project.
+        settings: where names may have a location.
 
     Raises:
         ProjectError: nothing is there (with the nearest names), it cannot be imported or read, or is not a project.
     """
     location = str(location).strip()
-    if project := _registered.get(location):
-        return project
     if location.endswith(".toml"):
         return read_toml(location)
     place, colon, attribute = location.rpartition(":")
@@ -56,21 +58,34 @@ def load_project(location: str) -> Project:
             raise ProjectError(f"{location!r} is not a project. Write path/to/file.py:attr or package.module:attr.")
         make_importable(Path.cwd())  # a console script does not have it
         return _pick(import_named(place, None), attribute, place, location)
-    for point in entry_points(group=GROUP):
-        if point.name == location:
-            return _installed(point)
-    if "/" in location or Path(location).exists():
+    if not location or "/" in location:
         found = "is not a project" if Path(location).exists() else missing_file(Path(location).resolve())
         raise ProjectError(f"{location}: {found}. Name a .toml file, or path/to/file.py:attr.")
-    raise ProjectError(f"There is no project {location!r}.{nearest(location, project_names())} Or give a .toml file.")
+    return load_named(location, settings)
 
 
-def _installed(point: EntryPoint) -> Project:
-    project = _pick(import_named(point.module, None), point.attr, point.module, point.name)
-    if project.name != point.name:
-        raise ProjectError(
-            f"entry point {point.name!r} leads to a project called {project.name!r}. Give both the same name."
-        )
+def load_named(name: str, settings: Settings | None = None) -> Project:
+    """The project called `name`; never a path or a module that is spelled so.
+
+    A registered one goes before one that the settings locate (`[projects.NAME] location`), and that before an installed one.
+
+    Raises:
+        ProjectError: there is none (with the nearest names), or what the name leads to is not a project of that name.
+    """
+    if project := _registered.get(name):
+        return project
+    if settings is not None and (location := settings.location_of(name)):
+        return _called(name, load_project(location), f"[projects.{name}] location")
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            project = _pick(import_named(point.module, None), point.attr, point.module, name)
+            return _called(name, project, f"entry point {name!r}")
+    raise ProjectError(f"There is no project {name!r}.{nearest(name, project_names(settings))} Or give a .toml file.")
+
+
+def _called(name: str, project: Project, where: str) -> Project:
+    if project.name != name:
+        raise ProjectError(f"{where} leads to a project called {project.name!r}. Give both the same name.")
     return project
 
 

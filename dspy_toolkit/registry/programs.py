@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy_toolkit.errors import ProjectError, RegistryError
-from dspy_toolkit.project import ChampionPart, Project, load_project
+from dspy_toolkit.project import ChampionPart, Project, load_named, load_project
 from dspy_toolkit.project.signatures import fields_of, signature_hash
 from dspy_toolkit.registry import champion, find_version, list_projects, load_version
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, Manifest
@@ -44,7 +44,9 @@ def load_program(settings: Settings, reference: str, location: str = "") -> Load
         reference: `project@champion`, `project@3`, a folder that holds program.json and manifest.json; or a project (a
             name, `path/to/file.py:attr`, `path/to/file.toml`), which means its champion, or its own program while
             nothing is promoted.
-        location: where the project is, when neither the manifest nor the installed projects know.
+        location: where the project is, when its name does not say. Code of other places is not run: what a folder's
+            manifest or that of a shared registry calls its project is looked for by name (`load_named`); only this home's
+            own registry is believed about the place as well.
 
     Raises:
         RegistryError: nothing has that name, its files cannot be used, or it does not fit the project any more.
@@ -52,9 +54,11 @@ def load_program(settings: Settings, reference: str, location: str = "") -> Load
     """
     state, manifest = load_state(settings, reference, location)
     if manifest is None:
-        project = load_project(location or reference)
+        project = load_project(location or reference, settings)
         return LoadedProgram(project.build(), None, project)
-    project = _find_project(manifest, reference, location)
+    if is_location(reference) and not is_version(reference) and not is_saved(reference):
+        location = location or reference
+    project = _find_project(manifest, reference, location, settings)
     program = project.build()
     _fill(program, state, manifest, project.renames, reference)
     return LoadedProgram(program, manifest, project)
@@ -82,7 +86,7 @@ def load_state(settings: Settings, reference: str, location: str = "") -> tuple[
     if champion(settings, name).version is not None:
         return load_version(settings, f"{name}@champion")
     try:
-        load_project(location or reference)
+        load_project(location or reference, settings)
     except ProjectError:
         if name in list_projects(settings):
             find_version(settings, f"{name}@champion")  # says what there is in place of a champion
@@ -127,22 +131,24 @@ def lasting_location(location: str) -> str:
     return f"{Path(place).expanduser().resolve()}{colon}{attribute}"
 
 
-def _find_project(manifest: Manifest, reference: str, location: str) -> Project:
+def _find_project(manifest: Manifest, reference: str, location: str, settings: Settings) -> Project:
     """The project of a saved program: where the caller says, else where it was, else by its name."""
     if location:
-        return load_project(location)
-    # Loading a project runs its code: what a folder from somewhere names must not be run, only what a registry does.
-    noted = "" if is_saved(reference) else manifest.location
-    try:
-        return load_project(noted or manifest.project)
-    except ProjectError as missing:
+        return load_project(location, settings)
+    # Loading a project runs its code. A place that this home's own runs noted is the user's; what a folder or somebody's
+    # server says is a name to look for, and no more.
+    own, missing = settings.registry.tracking_uri is None and not is_saved(reference), ""
+    if own and manifest.location:
         try:
-            return load_project(manifest.project)
-        except ProjectError:
-            raise ProjectError(
-                f"The project of {reference} cannot be loaded from {noted or manifest.project}: {missing} "
-                "Say where it is with `--project LOCATION`."
-            ) from missing
+            return load_project(manifest.location, settings)
+        except ProjectError as error:
+            missing = str(error)
+    try:
+        return load_named(manifest.project, settings)
+    except ProjectError as error:
+        raise ProjectError(
+            f"The project of {reference} cannot be loaded: {missing or error} Say where it is with `--project LOCATION`."
+        ) from error
 
 
 def _fill(

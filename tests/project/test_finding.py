@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.errors import ProjectError
-from dspy_toolkit.project import finding, load_project, project_names, register
+from dspy_toolkit.errors import ProjectError, SettingsError
+from dspy_toolkit.project import finding, load_named, load_project, project_names, register
+from dspy_toolkit.settings import Settings, load_settings
 
 
-def refused(location: str) -> str:
+def refused(location: str, settings: Settings | None = None) -> str:
     with pytest.raises(ProjectError) as caught:
-        load_project(location)
+        load_project(location, settings)
     return str(caught.value)
 
 
@@ -104,3 +105,24 @@ def test_registered_projects_are_found_by_name(
     assert {"mine", "router"} <= set(project_names())
     assert "Did you mean router?" in refused("ruoter")
     assert "Did you mean mine?" in refused("minee")
+
+
+def test_the_settings_give_a_name_a_location(tmp_path: Path, python_text: str) -> None:
+    (tmp_path / "mine.py").write_text(python_text)
+    settings = load_settings(projects={"mine": {"location": f"{tmp_path}/mine.py:project", "lm": {"max_tokens": 7}}})
+    assert load_project("mine", settings).folder == load_named("mine", settings).folder == tmp_path
+    assert "mine" in project_names(settings)
+    assert settings.for_project("mine").lm.max_tokens == 7
+    assert "Did you mean mine?" in refused("minee", settings)
+    other = load_settings(projects={"router": {"location": f"{tmp_path}/mine.py:project"}})
+    assert "[projects.router] location leads to a project called 'mine'" in refused("router", other)
+    with pytest.raises(SettingsError, match="location is 3"):
+        load_settings(projects={"mine": {"location": 3}})
+
+
+@pytest.mark.parametrize("name", ["mine.py", "mine.py:project", "./mine.toml", "mine:project", "json", ""])
+def test_a_name_is_no_place(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python_text: str) -> None:
+    (tmp_path / "mine.py").write_text(python_text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProjectError, match="There is no project"):
+        load_named(name)

@@ -4,21 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dspy
 import pytest
 
+from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import ProjectError, RegistryError
-from dspy_toolkit.project import load_project
-from dspy_toolkit.registry import promote
+from dspy_toolkit.metrics import resolve_metric
+from dspy_toolkit.pipeline.source import find_start
+from dspy_toolkit.project import Project, load_project
+from dspy_toolkit.registry import Manifest, promote
 from dspy_toolkit.registry.programs import lasting_location, load_program, load_state, predictor_states, project_name
 from dspy_toolkit.registry.versions import load_version
-from dspy_toolkit.settings import Settings
+from dspy_toolkit.settings import RegistrySettings, Settings
+from dspy_toolkit.store import Store
+from tests.conftest import QUESTIONS
 
 DEMO = {"augmented": True, "text": "Who wrote Emma?", "label": "person"}
+
+
+def write_version(folder: Path, state: dict[str, Any], manifest: Manifest) -> Path:
+    """A saved program as a folder, as it may come from anywhere."""
+    folder.mkdir()
+    data = json.dumps(state, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    (folder / "program.json").write_bytes(data)
+    manifest = manifest.model_copy(update={"program_sha256": hashlib.sha256(data).hexdigest()})
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
+    return folder
 
 
 def test_a_saved_program_comes_back_with_its_instructions_and_demos(home: Settings, save_questions) -> None:
@@ -64,21 +81,67 @@ def test_a_project_that_moved_is_found_where_the_caller_says(home: Settings, sav
     assert load_program(home, "questions@1", str(moved)).program.demos
 
 
-def test_a_folder_is_a_program_but_what_its_manifest_names_is_not_run(
-    home: Settings, save_questions, questions: Path, tmp_path: Path
-) -> None:
-    trap = tmp_path / "trap.py"
-    trap.write_text(f"open({str(tmp_path / 'sprung')!r}, 'w')")
-    save_questions(location=f"{trap}:project")
-    state, manifest = load_version(home, "questions@1")
-    folder = tmp_path / "downloaded@3"
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], bool]:
+    """A module `trap`, `trap.py` and `trap.toml` in the working folder that write a file; whether they have."""
+    sprung = tmp_path / "sprung"
+    folder = tmp_path / "elsewhere"
     folder.mkdir()
-    (folder / "manifest.json").write_text(manifest.model_dump_json())
-    (folder / "program.json").write_bytes(json.dumps(state, sort_keys=True, separators=(",", ":")).encode())
-    with pytest.raises(ProjectError, match="--project LOCATION"):
-        load_program(home, str(folder))
-    assert not (tmp_path / "sprung").exists()
+    (folder / "trap.py").write_text(f"open({str(sprung)!r}, 'w')")
+    (folder / "trap.toml").write_text(QUESTIONS.replace("[dataset]", 'metric = "trap:metric"\n[dataset]'))
+    (folder / "trap_package").mkdir()
+    (folder / "trap_package" / "__init__.py").write_text(f"open({str(sprung)!r}, 'w')")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    return sprung.exists
+
+
+HERE = Project(
+    name="direct",
+    summary="A program from Python",
+    program=lambda: dspy.Predict("text -> label"),
+    metric=resolve_metric("exact_match", Path()),
+    dataset=DatasetSpec(source="rows.csv", inputs=("text",), outputs=("label",)),
+)
+"""A project that has no place of its own."""
+
+TRAPS = (
+    *("trap.py", "./trap.py:project", "trap:project", "trap.toml", "./trap.toml", "trap", "trap_package:x"),
+    *("trap_package", "../elsewhere/trap.py", "file:///trap.py"),
+)
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_what_a_folder_from_elsewhere_names_is_not_run(
+    name: str, home: Settings, save_questions, questions: Path, trap: Callable[[], bool], tmp_path: Path
+) -> None:
+    save_questions()
+    state, manifest = load_version(home, "questions@1")
+    hostile = manifest.model_copy(update={"project": name, "location": "./trap.py:project"})
+    folder = write_version(tmp_path / "downloaded@3", state, hostile)
+    for reference in (str(folder), os.path.relpath(folder)):
+        with pytest.raises(ProjectError, match="--project LOCATION"):
+            load_program(home, reference)
+        with pytest.raises(ProjectError, match="--project LOCATION"):
+            find_start(reference, HERE, home, Store(home.objects))
+        assert predictor_states(load_state(home, reference)[0])
+    assert not trap()
     assert load_program(home, str(folder), str(questions)).program.demos
+
+
+def test_a_shared_registry_is_believed_about_names_only(
+    home: Settings, save_questions, questions: Path, trap: Callable[[], bool]
+) -> None:
+    save_questions(location="./trap.py:project")
+    shared = home.model_copy(update={"registry": RegistrySettings(tracking_uri=home.tracking_uri)})
+    with pytest.raises(ProjectError, match="--project LOCATION"):
+        load_program(shared, "questions@1")
+    assert not trap()
+    located = shared.model_copy(update={"projects": {"questions": {"location": str(questions)}}})
+    assert load_program(located, "questions@1").program.demos
+    assert load_program(shared, str(questions)).manifest is None
+    promote(home, "questions", 1)
+    assert load_program(shared, str(questions)).program.demos
 
 
 def test_renamed_fields_are_renamed_in_the_demos(home: Settings, save_questions, questions: Path) -> None:
@@ -126,12 +189,7 @@ def test_the_lm_inside_a_state_is_not_used(home: Settings, save_questions, quest
     program = load_project(str(questions)).build()
     program.load_state(state)
     assert program.lm is not None  # what DSPy itself would do
-    data = json.dumps(state, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
-    folder = tmp_path / "saved"
-    folder.mkdir()
-    (folder / "program.json").write_bytes(data)
-    changed = manifest.model_copy(update={"program_sha256": hashlib.sha256(data).hexdigest()})
-    (folder / "manifest.json").write_text(changed.model_dump_json())
+    folder = write_version(tmp_path / "saved", state, manifest)
     assert load_program(home, str(folder), str(questions)).program.lm is None
 
 
