@@ -28,6 +28,7 @@ their own: `causes` goes through what is behind one.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
@@ -140,3 +141,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close := get_close_matches(name, known, n=3, cutoff=0.6):
         return f" Did you mean {' or '.join(close)}?"
     return f" Known: {', '.join(known)}." if known else ""
+
+
+def without_password(text: str) -> str:
+    """`text` with every password of an address in it masked."""
+    return re.sub(r"//([^/@:\s]*):[^/@\s]*@", r"//\1:***@", text)

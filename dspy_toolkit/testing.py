@@ -308,7 +308,8 @@ def fake_connection(replies: Replies, home: Path | Settings, **options: Any) -> 
         home: where the cache of replies goes; a folder, or settings.
         options: of `FakeEngine`.
     """
-    from dspy_toolkit.lm.connection import Connection, mlx_lm, serve_engine, use_cache
+    from dspy_toolkit.lm.connection import Connection, mlx_lm, serve_engine
+    from dspy_toolkit.lm.reply_cache import use_cache
     from dspy_toolkit.settings import Settings
 
     settings = home if isinstance(home, Settings) else Settings(home=home)

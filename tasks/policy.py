@@ -1,7 +1,7 @@
 """What the tasks share: when a result is reused, when a task is tried again, and who may use the accelerator.
 
-A result is reused when the task's inputs and its own lines are the same: inputs are content hashes, so anything that
-can change a result is in them. A result that names objects which are no longer in the store is made again.
+A result is reused when the task's inputs and the code are the same: inputs are content hashes, so anything else that can
+change a result is in them. A result that names objects which are no longer in the store is made again.
 Retries happen here and nowhere else, and only for errors that say they may pass.
 """
 
@@ -12,18 +12,20 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, task
-from prefect.cache_policies import INPUTS, NO_CACHE, TASK_SOURCE
+from prefect.cache_policies import INPUTS, NO_CACHE, CachePolicy
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.settings import get_current_settings
 from pydantic import BaseModel
 
+from dspy_toolkit.code_version import sources_sha256
 from dspy_toolkit.lm import root_error
 from dspy_toolkit.settings import load_settings
-from dspy_toolkit.store import Ref, Store
+from dspy_toolkit.store import Ref, Store, digest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,6 +69,13 @@ RETRYING: dict[str, Any] = {
 }
 
 
+class Sources(CachePolicy):
+    """All of the library's sources and the tasks'. Prefect's own TASK_SOURCE sees the lines of the wrapped function alone."""
+
+    def compute_key(self, *args: Any, **kwargs: Any) -> str:
+        return digest(sources_sha256(), sources_sha256(Path(__file__).parent, ()))
+
+
 def uncached_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
     """A task that runs each time, since it writes or measures."""
     return task(cache_policy=NO_CACHE, **RETRYING, **options)
@@ -80,7 +89,7 @@ def cached_task(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         inner = task(
-            cache_policy=INPUTS + TASK_SOURCE,
+            cache_policy=INPUTS + Sources(),
             persist_result=True,
             result_serializer="json",
             **RETRYING,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from dspy_toolkit.errors import without_password
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -194,7 +196,7 @@ def _next(bench: Workbench, run: Run, decision: Decision) -> list[str]:
         commands.append(
             f"{render.program('python')} -m flows.optimize_program --project {shlex.quote(run.ref.location)} --budget {more}"
         )
-    address = render.without_password(bench.settings.tracking_uri)
+    address = without_password(bench.settings.tracking_uri)
     commands.append(f"{render.program('mlflow')} ui --backend-store-uri {address}")
     return commands
 

@@ -5,7 +5,6 @@ Nothing here prints by itself; `console()` is what prints.
 
 from __future__ import annotations
 
-import re
 import shlex
 import shutil
 import sys
@@ -74,11 +73,6 @@ def opening(path: Path) -> str:
     here = Path.cwd()
     near = path.relative_to(here) if path.is_relative_to(here) else path
     return f"{'open' if sys.platform == 'darwin' else 'xdg-open'} {shlex.quote(str(near))}"
-
-
-def without_password(text: str) -> str:
-    """`text` with every password of an address in it masked."""
-    return re.sub(r"//([^/@:\s]*):[^/@\s]*@", r"//\1:***@", text)
 
 
 def _cell(value: Any) -> Text:

@@ -9,8 +9,6 @@ and LiteLLM's own are off.
 from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401  (its exit hook must be registered before ours)
-import os
-import sqlite3
 import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,20 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from dspy_toolkit.errors import StoreError
 from dspy_toolkit.lm.adapter import CountingChatAdapter, GrammarAdapter
 from dspy_toolkit.lm.litellm.fallback import Backend, Chain, backend_order
 from dspy_toolkit.lm.litellm.litellm_backend import LiteLLMBackend
 from dspy_toolkit.lm.litellm.provider import EngineBackend, import_litellm, serve, withdraw
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX, Weights, find_weights
+from dspy_toolkit.lm.reply_cache import use_cache
 from dspy_toolkit.lm.torch.weights import calm_threads
 from dspy_toolkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.protocol import TextEngine
-
-OPEN_FILES = 4096
 
 _chains: dict[str, Chain] = {}
 _beside: dict[str, tuple[MeteredLM, dspy.Adapter]] = {}
@@ -123,58 +119,6 @@ def model_names(settings: Settings) -> tuple[str, str]:
     return full_name(models[0], settings), full_name(models[1], settings)
 
 
-def use_cache(settings: Settings) -> None:
-    """Keep DSPy's response cache in `home/cache`, refusing pickles of anything but plain replies.
-
-    Raises:
-        StoreError: the folder cannot be written.
-    """
-    folder = str(settings.path("cache"))
-    with _lock:
-        if getattr(dspy.cache, "_dspy_toolkit_folder", None) == folder:
-            return
-        allow_files()
-        try:
-            os.makedirs(folder, exist_ok=True)
-            if (before := getattr(dspy.cache, "disk_cache", None)) is not None and hasattr(before, "close"):
-                before.close()
-            dspy.configure_cache(disk_cache_dir=folder, restrict_pickle=True)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(
-                f"The cache of replies cannot be kept in {folder}: {error}. "
-                "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
-            ) from error
-        _keep_own_replies(dspy.cache)
-        setattr(dspy.cache, "_dspy_toolkit_folder", folder)  # noqa: B010  (not an attribute that its class knows)
-
-
-def _keep_own_replies(cache: Any) -> None:
-    """Let `cache` forget what another model said in an MLX model's place: it would pass for that model's answer for ever."""
-    put = cache.put
-
-    def put_own(request: dict[str, Any], value: Any, *arguments: Any, **options: Any) -> None:
-        asked = str(request.get("model"))
-        # The same weights on torch are the same model.
-        own = (asked, f"torch/{asked.removeprefix(PREFIX)}")
-        if not asked.startswith(PREFIX) or (getattr(value, "system_fingerprint", None) or asked) in own:
-            put(request, value, *arguments, **options)
-
-    cache.put = put_own
-
-
-def allow_files() -> None:
-    """Raise this process's soft limit of open files towards OPEN_FILES.
-
-    DSPy's cache keeps 16 databases open in every thread: 16 threads hold some 350 files, and macOS allows 256 by default.
-    """
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 def serve_engine(engine: TextEngine) -> None:
     """Let `engine`, which falls back on nothing, answer for its model's name until `close_engines` or the process ends."""
     _answer(Chain(engine.model, [EngineBackend(engine.model, lambda: engine)]))
@@ -244,7 +188,7 @@ def _serve(model: str, settings: Settings) -> str:
     with _lock:
         chain = _chains.get(weights.name)
         if chain is None or chain.current.closed:
-            chain = Chain(weights.name, _backends(weights, settings))
+            chain = Chain(weights.name, _backends(weights, settings), settings.lm.kv_bits)
             chain.open()
         _answer(chain)
     return chain.model

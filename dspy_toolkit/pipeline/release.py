@@ -9,9 +9,9 @@ what else is written down of a run (`dspy_toolkit.pipeline.record`).
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from dspy_toolkit.code_version import versions
 from dspy_toolkit.lm.connection import model_names
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers.states import state_of
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings
     from dspy_toolkit.store import Store
 
-PACKAGES = ("dspy-toolkit", "dspy", "gepa", "litellm", "llguidance", "mlx", "mlx-lm", "optuna", "transformers")
-"""Whose versions stand in a manifest."""
 FIRST_SECONDS = 300.0
 """How long to wait while another run makes a project's first version."""
 
@@ -114,12 +112,5 @@ def _origin(project: Project, program: dspy.Module) -> dict[str, Any]:
         "signature_fields": {name: str(annotation) for name, annotation in fields_of(program).items()},
         "signature_sha256": signature_hash(program),
         "metric": name_of(project.metric),
-        "packages": {package: found for package in PACKAGES if (found := _version(package))},
+        "packages": versions(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a machine without mlx, where another engine answers
-        return None

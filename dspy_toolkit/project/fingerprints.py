@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from dspy_toolkit.code_version import versions
 from dspy_toolkit.errors import DatasetError
 from dspy_toolkit.metrics import models_of, source_of
 from dspy_toolkit.project import signatures
@@ -22,7 +22,8 @@ from dspy_toolkit.settings import Settings
 from dspy_toolkit.store import Frozen, Ref, digest
 from dspy_toolkit.user_code import missing_file, text_of
 
-_PACKAGES = ("dspy-toolkit", "dspy", "mlx-lm", "gepa")
+DATA_CODE = ("python", "dspy-toolkit sources", "numpy", "pandas", "pyarrow", "pydantic")
+"""Of `versions`: what reads, checks and splits rows."""
 
 
 class DataPart(Frozen):
@@ -31,7 +32,8 @@ class DataPart(Frozen):
     project: str
     location: str
     fingerprint: str
-    """sha256 over the file's bytes and kind, the spec, the columns' types, the data settings, this library's version."""
+    """sha256 over the file's bytes and kind, the spec, the columns' types, the data settings, and the versions of
+    DATA_CODE."""
 
 
 class ProgramPart(Frozen):
@@ -45,7 +47,7 @@ class ProgramPart(Frozen):
     """The model that writes instructions, with its weights hash."""
     fingerprint: str
     """sha256 over the code and state of the program, the metric's code and options, both models and the metric's own,
-    temperature, max_tokens, the seed, and the versions of this library, dspy, mlx-lm and gepa."""
+    temperature, max_tokens, the seed, and `code_version.versions`."""
 
 
 class ChampionPart(Frozen):
@@ -111,7 +113,7 @@ def resolve(
         spec.model_dump(mode="json", exclude={"source"}),
         {name: signatures.schema_of(fields[name]) for name in (*spec.inputs, *spec.outputs) if name in fields},
         settings.data,
-        _version("dspy-toolkit"),
+        {name: versions().get(name) for name in DATA_CODE},
     )
     made_of = fingerprint_program(project, settings, model=model, reflection_model=reflection_model)
     return ProjectRef(
@@ -138,7 +140,7 @@ def fingerprint_program(project: Project, settings: Settings, *, model: str, ref
         [model, reflection_model, *_judges(project, settings)],
         settings.lm.model_dump(mode="json", include={"temperature", "max_tokens"}),
         settings.optimize.seed,
-        {package: _version(package) for package in _PACKAGES},
+        versions(),
     )
 
 
@@ -160,10 +162,3 @@ def _sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error}. Make it readable.") from error
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a machine without mlx, where another engine answers
-        return "absent"

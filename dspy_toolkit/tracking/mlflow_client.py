@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dspy_toolkit.errors import RegistryError
+from dspy_toolkit.errors import RegistryError, without_password
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +55,7 @@ def connect(settings: Settings) -> MlflowClient:
     _load()
     from mlflow import MlflowClient
 
-    with mlflow_errors(f"Cannot open the MLflow store {_without_password(uri)}"), _alone(file):
+    with mlflow_errors(f"Cannot open the MLflow store {without_password(uri)}"), _alone(file):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -135,7 +134,7 @@ def mlflow_errors(doing: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         # Around a database's own words stands the SQL with its values: nothing that a person can act on.
         cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
-        reason = _without_password(str(cause).strip().split("\n", 1)[0].rstrip("."))
+        reason = without_password(str(cause).strip().split("\n", 1)[0].rstrip("."))
         refused = RegistryError(f"{doing}: {reason}. Check registry.tracking_uri, the free space and the permissions.")
         refused.retryable = "is locked" in reason or "Max retries exceeded" in reason
         raise refused from error
@@ -181,8 +180,3 @@ def _check_database(file: Path) -> None:
         raise RegistryError(f"{file} is not an SQLite database. Move it away, or set registry.tracking_uri.")
     if not file.exists() and not os.access(file.parent, os.W_OK):
         raise RegistryError(f"Cannot make the MLflow database {file}: its folder cannot be written. {advice}")
-
-
-def _without_password(text: str) -> str:
-    """`text` with every password of an address in it masked."""
-    return re.sub(r"//([^/@:\s]*):[^/@\s]*@", r"//\1:***@", text)

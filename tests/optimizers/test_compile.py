@@ -14,7 +14,7 @@ import dspy
 import pytest
 
 from dspy_toolkit.errors import DeadlineExceeded, EngineFailed, MetricError
-from dspy_toolkit.lm.connection import Connection, use_cache
+from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.optimizers import Budget, Choice, select
 from dspy_toolkit.optimizers.states import fill, prompt_of
@@ -48,10 +48,9 @@ def setting(toy: Toy, name: str) -> Choice:
     return choice(name, calls)
 
 
-def forget(toy: Toy) -> None:
+def forget() -> None:
     """As in a new process: DSPy's cache is on disk only."""
-    setattr(dspy.cache, "_dspy_toolkit_folder", None)  # noqa: B010
-    use_cache(toy.settings)
+    dspy.cache.reset_memory_cache()
 
 
 @each
@@ -212,7 +211,7 @@ def test_a_killed_search_comes_to_the_same_end(toy: Toy, name: str, capfd: pytes
     for thread in set(threading.enumerate()) - running:
         if not thread.name.startswith("engine "):
             thread.join(timeout=20)
-    forget(toy)
+    forget()
     connection = toy.connect(model="mlx/fake@two")
     resumed = toy.compile(chosen, connection)
     assert searched(resumed) == searched(undisturbed)
@@ -228,7 +227,7 @@ def test_the_same_again_is_all_from_the_cache(toy: Toy, name: str) -> None:
     chosen = setting(toy, name)
     connection = toy.connect()
     first = toy.compile(chosen, connection)
-    forget(toy)
+    forget()
     second = toy.compile(chosen, connection)
     assert searched(second) == searched(first)
     assert second.physical_calls == 0

@@ -23,11 +23,12 @@ from dspy_toolkit.errors import (
     ToolkitError,
 )
 from dspy_toolkit.lm import Connection, close_engines, root_error
-from dspy_toolkit.lm.connection import mlx_lm, use_cache
+from dspy_toolkit.lm.connection import mlx_lm
 from dspy_toolkit.lm.engine.stats import exposition
 from dspy_toolkit.lm.litellm.fallback import FAILURES, Chain
 from dspy_toolkit.lm.litellm.provider import count_prompt, find_engine
 from dspy_toolkit.lm.protocol import GenerationRequest, PendingReply
+from dspy_toolkit.lm.reply_cache import use_cache
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.testing import FakeEngine
 from tests.lm.asking import HELLO
