@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.errors import DatasetError, MetricError, ToolkitError, causes
 from dspy_toolkit.gate.intervals import mean_interval
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import Metric, score
 from dspy_toolkit.project.signatures import fields_of
 from dspy_toolkit.store import Frozen, Ref, Store
@@ -59,13 +60,9 @@ class Report(Frozen):
     """Rows without an answer for that reason."""
     metric_errors: int
     """Rows whose metric raised, or returned something that is not a score."""
-    lm_calls: int
-    """Logical: a cached reply counts too."""
-    physical_calls: int
-    """Calls that reached the model."""
-    prompt_tokens: int
-    completion_tokens: int
+    usage: Usage
     seconds: float
+    """Wall time."""
     rows: Ref
     """Parquet, in the split's order: _row, _group, value, feedback, status, and prediction, expected, inputs as JSON."""
 
@@ -137,10 +134,7 @@ def evaluate(
         parse_retries=meter.parse_retries,
         parse_failures=sum(row.status == "parse_failure" for row in rows),
         metric_errors=sum(row.status == "metric_error" for row in rows),
-        lm_calls=meter.logical,
-        physical_calls=meter.physical,
-        prompt_tokens=meter.prompt_tokens,
-        completion_tokens=meter.completion_tokens,
+        usage=meter.usage,
         seconds=time.monotonic() - began,
         rows=store.save_frame(_table(keys, groups, rows, cases)),
     )

@@ -87,10 +87,10 @@ def test_a_program_is_run_on_every_row_and_its_calls_are_counted(run, store):
     report = run(dspy.Predict("text -> label"), rows("yes", "yes", "no"), lm=lm)
     assert (report.split, report.n, report.mean) == ("val", 3, pytest.approx(2 / 3))
     assert (report.low, report.high) == wilson(2, 3)
-    assert (report.lm_calls, report.physical_calls) == (3, 3)
-    assert (report.prompt_tokens, report.completion_tokens) == (21, 9)
+    assert (report.usage.lm_calls, report.usage.physical_calls) == (3, 3)
+    assert (report.usage.prompt_tokens, report.usage.completion_tokens) == (21, 9)
     assert (report.parse_failures, report.metric_errors, report.parse_retries) == (0, 0, 0)
-    assert lm.meter.logical == 0, "an evaluation has a meter of its own"
+    assert lm.meter.usage.lm_calls == 0, "an evaluation has a meter of its own"
 
     table = store.read_frame(report.rows)
     assert table["_row"].tolist() == ["row0", "row1", "row2"]
@@ -106,7 +106,7 @@ def test_a_program_is_run_on_every_row_and_its_calls_are_counted(run, store):
 def test_an_unreadable_reply_is_a_parse_failure_and_not_a_wrong_answer(run, store):
     lm = ScriptedLM({"text 000": {"label": "yes"}})
     report = run(dspy.Predict("text -> label"), rows("yes", "yes"), lm=lm)
-    assert (report.mean, report.parse_failures, report.lm_calls) == (0.5, 1, 2)
+    assert (report.mean, report.parse_failures, report.usage.lm_calls) == (0.5, 1, 2)
     failed = store.read_frame(report.rows).iloc[1]
     assert (failed["status"], failed["value"], failed["prediction"]) == ("parse_failure", 0, "null")
     assert failed["feedback"] == "The reply cannot be read: 'No more responses'"

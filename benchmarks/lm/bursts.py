@@ -28,9 +28,9 @@ def rate(system: System, workload: Workload, way: Way, setting: Setting) -> Iter
     primes = rows[count:] if workload.primed else []
     if primes and setting.name != "generate":
         burst(call, primes)
-    before, spent = _stats(system), call.lm.meter.completion_tokens
+    before, spent = _stats(system), call.lm.meter.usage.completion_tokens
     done = burst(call, rows[:count], THREADS)
-    spent = call.lm.meter.completion_tokens - spent
+    spent = call.lm.meter.usage.completion_tokens - spent
     answered = [outcome for outcome in done.results if outcome.failure is None]
     failures = [outcome.failure for outcome in done.results if outcome.failure is not None]
     note = f"{len(failures)} of {count} failed: {failures[0]}" if failures else f"n = {count}"

@@ -49,6 +49,6 @@ def compilation(system: System, workload: Workload, way: Way, setting: Setting) 
             threads=THREADS,
         )
         compiled = compile_program(problem, choice)
-    yield Found("seconds", compiled.seconds, "s", f"{compiled.lm_calls} calls, settings {json.dumps(settings)}")
-    yield Found("rate", compiled.lm_calls / compiled.seconds, "requests/s")
+    yield Found("seconds", compiled.seconds, "s", f"{compiled.usage.lm_calls} calls, settings {json.dumps(settings)}")
+    yield Found("rate", compiled.usage.lm_calls / compiled.seconds, "requests/s")
     yield Found("right", 100 * compiled.val_mean, "%", f"validation, {100 * compiled.val_baseline:.0f} % before")

@@ -80,7 +80,7 @@ def generation(settings: Settings) -> Iterator[Finding]:
         loaded = time.monotonic()
         lm = connection.lm.metered()
         said = lm("Name three colors.", max_tokens=32, cache=False)[0]
-        seconds, tokens = time.monotonic() - loaded, lm.meter.completion_tokens
+        seconds, tokens = time.monotonic() - loaded, lm.meter.usage.completion_tokens
     finally:
         warnings.setLevel(level)
     reply = said if isinstance(said, str) else str(said.get("text", said))

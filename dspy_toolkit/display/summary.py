@@ -56,8 +56,8 @@ def print_summary(
         table.add_row(name, "", _percent(mean), "", "", "")
     table.add_section()
     cost = (
-        f"{compiled.lm_calls:,} of {run.choice.lm_calls:,}",
-        f"{compiled.prompt_tokens:,}",
+        f"{compiled.usage.lm_calls:,} of {run.choice.lm_calls:,}",
+        f"{compiled.usage.prompt_tokens:,}",
         f"{compiled.seconds:,.0f}",
     )
     table.add_row("compiling", "", "", *cost)
@@ -207,8 +207,8 @@ def _add(table: Any, name: str, val: Report | None, sealed: Report | None, val_m
         name,
         _percent(val.mean if val else val_mean),
         _interval(sealed),
-        f"{sum(report.lm_calls for report in measured):,}" if measured else "",
-        f"{sum(report.prompt_tokens for report in measured):,}" if measured else "",
+        f"{sum(report.usage.lm_calls for report in measured):,}" if measured else "",
+        f"{sum(report.usage.prompt_tokens for report in measured):,}" if measured else "",
         f"{sum(report.seconds for report in measured):,.0f}" if measured else "",
     )
 

@@ -101,7 +101,9 @@ def compare(
         detectable_effect=detectable,
         looks=looks,
         alpha_left=alpha_left,
-        tokens_ratio=candidate.prompt_tokens / champion.prompt_tokens if champion.prompt_tokens else 1.0,
+        tokens_ratio=candidate.usage.prompt_tokens / champion.usage.prompt_tokens
+        if champion.usage.prompt_tokens
+        else 1.0,
     )
 
 

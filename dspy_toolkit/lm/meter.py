@@ -5,7 +5,7 @@ stated in logical calls, so that a run that resumes from the cache searches no f
 
 What a call cost is also written on the MLflow span that it belongs to (`spans`).
 
-Not covered: with DSPy's `disable_history` only `logical` is counted and no span is written, since DSPy then tells nobody
+Not covered: with DSPy's `disable_history` only logical calls are counted and no span is written, since DSPy then tells nobody
 what came back.
 """
 
@@ -15,26 +15,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import dspy
 
 from dspy_toolkit.errors import BudgetExhausted
 from dspy_toolkit.lm.litellm.provider import count_prompt
 from dspy_toolkit.lm.spans import annotate
+from dspy_toolkit.lm.usage import Usage
 
 _began: ContextVar[float] = ContextVar("_began")
 """When the call of this thread, or of this task of an event loop, was made."""
-
-
-class Reading(NamedTuple):
-    """A meter's counters at one moment."""
-
-    logical: int
-    physical: int
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
 
 
 class Meter:
@@ -43,23 +34,21 @@ class Meter:
     def __init__(self, limit: int | None = None, on_call: Callable[[int], None] | None = None) -> None:
         """Args: limit: logical calls allowed, None for no limit; on_call: told the count after each, in any thread."""
         self.limit, self._on_call = limit, on_call
-        self.logical = self.physical = 0
-        self.prompt_tokens = self.completion_tokens = 0
+        self.usage = Usage()
+        """What was asked so far. A new value each time, so that whoever reads it has all its numbers of one moment."""
         self.parse_retries = self.truncated = 0
         self.refused = 0
         """Calls that the limit turned away."""
-        self.seconds = 0.0
-        """Of the physical calls together, each with its time in the queue: divided by them, the latency of one."""
         self._lock = threading.Lock()
 
     def charge(self) -> None:
         """Count one logical call. Raises BudgetExhausted instead when the limit is reached."""
         with self._lock:
-            if self.limit is not None and self.logical >= self.limit:
+            if self.limit is not None and self.usage.lm_calls >= self.limit:
                 self.refused += 1
                 raise BudgetExhausted(f"The budget of {self.limit} LM calls is spent.")
-            self.logical += 1
-            count = self.logical
+            self.usage += Usage(lm_calls=1)
+            count = self.usage.lm_calls
         if self._on_call is not None:
             self._on_call(count)
 
@@ -67,27 +56,20 @@ class Meter:
         self, *, cached: bool, prompt_tokens: int, completion_tokens: int, truncated: bool, seconds: float = 0.0
     ) -> None:
         """Count what came back. Prompt tokens of cached replies count too; completion tokens are the decoded ones."""
+        asked = Usage(
+            physical_calls=0 if cached else 1,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            seconds=0.0 if cached else seconds,
+        )
         with self._lock:
-            self.physical += not cached
-            self.seconds += 0.0 if cached else seconds
-            self.prompt_tokens += prompt_tokens
-            self.completion_tokens += completion_tokens
+            self.usage += asked
             self.truncated += truncated
 
     def retried(self) -> None:
         """Count a second call for a reply that could not be parsed."""
         with self._lock:
             self.parse_retries += 1
-
-    def reading(self) -> Reading:
-        """The counters now."""
-        with self._lock:
-            return Reading(self.logical, self.physical, self.prompt_tokens, self.completion_tokens, self.seconds)
-
-    @property
-    def left(self) -> int | None:
-        """Logical calls left, or None without a limit."""
-        return None if self.limit is None else self.limit - self.logical
 
 
 class MeteredLM(dspy.LM):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dspy_toolkit.errors import OptimizerError
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.choice import Choice, Optimizer
 from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.profile import Profile
@@ -31,11 +32,9 @@ class Compiled(Frozen):
     """Of this program, on the validation rows that candidates were compared on."""
     val_baseline: float = 0.0
     """Of the program as it came, on the same rows."""
-    lm_calls: int = 0
-    physical_calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    usage: Usage = Usage()
     seconds: float
+    """Wall time."""
     exhausted: bool = False
     """Whether the budget ran out before the search was through."""
     trials: tuple[Trial, ...] = ()
@@ -49,7 +48,7 @@ class Compiled(Frozen):
         if self.optimizer == "none":
             return "Nothing changed: there was nothing to gain."
         if not self.trials:
-            return f"Nothing changed: {self.lm_calls} LM calls were spent before the program as it is was scored."
+            return f"Nothing changed: {self.usage.lm_calls} LM calls were spent before the program as it is was scored."
         if self.arms:
             won = self.arms[0]
             what = "Nothing changed: the program as it is" if not self.changed else won.name
@@ -97,10 +96,7 @@ def compile_program(
         changed=prompt_of(best) != prompt_of(problem.program),
         val_mean=max(search.best_mean, 0.0),
         val_baseline=search.baseline,
-        lm_calls=meter.logical,
-        physical_calls=meter.physical,
-        prompt_tokens=meter.prompt_tokens,
-        completion_tokens=meter.completion_tokens,
+        usage=meter.usage,
         seconds=float(watch),
         exhausted=search.exhausted or meter.refused > 0,
         trials=tuple(search.trials),
@@ -115,10 +111,7 @@ def of_race(found: RaceResult, seconds: float) -> Compiled:
         changed=found.changed,
         val_mean=found.mean,
         val_baseline=found.baseline,
-        lm_calls=found.lm_calls,
-        physical_calls=found.physical_calls,
-        prompt_tokens=found.prompt_tokens,
-        completion_tokens=found.completion_tokens,
+        usage=found.usage,
         seconds=seconds,
         trials=found.trials,
         arms=found.arms,

@@ -233,10 +233,10 @@ def measures_of_compiling(made: Compilation) -> dict[str, Any]:
         "val_gain": compiled.val_mean - compiled.val_baseline if compiled.trials else None,
         "trial_val_mean": [trial.val_mean for trial in compiled.trials],
         "predicted_lm_calls": made.choice.predicted_lm_calls,
-        "compile_lm_calls": compiled.lm_calls,
-        "compile_physical_calls": compiled.physical_calls,
-        "compile_prompt_tokens": compiled.prompt_tokens,
-        "compile_completion_tokens": compiled.completion_tokens,
+        "compile_lm_calls": compiled.usage.lm_calls,
+        "compile_physical_calls": compiled.usage.physical_calls,
+        "compile_prompt_tokens": compiled.usage.prompt_tokens,
+        "compile_completion_tokens": compiled.usage.completion_tokens,
         "compile_seconds": compiled.seconds,
     }
 

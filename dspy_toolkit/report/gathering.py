@@ -274,7 +274,7 @@ def _spent(run: Run) -> str:
     if choice.optimizer == "none":
         return "Nothing was spent on compiling."
     return (
-        f"Compiling spent {count(compiled.lm_calls)} of {count(choice.lm_calls)} logical LM calls "
+        f"Compiling spent {count(compiled.usage.lm_calls)} of {count(choice.lm_calls)} logical LM calls "
         f"({choice.budget}); {count(choice.predicted_lm_calls)} were predicted."
     )
 

@@ -32,7 +32,7 @@ def test_a_race_finds_the_best_and_stops_before_the_sealed_test(
     found = compare(playground)
     assert found.changed
     assert found.val_mean > found.val_baseline
-    assert found.lm_calls <= 400
+    assert found.usage.lm_calls <= 400
     assert not sealed_was_opened(playground)
     assert champion(playground.settings, "questions").version == 1
     out = capsys.readouterr().out

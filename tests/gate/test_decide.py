@@ -15,6 +15,7 @@ from dspy_toolkit.evaluation import Report
 from dspy_toolkit.gate.decide import Comparison, compare, judge
 from dspy_toolkit.gate.intervals import DIFFERENCES, bootstrap, tango
 from dspy_toolkit.gate.ledger import Ledger
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.store import Ref, Store
 
 
@@ -37,10 +38,9 @@ def report(store: Store, values, groups=None, rows=None, prompt_tokens=1000) -> 
         parse_retries=0,
         parse_failures=0,
         metric_errors=0,
-        lm_calls=len(values),
-        physical_calls=len(values),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=10,
+        usage=Usage(
+            lm_calls=len(values), physical_calls=len(values), prompt_tokens=prompt_tokens, completion_tokens=10
+        ),
         seconds=1.0,
         rows=store.save_frame(table),
     )

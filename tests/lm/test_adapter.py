@@ -74,9 +74,9 @@ def test_any_other_model_gets_an_ordinary_chat_and_a_counted_retry(adapter: dspy
             return program(request=request) if way == "sync" else asyncio.run(program.acall(request=request))
 
     assert run("first").project == "clip"
-    assert (lm.meter.logical, lm.meter.parse_retries) == (1, 0)
+    assert (lm.meter.usage.lm_calls, lm.meter.parse_retries) == (1, 0)
     assert run("second").project == "clip"
-    assert (lm.meter.logical, lm.meter.parse_retries) == (3, 1)
+    assert (lm.meter.usage.lm_calls, lm.meter.parse_retries) == (3, 1)
     assert all("guided_grammar" not in call for call in lm.calls)
     assert "Respond with" in lm.calls[0]["messages"][-1]["content"]
     assert bystander.meter.parse_retries == 0
@@ -95,5 +95,5 @@ def test_an_mlx_reply_that_cannot_be_parsed_is_not_asked_for_again(tmp_path: Pat
     connection = fake_connection(["nonsense"], tmp_path, check_grammar=False)
     with connection.context(), pytest.raises(AdapterParseError):
         dspy.Predict(Route)(request="x")
-    assert connection.lm.meter.logical == 1
+    assert connection.lm.meter.usage.lm_calls == 1
     assert connection.lm.meter.parse_retries == 0

@@ -21,11 +21,19 @@ def test_logical_physical_and_tokens(tmp_path: Path) -> None:
     for lm in (first, second):
         for prompt in ("a", "b c"):
             assert lm(prompt) == ["one two three"]
-    assert (first.meter.logical, first.meter.physical, first.meter.completion_tokens) == (2, 2, 6)
-    assert (second.meter.logical, second.meter.physical, second.meter.completion_tokens) == (2, 0, 0)
+    assert (first.meter.usage.lm_calls, first.meter.usage.physical_calls, first.meter.usage.completion_tokens) == (
+        2,
+        2,
+        6,
+    )
+    assert (second.meter.usage.lm_calls, second.meter.usage.physical_calls, second.meter.usage.completion_tokens) == (
+        2,
+        0,
+        0,
+    )
     # A cached reply's prompt costs what it cost the first time.
-    assert first.meter.prompt_tokens == second.meter.prompt_tokens == 4 + 5
-    assert connection.lm.meter.logical == 0
+    assert first.meter.usage.prompt_tokens == second.meter.usage.prompt_tokens == 4 + 5
+    assert connection.lm.meter.usage.lm_calls == 0
     assert len(fake_engine(connection).requests) == 2
 
 
@@ -38,18 +46,16 @@ def test_prompt_tokens_are_the_models_own_cached_or_not(connection: Connection) 
             program(question="Is the meter right?")
         meters.append(lm.meter)
     uncached, cached = meters
-    assert (uncached.physical, cached.physical) == (1, 0)
-    assert uncached.prompt_tokens == cached.prompt_tokens > 50
-    assert uncached.completion_tokens > 0
+    assert (uncached.usage.physical_calls, cached.usage.physical_calls) == (1, 0)
+    assert uncached.usage.prompt_tokens == cached.usage.prompt_tokens > 50
+    assert uncached.usage.completion_tokens > 0
 
 
 def test_copies_share_the_meter(tmp_path: Path) -> None:
     lm = fake_connection(lambda request: "x", tmp_path).lm.metered(5)
     lm.copy(temperature=1.0)("a")
     lm("b")
-    assert lm.meter.logical == 2
-    assert lm.meter.left == 3
-    assert lm.metered().meter.left is None
+    assert lm.meter.usage.lm_calls == 2
 
 
 def test_the_limit_stops_cached_calls_too(tmp_path: Path) -> None:
@@ -64,7 +70,7 @@ def test_the_limit_stops_cached_calls_too(tmp_path: Path) -> None:
         assert isinstance(root_error(caught.value), BudgetExhausted)
         with pytest.raises(BudgetExhausted):
             asyncio.run(lm.acall("same"))
-    assert (lm.meter.logical, lm.meter.physical, lm.meter.parse_retries) == (2, 1, 0)
+    assert (lm.meter.usage.lm_calls, lm.meter.usage.physical_calls, lm.meter.parse_retries) == (2, 1, 0)
 
 
 def test_the_limit_holds_over_many_threads(tmp_path: Path) -> None:
@@ -78,7 +84,7 @@ def test_the_limit_holds_over_many_threads(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(16) as pool:
         assert sum(pool.map(call, range(60))) == 20
-    assert (lm.meter.logical, lm.meter.physical) == (20, 20)
+    assert (lm.meter.usage.lm_calls, lm.meter.usage.physical_calls) == (20, 20)
 
 
 @pytest.mark.filterwarnings("ignore:LM response was truncated")
@@ -95,13 +101,13 @@ def test_another_rollout_is_another_seed(tmp_path: Path) -> None:
     assert [lm("a", rollout_id=n) for n in (1, 2, 1)] == [["seed 1"], ["seed 2"], ["seed 1"]]
     assert lm.copy(rollout_id=9)("a") == ["seed 9"]
     assert lm("a", rollout_id=3, seed=77) == ["seed 77"]
-    assert lm.meter.physical == 4
+    assert lm.meter.usage.physical_calls == 4
 
 
 def test_several_choices_are_one_call(tmp_path: Path) -> None:
     lm = fake_connection(lambda request: "x y", tmp_path).lm.metered()
     assert lm("a", n=3, temperature=1.0) == ["x y"] * 3
-    assert (lm.meter.logical, lm.meter.physical, lm.meter.completion_tokens) == (1, 1, 6)
+    assert (lm.meter.usage.lm_calls, lm.meter.usage.physical_calls, lm.meter.usage.completion_tokens) == (1, 1, 6)
 
 
 def test_meter_without_a_model() -> None:
@@ -109,4 +115,9 @@ def test_meter_without_a_model() -> None:
     with pytest.raises(BudgetExhausted):
         meter.charge()
     meter.record(cached=True, prompt_tokens=3, completion_tokens=0, truncated=True)
-    assert (meter.logical, meter.physical, meter.prompt_tokens, meter.truncated, meter.left) == (0, 0, 3, 1, 0)
+    assert (meter.usage.lm_calls, meter.usage.physical_calls, meter.usage.prompt_tokens, meter.truncated) == (
+        0,
+        0,
+        3,
+        1,
+    )

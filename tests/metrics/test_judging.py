@@ -83,7 +83,7 @@ def test_its_calls_are_charged_and_cached(tmp_path: Path) -> None:
     with connection.context(lm):
         for _ in range(2):
             assert score(judge(RUBRIC), example(), answer(label="a")).value == 1
-        assert (lm.meter.logical, lm.meter.physical) == (2, 1)
+        assert (lm.meter.usage.lm_calls, lm.meter.usage.physical_calls) == (2, 1)
         with pytest.raises(BudgetExhausted):
             score(judge(RUBRIC), example(), answer(label="a"))
 
@@ -114,7 +114,7 @@ def test_a_model_of_its_own_is_asked_on_the_runs_meter(tmp_path: Path) -> None:
     metric = judge(RUBRIC, model=other.model)
     with mine.context(lm):
         assert score(metric, example(), answer(label="a")).value == 1
-    assert (lm.meter.logical, other.lm.meter.logical) == (1, 0)
+    assert (lm.meter.usage.lm_calls, other.lm.meter.usage.lm_calls) == (1, 0)
     assert len(fake_engine(other).requests) == 1
     assert connect_beside(other.model, None)[0] is connect_beside(other.model, None)[0]
 
@@ -160,7 +160,7 @@ def test_an_evaluation_counts_unreadable_judgements_apart(tmp_path: Path) -> Non
         store=store,
         threads=2,
     )
-    assert (report.metric_errors, report.parse_failures, report.lm_calls) == (1, 0, 40)
+    assert (report.metric_errors, report.parse_failures, report.usage.lm_calls) == (1, 0, 40)
     assert report.mean == pytest.approx(0.25 * 19 / 20)
     assert "So so." in store.read_frame(report.rows)["feedback"][0]
 

@@ -71,11 +71,11 @@ def test_a_better_program_is_found_within_the_budget_and_in_silence(
     assert compiled.val_baseline < 0.5
     assert f"{name} went from {compiled.val_baseline:.1%} to 100.0%" in compiled.summary
     requests = engine_of(connection).requests
-    assert len(requests) == compiled.physical_calls <= compiled.lm_calls <= chosen.lm_calls
-    assert compiled.prompt_tokens > 0 < compiled.completion_tokens
+    assert len(requests) == compiled.usage.physical_calls <= compiled.usage.lm_calls <= chosen.lm_calls
+    assert compiled.usage.prompt_tokens > 0 < compiled.usage.completion_tokens
     assert compiled.trials[0].label == "unchanged"
     assert [trial.lm_calls for trial in compiled.trials] == sorted({trial.lm_calls for trial in compiled.trials})
-    assert max(done for done, _ in spent) == compiled.lm_calls
+    assert max(done for done, _ in spent) == compiled.usage.lm_calls
     assert {total for _, total in spent} == {chosen.lm_calls}
     assert any("100%" in doing for doing in said)
     better = fill(program(), toy.state(compiled))
@@ -103,7 +103,7 @@ def test_a_spent_budget_keeps_the_best_so_far(toy: Toy, name: str, calls: int) -
     # The settings of a larger budget, so that this one runs out wherever it does.
     compiled = toy.compile(planned.model_copy(update={"lm_calls": calls}), connection := toy.connect())
     assert compiled.exhausted
-    assert compiled.lm_calls <= calls
+    assert compiled.usage.lm_calls <= calls
     assert len(engine_of(connection).requests) <= calls
     assert compiled.val_mean == max((trial.val_mean for trial in compiled.trials), default=0)
     assert compiled.changed == (compiled.val_mean > compiled.val_baseline)
@@ -113,7 +113,7 @@ def test_a_spent_budget_keeps_the_best_so_far(toy: Toy, name: str, calls: int) -
 
 def test_a_budget_that_is_just_enough_did_not_run_out(toy: Toy) -> None:
     compiled = toy.compile(choice("labelled", 96))
-    assert compiled.lm_calls == 96
+    assert compiled.usage.lm_calls == 96
     assert not compiled.exhausted
 
 
@@ -122,7 +122,7 @@ def test_three_training_rows_are_enough(toy: Toy, name: str) -> None:
     toy.knows = CASES[name][0]
     toy.train, toy.val = rows(3), rows(12, start=100)
     compiled = toy.compile(choice(name, CASES[name][1], train=3, val=12))
-    assert compiled.lm_calls <= CASES[name][1]
+    assert compiled.usage.lm_calls <= CASES[name][1]
     # Three rows are no four demonstrations.
     assert compiled.changed == (name in ("mipro", "gepa"))
 
@@ -141,7 +141,7 @@ def test_a_program_of_several_predictors(toy: Toy, name: str) -> None:
     toy.knows = CASES[name][0]
     chosen = choice(name, 260, predictors=2, calls_per_run=2.0)
     compiled = toy.compile(chosen, program=Two())
-    assert compiled.lm_calls <= 260
+    assert compiled.usage.lm_calls <= 260
     assert compiled.changed
     assert set(toy.state(compiled)) == {"first", "second"}
 
@@ -216,8 +216,8 @@ def test_a_killed_search_comes_to_the_same_end(toy: Toy, name: str, capfd: pytes
     resumed = toy.compile(chosen, connection)
     assert searched(resumed) == searched(undisturbed)
     # All that had come back before the end, but for a few that were under way.
-    assert len(engine_of(connection).requests) <= undisturbed.physical_calls - 39 + 8
-    assert resumed.physical_calls == len(engine_of(connection).requests)
+    assert len(engine_of(connection).requests) <= undisturbed.usage.physical_calls - 39 + 8
+    assert resumed.usage.physical_calls == len(engine_of(connection).requests)
     gc.collect()
     assert capfd.readouterr() == ("", "")
 
@@ -230,8 +230,8 @@ def test_the_same_again_is_all_from_the_cache(toy: Toy, name: str) -> None:
     forget()
     second = toy.compile(chosen, connection)
     assert searched(second) == searched(first)
-    assert second.physical_calls == 0
-    assert len(engine_of(connection).requests) == first.physical_calls
+    assert second.usage.physical_calls == 0
+    assert len(engine_of(connection).requests) == first.usage.physical_calls
 
 
 def test_other_rows_of_the_same_home_get_a_search_of_their_own(toy: Toy) -> None:
@@ -247,7 +247,7 @@ def test_other_rows_of_the_same_home_get_a_search_of_their_own(toy: Toy) -> None
 def test_nothing_is_run_when_nothing_is_to_be_gained(toy: Toy) -> None:
     chosen = select(profile(baseline=1.0), "auto", Budget(name="light", lm_calls=300))
     compiled = toy.compile(chosen, connection := toy.connect())
-    assert (compiled.optimizer, compiled.changed, compiled.lm_calls) == ("none", False, 0)
+    assert (compiled.optimizer, compiled.changed, compiled.usage.lm_calls) == ("none", False, 0)
     assert compiled.summary == "Nothing changed: there was nothing to gain."
     assert engine_of(connection).requests == []
     assert fill(program(), toy.state(compiled)).demos == []

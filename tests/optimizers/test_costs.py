@@ -24,14 +24,14 @@ def test_predicted_calls_are_those_that_are_counted(toy: Toy, name: str, lm_call
     choice = select(profile, name, Budget(name="b", lm_calls=lm_calls))
     compiled = toy.compile(choice)
     assert compiled.changed
-    assert compiled.lm_calls <= lm_calls
-    assert compiled.lm_calls == pytest.approx(choice.predicted_lm_calls, rel=TOLERANCE)
+    assert compiled.usage.lm_calls <= lm_calls
+    assert compiled.usage.lm_calls == pytest.approx(choice.predicted_lm_calls, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_they_are_also_where_nothing_helps(toy: Toy, name: str) -> None:
     choice = select(seen(toy), name, Budget(name="b", lm_calls=300))
-    assert toy.compile(choice).lm_calls == pytest.approx(choice.predicted_lm_calls, rel=TOLERANCE)
+    assert toy.compile(choice).usage.lm_calls == pytest.approx(choice.predicted_lm_calls, rel=TOLERANCE)
 
 
 def test_a_probe_costs_less_than_a_tenth_of_a_medium_budget(toy: Toy) -> None:

@@ -36,7 +36,7 @@ def compiled(name, folder, point):
     connection = toy.connect(model="mlx/fake@killed")
     found = toy.compile(choice(name, calls), connection, profile=profile(), threads=UNDER_WAY)
     trials = [trial.model_dump(exclude={"seconds"}) for trial in found.trials]
-    return {"program": str(found.program), "trials": trials, "calls": found.lm_calls, "changed": found.changed,
+    return {"program": str(found.program), "trials": trials, "calls": found.usage.lm_calls, "changed": found.changed,
             "arms": [arm.model_dump() for arm in found.arms], "computed": toy.kinds.total()}
 
 def forked(name, folder, point):

@@ -224,7 +224,8 @@ def choice(optimizer: str, lm_calls: int, **changes: Any) -> Choice:
 
 def searched(compiled: Compiled) -> dict[str, Any]:
     """What of a compilation is the same each time on the same model: all but what the clock, and a cache, have a part in."""
-    values = compiled.model_dump(include={"program", "lm_calls", "changed", "val_mean", "trials", "arms"})
+    values = compiled.model_dump(include={"program", "changed", "val_mean", "trials", "arms"})
+    values["lm_calls"] = compiled.usage.lm_calls
     for trial in values["trials"]:
         del trial["seconds"]
     return values

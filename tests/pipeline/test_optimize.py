@@ -97,7 +97,7 @@ def test_rows_of_every_kind_are_the_same_rows(setup: Setup, tmp_path: Path) -> N
     for kind, given in kinds.items():
         compiled = setup.optimize(rows=given).compiled
         assert searched(compiled) == searched(expected), kind
-        assert compiled.physical_calls == 0, kind
+        assert compiled.usage.physical_calls == 0, kind
 
 
 def test_nothing_changed(setup: Setup) -> None:
@@ -170,14 +170,14 @@ def test_a_judge_is_the_metric_of_a_whole_optimization(setup: Setup, optimizer: 
     assert result.improved
     assert result.profile.calls_per_run == 2.0
     assert result.profile.feedback
-    assert result.compiled.lm_calls <= 500 + 2 * setup.toy.settings.optimize.threads
+    assert result.compiled.usage.lm_calls <= 500 + 2 * setup.toy.settings.optimize.threads
     assert any("Grade 1 of 5. It is " in prompt for prompt in reflected) == (optimizer != "bootstrap")
 
 
 def test_the_same_call_again_repeats_itself_from_the_cache(setup: Setup) -> None:
     first, second = setup.optimize(), setup.optimize()
     assert second.compiled.program == first.compiled.program
-    assert (second.compiled.physical_calls, second.improved) == (0, True)
+    assert (second.compiled.usage.physical_calls, second.improved) == (0, True)
     assert second.challenge.comparison is not None
     assert second.challenge.comparison.looks == 2
 

@@ -140,7 +140,7 @@ class TestSearching:
         assert compiled.trials[1].val_mean == compiled.val_mean == 1.0
         assert compiled.changed
         assert HINT in json.dumps(toy.state(compiled))
-        assert compiled.lm_calls <= 300
+        assert compiled.usage.lm_calls <= 300
         if optimizer == "bootstrap":  # the others try other instructions too
             assert {trial.val_mean for trial in compiled.trials[1:]} == {1.0}, "each candidate keeps the start's"
 
@@ -168,7 +168,7 @@ class TestSearching:
         toy.knows = by_instruction
         short = choice(optimizer, 300).model_copy(update={"lm_calls": 30})
         compiled = toy.compile(short, start=Start(told(demos=[]), "from tones@1"))
-        assert compiled.lm_calls <= 30
+        assert compiled.usage.lm_calls <= 30
         assert compiled.exhausted
 
     def test_a_choice_leaves_room_for_it(self, toy: Toy, optimizer: str) -> None:
@@ -178,7 +178,7 @@ class TestSearching:
         assert made.lm_calls == 300
         assert made.predicted_lm_calls <= 300
         compiled = toy.compile(made, start=Start(told(demos=[]), "from tones@1"))
-        assert compiled.lm_calls <= 300
+        assert compiled.usage.lm_calls <= 300
         if optimizer != "gepa":  # GEPA's evaluations depend on what it finds
             assert not compiled.exhausted
 

@@ -111,7 +111,7 @@ def test_a_second_night_compares_with_the_champion(bench: Bench) -> None:
     run, decision, _ = bench.whole()
     assert (decision.outcome, decision.version, decision.previous) == ("unchanged", None, 1)
     assert run.ref.champion.version == 1
-    assert run.compiled.physical_calls == 0
+    assert run.compiled.usage.physical_calls == 0
 
 
 def test_rows_that_the_champion_was_tuned_on_are_not_its_test(bench: Bench) -> None:

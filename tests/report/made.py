@@ -13,6 +13,7 @@ import pandas as pd
 from dspy_toolkit.datasets import Dataset, DatasetSpec
 from dspy_toolkit.evaluation import Report
 from dspy_toolkit.gate.decide import Comparison
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
 from dspy_toolkit.optimizers.search.search import Trial
@@ -76,10 +77,12 @@ class Desk:
             parse_retries=0,
             parse_failures=faults.count("parse_failure"),
             metric_errors=faults.count("metric_error"),
-            lm_calls=len(rows),
-            physical_calls=len(rows) // 2,
-            prompt_tokens=100 * len(rows),
-            completion_tokens=5 * len(rows),
+            usage=Usage(
+                lm_calls=len(rows),
+                physical_calls=len(rows) // 2,
+                prompt_tokens=100 * len(rows),
+                completion_tokens=5 * len(rows),
+            ),
             seconds=75.0,
             rows=self.store.save_frame(table(rows)),
         )
@@ -133,10 +136,7 @@ class Desk:
             "changed": True,
             "val_mean": 0.5,
             "val_baseline": 0.2,
-            "lm_calls": 70,
-            "physical_calls": 60,
-            "prompt_tokens": 7_000,
-            "completion_tokens": 350,
+            "usage": Usage(lm_calls=70, physical_calls=60, prompt_tokens=7_000, completion_tokens=350),
             "seconds": 12.0,
             "trials": trials,
         }

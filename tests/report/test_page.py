@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.compile import ArmResult
 from tests.report.looking import Seen, look
 from tests.report.made import Desk, row, trial
@@ -98,7 +99,7 @@ def test_an_unchanged_run_has_its_search_and_no_comparison(desk: Desk) -> None:
 
 def test_a_run_that_compiled_nothing_says_why(desk: Desk) -> None:
     reason = "The program scores 100% as it is: there is nothing to gain."
-    nothing = {"optimizer": "none", "trials": (), "lm_calls": 0, "changed": False}
+    nothing = {"optimizer": "none", "trials": (), "usage": Usage(), "changed": False}
     run = desk.run(outcome="unchanged", champion=None, choice={"optimizer": "none", "reason": reason}, compiled=nothing)
     seen = look(desk.html(run))
     assert reason in seen.text

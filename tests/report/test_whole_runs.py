@@ -55,7 +55,7 @@ def test_a_promoted_run_has_its_page_in_mlflow_and_under_the_home(bench: Pages) 
     assert f"Won: {gained}" in seen.text and "Lost: 0" in seen.text
     assert {line[0] for line in seen.table("label, on the sealed test")[1:]} == {"red", "green", "blue"}
     assert len(seen.table("Every candidate")) == len(run.compiled.trials) + 1
-    assert seen.table("What each step")[2][1] == f"{run.compiled.lm_calls:,}"
+    assert seen.table("What each step")[2][1] == f"{run.compiled.usage.lm_calls:,}"
 
 
 def test_a_run_that_learnt_the_validation_rows_by_heart_is_refused_with_the_rows_it_lost(bench: Pages) -> None:

@@ -84,7 +84,7 @@ def test_a_run_is_read_back_with_what_it_found(bench: Bench) -> None:
         sealed_low=comparison.low,
         sealed_high=comparison.high,
         predicted_lm_calls=run.choice.predicted_lm_calls,
-        lm_calls=run.compiled.lm_calls,
+        lm_calls=run.compiled.usage.lm_calls,
         outcome=decision.outcome,
         search=found.search,
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from dspy_toolkit.errors import MetricError, OptimizerError, RequestRefused, ToolkitError
 from dspy_toolkit.evaluation import score_rows
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS
 from dspy_toolkit.optimizers.search.search import Progress, Search, Stopwatch, Trial
@@ -61,10 +62,10 @@ class ArmRunResult(Frozen):
     """Logical, from the search's beginning."""
     item_calls: int = 0
     """Logical, of scoring the items."""
-    physical_calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    usage: Usage = Usage()
+    """Of both."""
     seconds: float = 0.0
+    """Wall time."""
     trials: tuple[Trial, ...] = ()
 
 
@@ -99,18 +100,17 @@ def run_lap(problem: Problem, lap: ArmRun, progress: Progress | None = None) -> 
             raise
         log.warning("The arm %s of the race failed: %s", lap.arm, explain(error))
         return ArmRunResult(arm=lap.arm, error=explain(error), seconds=float(watch))
-    meters = [lm.meter, *([] if search is None else [search.meter])]
+    searched = Usage() if search is None else search.meter.usage
+    scored = lm.meter.usage
     return ArmRunResult(
         arm=lap.arm,
         program=problem.store.save_json(state_of(best)),
         prompt=digest(prompt_of(best)),
         values=tuple(row.value for row in rows),
         groups=tuple(str(group) for group in items["_group"]),
-        search_calls=0 if search is None else search.meter.logical,
-        item_calls=lm.meter.logical,
-        physical_calls=sum(meter.physical for meter in meters),
-        prompt_tokens=sum(meter.prompt_tokens for meter in meters),
-        completion_tokens=sum(meter.completion_tokens for meter in meters),
+        search_calls=searched.lm_calls,
+        item_calls=scored.lm_calls,
+        usage=searched + scored,
         seconds=float(watch),
         trials=() if search is None else tuple(search.trials),
     )

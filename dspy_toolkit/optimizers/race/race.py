@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dspy_toolkit.errors import OptimizerError
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.budget import Budget
 from dspy_toolkit.optimizers.choice import Choice, Infeasible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import Profile
@@ -80,10 +81,8 @@ class RaceResult(Frozen):
     """Whether the winner's prompt differs from that of the program as it came."""
     trials: tuple[Trial, ...]
     """Of all arms."""
-    lm_calls: int
-    physical_calls: int
-    prompt_tokens: int
-    completion_tokens: int
+    usage: Usage
+    """Of all arms. Its logical calls are those that were charged: what a lap repeats of an earlier one is not."""
 
 
 @dataclass
@@ -99,10 +98,9 @@ class _Arm:
     """Of the latest lap that gave a program."""
     item_calls: int = 0
     """Logical, each item charged once for each program."""
-    physical_calls: int = 0
+    usage: Usage = field(default_factory=Usage)
+    """Of all its laps, repetitions included."""
     rounds: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
     verdict: Literal["won", "dropped", "left out", "failed"] | None = None
     reason: str = ""
 
@@ -263,9 +261,7 @@ def _useful(arm: _Arm, profile: Profile, rows: int, pool: int) -> int:
 
 def _take(arm: _Arm, result: ArmRunResult) -> None:
     arm.rounds += 1
-    arm.physical_calls += result.physical_calls
-    arm.prompt_tokens += result.prompt_tokens
-    arm.completion_tokens += result.completion_tokens
+    arm.usage += result.usage
     if result.error or result.program is None:
         arm.verdict, arm.reason = "failed", result.error
         return
@@ -314,6 +310,7 @@ def _finish(baseline: _Arm, arms: list[_Arm]) -> RaceResult:
             arm.verdict = "dropped"
             arm.reason = f"{arm.mean:.1%} on {_count(arm)} rows, {_called(winner.name)} {winner.mean:.1%}."
     everybody = sorted((baseline, *arms), key=lambda arm: (arm is not winner, -arm.rounds, -arm.mean))
+    usage = sum((arm.usage for arm in everybody), Usage())
     assert winner.result is not None
     assert winner.result.program is not None
     return RaceResult(
@@ -335,10 +332,7 @@ def _finish(baseline: _Arm, arms: list[_Arm]) -> RaceResult:
             for arm in everybody
         ),
         trials=tuple(trial for arm in arms if arm.result is not None for trial in arm.result.trials),
-        lm_calls=sum(arm.charged for arm in everybody),
-        physical_calls=sum(arm.physical_calls for arm in everybody),
-        prompt_tokens=sum(arm.prompt_tokens for arm in everybody),
-        completion_tokens=sum(arm.completion_tokens for arm in everybody),
+        usage=usage.model_copy(update={"lm_calls": sum(arm.charged for arm in everybody)}),
     )
 
 

@@ -18,7 +18,8 @@ from dspy.utils.exceptions import ContextWindowExceededError
 
 from dspy_toolkit.errors import BudgetExhausted, MetricError, RequestRefused, ToolkitError, causes
 from dspy_toolkit.evaluation import METRIC_ERRORS
-from dspy_toolkit.lm.meter import Reading
+from dspy_toolkit.lm.meter import Meter
+from dspy_toolkit.lm.usage import Usage
 
 E = TypeVar("E", bound=BaseException)
 
@@ -37,21 +38,21 @@ class Watch(BaseCallback):
         self,
         val: list[dspy.Example],
         metric: CheckedMetric,
-        read: Callable[[], Reading],
-        seen: Callable[[dspy.Module, float, Reading], None],
+        meter: Meter,
+        seen: Callable[[dspy.Module, float, Usage], None],
     ) -> None:
         """Args:
         val: the validation rows.
         metric: what the optimizer scores with.
-        read: the meter.
-        seen: told each program, its mean on `val`, and the meter as it was before.
+        meter: of the search.
+        seen: told each program, its mean on `val`, and what the meter showed before.
         """
         self.fault: Exception | None = None
         """What went wrong, if something did."""
         self.over = False
         """Whether the optimizer has ended. Threads that it left behind then end at their next step, without a word."""
-        self._val, self._metric, self._read, self._seen = [id(case) for case in val], metric, read, seen
-        self._programs: dict[str, tuple[dspy.Module, Reading]] = {}
+        self._val, self._metric, self._meter, self._seen = [id(case) for case in val], metric, meter, seen
+        self._programs: dict[str, tuple[dspy.Module, Usage]] = {}
         self._calls = 0
         self._idle = threading.Condition()
 
@@ -83,7 +84,7 @@ class Watch(BaseCallback):
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         cases = inputs.get("devset") or instance.devset
         if [id(case) for case in cases] == self._val:
-            self._programs[call_id] = inputs["program"], self._read()
+            self._programs[call_id] = inputs["program"], self._meter.usage
 
     def on_evaluate_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
         program, since = self._programs.pop(call_id, (None, None))

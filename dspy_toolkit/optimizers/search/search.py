@@ -23,7 +23,8 @@ from dspy_toolkit.errors import BudgetExhausted, RequestRefused
 from dspy_toolkit.evaluation import score_rows
 from dspy_toolkit.lm.adapter import GrammarAdapter
 from dspy_toolkit.lm.connection import Connection
-from dspy_toolkit.lm.meter import Meter, MeteredLM, Reading
+from dspy_toolkit.lm.meter import Meter, MeteredLM
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import Metric, as_feedback, as_float
 from dspy_toolkit.optimizers.search.callback import CheckedMetric, Stopped, Watch
 from dspy_toolkit.optimizers.search.output_capture import aloud, quiet
@@ -131,7 +132,7 @@ class Search:
     def say(self, doing: str) -> None:
         """What is going on, for the progress display."""
         self._doing = doing
-        self._tell(self.meter.logical)
+        self._tell(self.meter.usage.lm_calls)
 
     def _tell(self, spent: int) -> None:
         if self.progress is not None:
@@ -147,7 +148,7 @@ class Search:
             RequestRefused: the prompts of the unchanged program do not fit the model.
         """
         self.say(label)
-        since = self.meter.reading()
+        since = self.meter.usage
         try:
             rows = score_rows(
                 candidate,
@@ -171,7 +172,7 @@ class Search:
         self.note(candidate, label, mean, since)
         return mean
 
-    def note(self, candidate: dspy.Module, label: str, mean: float, since: Reading) -> None:
+    def note(self, candidate: dspy.Module, label: str, mean: float, since: Usage) -> None:
         """Enter a candidate with its mean on the validation rows; the first one is the program as it came.
 
         Args:
@@ -179,17 +180,17 @@ class Search:
         """
         if not self.trials:
             self.baseline = mean
-        now = self.meter.reading()
-        runs, physical = len(self.val), now.physical - since.physical
-        latency = (now.seconds - since.seconds) / physical if physical else 0.0
+        now = self.meter.usage
+        runs, asked = len(self.val), now - since
+        latency = asked.seconds / asked.physical_calls if asked.physical_calls else 0.0
         self.trials.append(
             Trial(
                 label=label,
                 val_mean=mean,
-                lm_calls=now.logical,
+                lm_calls=now.lm_calls,
                 arm=self.name,
-                tokens=(now.prompt_tokens - since.prompt_tokens) / runs,
-                seconds=latency * (now.logical - since.logical) / runs,
+                tokens=asked.prompt_tokens / runs,
+                seconds=latency * asked.lm_calls / runs,
             )
         )
         # Equal is not better: of two that score alike the earlier, the unchanged program first of all, is kept.
@@ -216,7 +217,7 @@ class Search:
         """
         student = prompt_of(self.start) if self.start is not None else None
 
-        def seen(program: dspy.Module, mean: float, since: Reading) -> None:
+        def seen(program: dspy.Module, mean: float, since: Usage) -> None:
             # An optimizer evaluates its student first, which has its entry already where it was begun from.
             if student is not None and prompt_of(program) == student:
                 return
@@ -224,7 +225,7 @@ class Search:
             made = fill(self.program.deepcopy(), state_of(program))
             self.note(made, f"{candidates} {len(self.trials)}" if self.trials else UNCHANGED, mean, since)
 
-        watch = Watch(self.val, metric, self.meter.reading, seen)
+        watch = Watch(self.val, metric, self.meter, seen)
         callbacks = [*dspy.settings.get("callbacks", []), watch]
         with quiet(), dspy.context(lm=self.lm, adapter=self._adapter, num_threads=self.threads, callbacks=callbacks):
             try:
@@ -252,7 +253,7 @@ class Search:
     def _close(self, watch: Watch) -> None:
         """Let no further call begin: DSPy leaves threads behind that work through what was queued."""
         watch.over = True
-        self.meter.limit = self.meter.logical
+        self.meter.limit = self.meter.usage.lm_calls
 
 
 class Stopwatch:

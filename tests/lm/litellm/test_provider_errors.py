@@ -109,8 +109,8 @@ def test_errors_through_a_program(error: ToolkitError, tmp_path: Path) -> None:
     with pytest.raises(Exception, match=str(error)) as caught:
         asyncio.run(main())
     assert type(root_error(caught.value)) is type(error)
-    assert connection.lm.meter.logical == 2
-    assert connection.lm.meter.physical == 0
+    assert connection.lm.meter.usage.lm_calls == 2
+    assert connection.lm.meter.usage.physical_calls == 0
 
 
 def test_root_error_of_others() -> None:

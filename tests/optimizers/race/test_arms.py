@@ -31,7 +31,7 @@ def test_a_model_that_has_to_be_told_is_told(toy: Toy) -> None:
     assert found.arms[0].name in ("mipro", "gepa")
     assert (found.optimizer, found.changed, found.val_mean) == ("race", True, 1.0)
     assert found.val_baseline < 0.5
-    assert asked == found.physical_calls <= found.lm_calls <= BUDGET
+    assert asked == found.usage.physical_calls <= found.usage.lm_calls <= BUDGET
     assert f"{found.arms[0].name} won the race: 100.0%" in found.summary
     assert {trial.arm for trial in found.trials} == set(OPTIMIZERS)
     better = fill(program(), toy.state(found))
@@ -100,5 +100,5 @@ def test_a_resumed_race_asks_nothing_twice(toy: Toy) -> None:
     seen = {"train": 40, "val": 80}
     chosen, connection = choice("race", BUDGET, **seen), toy.connect()
     first, second = (toy.compile(chosen, connection, profile=profile(**seen)) for _ in range(2))
-    assert (second.program, second.arms, second.lm_calls) == (first.program, first.arms, first.lm_calls)
-    assert second.physical_calls == 0
+    assert (second.program, second.arms, second.usage.lm_calls) == (first.program, first.arms, first.usage.lm_calls)
+    assert second.usage.physical_calls == 0

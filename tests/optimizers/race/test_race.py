@@ -176,8 +176,8 @@ def test_the_budget_holds(
         return [result.model_copy(update={"item_calls": math.ceil(len(result.values) * cost)}) for result in arms(laps)]
 
     found = race(choice, seen, with_costs)
-    assert found.lm_calls <= lm_calls + len(found.arms)  # each arm's items are rounded up
-    assert found.lm_calls == sum(arm.lm_calls for arm in found.arms)
+    assert found.usage.lm_calls <= lm_calls + len(found.arms)  # each arm's items are rounded up
+    assert found.usage.lm_calls == sum(arm.lm_calls for arm in found.arms)
     assert {arm.name for arm in found.arms} == {NONE, *choice.settings["arms"]}
     assert all(arm.reason for arm in found.arms)
     assert [arm.verdict for arm in found.arms].count("won") == 1

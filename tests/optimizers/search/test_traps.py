@@ -120,8 +120,8 @@ def test_the_reflection_model_may_be_another_and_shares_the_budget(toy: Toy) -> 
     compiled = toy.compile(chosen, connection)
     asked = len(engine_of(task).requests), len(engine_of(writes).requests)
     assert asked[1] >= 5
-    assert sum(asked) == compiled.physical_calls
-    assert compiled.lm_calls <= chosen.lm_calls
+    assert sum(asked) == compiled.usage.physical_calls
+    assert compiled.usage.lm_calls <= chosen.lm_calls
     assert all(request.max_tokens == 1024 for request in engine_of(writes).requests)
     assert all(request.max_tokens == 256 for request in engine_of(task).requests)
 
