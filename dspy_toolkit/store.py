@@ -1,10 +1,11 @@
 """Content-addressed objects: what one step hands to the next.
 
 An object is bytes under the name of their sha256. Saving the same bytes twice is one object; an object never changes;
-`Ref` is all that travels. The root is a folder or any address that fsspec understands. A write goes to a temporary name
-first and is then moved, so an object that exists is whole.
+`Ref` is all that travels. The root is a folder or any address that fsspec understands. Every object is checked against its
+name when it is read: a damaged one is set aside with a warning, and then it is as one that somebody removed by hand, a
+cache miss (`ObjectMissing`), never a fault.
 
-Not covered: deleting. An object that somebody removed by hand is a cache miss (`ObjectMissing`), never a fault.
+Not covered: tidying up what no run needs any more.
 """
 
 from __future__ import annotations
@@ -12,16 +13,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
+import os
 import posixpath
-import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
+from dspy_toolkit.durable import set_aside, write_file, writing
 from dspy_toolkit.errors import ObjectMissing, StoreError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger(__name__)
 
 
 class Frozen(BaseModel):
@@ -68,48 +74,53 @@ class Store:
         import fsspec
 
         self.root = str(root)
-        self._fs, self._path = fsspec.core.url_to_fs(self.root)
+        # fsspec would take `::` and `?` in the name of a folder for its own syntax.
+        folder = "://" not in self.root
+        self._fs, self._path = (
+            (fsspec.filesystem("file"), os.path.abspath(self.root)) if folder else fsspec.core.url_to_fs(self.root)
+        )
+        self._local = "file" in self._fs.protocol
 
     def save(self, data: bytes, kind: str) -> Ref:
         """Save `data` and return its name. Raises StoreError when the root cannot be written."""
         ref = Ref(sha256=hashlib.sha256(data).hexdigest(), kind=kind)
-        target = self._locate(ref)
-        if self._fs.exists(target):
+        if self.exists(ref):
             return ref
-        partial = f"{target}.{uuid.uuid4().hex}.partial"
-        try:
-            self._fs.makedirs(posixpath.dirname(target), exist_ok=True)
-            with self._fs.open(partial, "wb") as file:
-                file.write(data)
-            self._fs.mv(partial, target)
-        except OSError as error:
-            # A full disk must not leave half an object behind; the removal may fail for the same reason.
-            try:
-                if self._fs.exists(partial):
-                    self._fs.rm(partial)
-            except OSError as removal:
-                error.add_note(f"and {partial} could not be removed: {removal}")
-            raise StoreError(
-                f"Cannot write an object under {self.root}: {error}. "
-                "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
-            ) from error
+        target = self._locate(ref)
+        if self._local:
+            write_file(Path(target), data)
+        else:
+            with writing(target):
+                self._fs.pipe_file(target, data)
         return ref
 
     def read(self, ref: Ref) -> bytes:
-        """The object's bytes. Raises ObjectMissing when it is not there, StoreError when its bytes were changed."""
-        target = self._locate(ref)
-        try:
-            with self._fs.open(target, "rb") as file:
-                data = file.read()
-        except FileNotFoundError:
-            raise ObjectMissing(f"The store {self.root} has no object {ref}. Run the same command again.") from None
-        if hashlib.sha256(data).hexdigest() != ref.sha256:
-            raise StoreError(f"The object {target} was changed after it was written. Delete it and run again.")
+        """The object's bytes. Raises ObjectMissing when it is not there whole, StoreError when it cannot be read."""
+        if (data := self._whole(ref)) is None:
+            raise ObjectMissing(f"The store {self.root} has no object {ref}. Run the same command again.")
         return data
 
     def exists(self, ref: Ref) -> bool:
-        """Whether the object is there."""
-        return bool(self._fs.exists(self._locate(ref)))
+        """Whether the object is there, and whole: it is read and checked."""
+        return self._whole(ref) is not None
+
+    def _whole(self, ref: Ref) -> bytes | None:
+        target = self._locate(ref)
+        try:
+            data = self._fs.cat_file(target)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"Cannot read {target}: {error.strerror or error}. Check its permissions.") from error
+        if hashlib.sha256(data).hexdigest() == ref.sha256:
+            return data
+        why = "its bytes are not those that were written" if data else "it is empty"
+        if self._local:
+            set_aside(Path(target), why)
+        else:
+            log.warning("%s is damaged (%s). It is removed, and made again.", target, why)
+            self.delete(ref)
+        return None
 
     def delete(self, ref: Ref) -> None:
         """Remove the object if it is there."""

@@ -139,19 +139,18 @@ def tracking(settings: Settings) -> Iterator[Finding]:
 
 def lease(settings: Settings, device: str) -> Iterator[Finding]:
     """Whether another process holds the accelerator, and which."""
-    from filelock import FileLock, Timeout
-
     from dspy_toolkit.lm.models.lease import lease_path
+    from dspy_toolkit.locks import take
 
     path = lease_path(device)
     then = "would wait for it" if settings.lm.lease == "wait" else "would run beside it"
     value = f"{device} is free"
     if path.exists():
         try:
-            with FileLock(path, timeout=0, is_singleton=False):
-                pass
-        except Timeout:
-            value = f"{device} is held by {_holder(path)}; this process {then} (lm.lease is {settings.lm.lease})"
+            if (taken := take(path)) is not None:
+                taken.release()
+            else:
+                value = f"{device} is held by {_holder(path)}; this process {then} (lm.lease is {settings.lm.lease})"
         except OSError as error:
             yield wrong("lease", "accelerator", f"{path}: {error}", f"Remove {path}.")
             return

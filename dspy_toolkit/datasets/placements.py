@@ -4,23 +4,23 @@ One JSON object a line: `{"row", "group", "split", "text", "keys"}`. A row that 
 text: a near-duplicate of it (the same row with a typo mended) must not change sides, since an earlier program may have
 been trained on it. The file therefore holds the inputs of the rows in clear; keep it as private as the data.
 
-A batch is written whole or not at all: the old lines and the new ones go to a temporary file, which then takes the
-file's name. `locked` keeps a second process of the same home from placing rows between reading and writing.
+A batch is written whole or not at all, and the file as it was before the last batch stays beside it as `NAME.backup`.
+`locked` keeps a second process of the same home from placing rows between reading and writing.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from dspy_toolkit.datasets.spec import SplitName
-from dspy_toolkit.errors import DatasetError, StoreError
+from dspy_toolkit.durable import append_lines, write_file
+from dspy_toolkit.errors import DatasetError
+from dspy_toolkit.locks import held
 from dspy_toolkit.store import Frozen, canonical_json
 
 LOCK_SECONDS = 600
@@ -40,32 +40,13 @@ class Placement(Frozen):
     """Values of the dataset's group column, sorted."""
 
 
-@contextmanager
-def locked(path: Path | None) -> Iterator[None]:
+def locked(path: Path | None) -> AbstractContextManager[None]:
     """Hold the file's lock.
 
     Raises:
         StoreError: the folder cannot be written, or another process keeps the lock for 10 minutes.
     """
-    if path is None:
-        yield
-        return
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(f"{path}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_SECONDS)
-    except Timeout:
-        raise StoreError(
-            f"Another process has held {path}.lock for {LOCK_SECONDS} s. Wait for it to end, or stop it, and run again."
-        ) from None
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return nullcontext() if path is None else held(Path(f"{path}.lock"), LOCK_SECONDS)
 
 
 def recall(path: Path | None) -> list[Placement]:
@@ -102,31 +83,20 @@ def remember(path: Path | None, placements: Iterable[Placement]) -> None:
     lines = b"".join(canonical_json(placement.model_dump()) + b"\n" for placement in placements)
     if path is None or not lines:
         return
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    try:
-        old = path.read_bytes() if path.exists() else b""
-        with partial.open("wb") as file:
-            file.write(old + lines)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        try:
-            partial.unlink(missing_ok=True)
-        except OSError as removal:
-            error.add_note(f"and {partial} could not be removed: {removal}")
-        raise _unwritable(path, error) from error
+    if path.exists():
+        write_file(_backup(path), path.read_bytes())
+    append_lines(path, lines)
 
 
-def _unwritable(path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"Cannot write {path}: {error.strerror or error}. "
-        "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
-    )
+def _backup(path: Path) -> Path:
+    return path.with_name(f"{path.name}.backup")
 
 
 def _damaged(path: Path, number: int) -> DatasetError:
-    return DatasetError(
-        f"{path}, line {number} cannot be read, so old rows could change their split. Restore the file from a backup. "
-        "Delete it only together with every program trained on this dataset."
+    backup = _backup(path)
+    advice = (
+        f"Put {backup} in its place: it lacks the rows that were placed last, which find their splits again."
+        if backup.exists()
+        else "Restore the file from a backup. Delete it only together with every program trained on this dataset."
     )
+    return DatasetError(f"{path}, line {number} cannot be read, so old rows could change their split. {advice}")

@@ -13,23 +13,22 @@ by hand forgets, and the next interval says more than is known.
 
 from __future__ import annotations
 
-import errno
-import os
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import LedgerError
+from dspy_toolkit.locks import held
 from dspy_toolkit.store import Frozen, Ref, digest
 
 SHARE = 0.25
 """The part of what is left that one opening spends."""
-LOCK_SECONDS = 60
 
 
 class SealedRows(Frozen):
@@ -84,7 +83,9 @@ class Opening(Frozen):
     rows: Ref | None = None
 
 
-Line = Annotated[SealedRows | Grant | Result, Field(discriminator="line")]
+LINE: TypeAdapter[SealedRows | Grant | Result] = TypeAdapter(
+    Annotated[SealedRows | Grant | Result, Field(discriminator="line")]
+)
 
 
 class Ledger:
@@ -166,7 +167,7 @@ class Ledger:
         results: dict[str, Result] = {}
         for number, text in enumerate(self._whole().splitlines(), start=1):
             try:
-                line: SealedRows | Grant | Result = TypeAdapter(Line).validate_json(text)
+                line = LINE.validate_json(text)
                 if isinstance(line, Grant):
                     grants[line.id] = line
                     known[line.test_set]  # its rows were written before it
@@ -187,58 +188,28 @@ class Ledger:
         ]
 
     def _whole(self) -> bytes:
-        """The file up to its last line end: what follows is a write that was cut short, whose grant nobody was given."""
+        """The file without a last line that was cut short, whose grant nobody was given; every line ends in a line end."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return b""
         except OSError as error:
             raise LedgerError(f"Cannot read the ledger {self.path}: {error}. Make it readable.") from error
-        return data[: data.rfind(b"\n") + 1]
+        end = data.rfind(b"\n") + 1
+        try:
+            LINE.validate_json(data[end:])
+        except ValidationError:
+            return data[:end]
+        return data + b"\n"  # an editor took the line end: what the line says counts
 
     def _append(self, *lines: Frozen) -> None:
         """Add whole lines, on disk when this returns; a write that fails leaves the file as it was."""
-        size = len(self._whole())
         data = b"".join(line.model_dump_json().encode() + b"\n" for line in lines)
-        try:
-            # Unbuffered: closing the file after a failure must not write the rest of a buffer.
-            with open(self.path, "ab", buffering=0) as file:
-                file.truncate(size)
-                try:
-                    if file.write(data) != len(data):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(size)
-                    raise
-        except OSError as error:
-            raise self._unwritable(error) from error
+        write_file(self.path, self._whole() + data, LedgerError)
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager[None]:
         """Hold the ledger against other threads and processes."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise LedgerError(
-                f"Another process has held {self.path}.lock for {LOCK_SECONDS} s. Wait until it ends, then run again."
-            ) from error
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _unwritable(self, error: OSError) -> LedgerError:
-        return LedgerError(
-            f"Cannot write the ledger {self.path}: {error}. Free some space or make it writable, "
-            "or set DSPY_TOOLKIT_HOME to a folder that is."
-        )
+        return held(Path(f"{self.path}.lock"), refusal=LedgerError)
 
 
 def _now() -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.datasets.checking import choices_of
+from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import ProjectError, RegistryError
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
@@ -23,7 +24,7 @@ from dspy_toolkit.project import ChampionPart, Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
 from dspy_toolkit.registry.programs import live_program
-from dspy_toolkit.report import keep_report, render_report
+from dspy_toolkit.report import render_report
 from dspy_toolkit.report.plots import comparison_plot
 from dspy_toolkit.store import Frozen, digest
 from dspy_toolkit.tracking.runs import close_failed, open_run, record_run
@@ -86,7 +87,7 @@ def record(run: Run, decision: Decision, run_id: str | None, project: Project, s
     if run_id is None:
         run_id = open_run(settings, project.name, run.name)
     try:
-        keep_report(report_path(run_id, project, settings), page)
+        write_file(report_path(run_id, project, settings), page.encode())
     except BaseException:
         close_failed(settings, run_id)
         raise

@@ -6,20 +6,19 @@ one MLflow server do not see each other's lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.errors import RegistryError
+from dspy_toolkit.locks import held
 
 if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings
 
-LOCK_SECONDS = 60.0
 
-
-@contextmanager
-def registry_lock(settings: Settings, seconds: float = LOCK_SECONDS, name: str = "registry.lock") -> Iterator[None]:
+def registry_lock(
+    settings: Settings, seconds: float | None = None, name: str = "registry.lock"
+) -> AbstractContextManager[None]:
     """Hold the home's registry, over threads and processes; wait for at most `seconds`.
 
     Args:
@@ -28,23 +27,4 @@ def registry_lock(settings: Settings, seconds: float = LOCK_SECONDS, name: str =
     Raises:
         RegistryError: somebody else held it all that time (retryable), or the home cannot be written.
     """
-    from filelock import FileLock, Timeout
-
-    file = settings.path(name)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # A lock object of its own for every caller: one shared object would let two threads in together.
-        lock = FileLock(file, timeout=seconds, is_singleton=False)
-        lock.acquire()
-    except Timeout:
-        busy = RegistryError(f"Another process has held {file} for {seconds:g} s. Wait for it, then run again.")
-        busy.retryable = True
-        raise busy from None
-    except OSError as error:
-        raise RegistryError(
-            f"Cannot write {file}: {error}. Set DSPY_TOOLKIT_HOME to a folder that can be written."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
+    return held(settings.path(name), seconds, RegistryError)

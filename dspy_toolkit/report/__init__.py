@@ -15,7 +15,6 @@ Not covered: when it is made and under which name it is kept (`dspy_toolkit.pipe
 from __future__ import annotations
 
 from dspy_toolkit.report.gathering import Page, gather
-from dspy_toolkit.report.keeping import keep_report
 from dspy_toolkit.report.rendering import render, render_report
 
-__all__ = ["Page", "gather", "keep_report", "render", "render_report"]
+__all__ = ["Page", "gather", "render", "render_report"]

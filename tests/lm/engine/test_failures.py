@@ -25,6 +25,7 @@ from dspy_toolkit.lm.engine.engine import Engine
 from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.models import lease
 from dspy_toolkit.lm.models.weights import find_weights
+from dspy_toolkit.locks import take
 from dspy_toolkit.settings import LMSettings
 from tests.lm.asking import send, settled, turns
 
@@ -167,12 +168,12 @@ def test_queued_requests_meet_their_deadline_too(model_home: Path) -> None:
 
 
 def test_waiting_for_the_accelerator(model_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from filelock import FileLock
-
-    other = FileLock(tmp_path / "lock")  # as another process would hold it
     monkeypatch.setattr(lease, "lease_path", lambda device: tmp_path / "lock")
     weights = find_weights("mlx/smollm2-135m", model_home)
-    with other:
+    (tmp_path / "lock").mkdir()
+    other = take(tmp_path / "lock")  # as another process would hold it
+    assert other is not None
+    try:
         engine = Engine(weights, LMSettings(lease="wait", lease_seconds=0.5))
         with pytest.raises(LeaseTimeout, match=r"after 0\.5 s"):
             send(engine, turns("x")).result(30)
@@ -186,6 +187,8 @@ def test_waiting_for_the_accelerator(model_home: Path, tmp_path: Path, monkeypat
         assert time.monotonic() - started < 5
         with pytest.raises(EngineFailed, match="closed"):
             pending.result(1)
+    finally:
+        other.release()
     first = send(engine, turns("Hello!"), max_tokens=2)
     assert first.result(60).text
     engine.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.errors import LeaseTimeout
+from dspy_toolkit.errors import LeaseTimeout, StoreError
 from dspy_toolkit.lm.models.lease import acquire, lease_path
 
 HOLD = """
@@ -98,11 +98,19 @@ def test_engines_of_one_process_share_it(path: Path) -> None:
     assert subprocess.run(other, capture_output=True, timeout=30, check=False).returncode == 0
 
 
-def test_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_belongs_to_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lease_path("metal") != lease_path("cpu")
+    assert str(os.getuid()) in lease_path("cpu").parent.name
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # a job of a batch system, beside a terminal
+    assert tmp_path not in lease_path("cpu").parents
 
-    def nobody() -> str:
-        raise KeyError("uid not found")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(StoreError, match=r"belongs to another user.*LEASE=share"):
+        acquire("cpu", 0, tmp_path / "cpu")
 
-    monkeypatch.setattr("getpass.getuser", nobody)
-    assert str(os.getuid()) in lease_path("cpu").name
+
+def test_a_file_that_is_removed_lets_no_second_holder_in(path: Path, holder: subprocess.Popen[str]) -> None:
+    with pytest.raises(OSError, match="irectory|permitted"):
+        path.unlink()
+    with pytest.raises(LeaseTimeout):
+        acquire("cpu", 0.2, path)

@@ -85,7 +85,8 @@ def test_a_damaged_conversion_is_made_again(
 
     monkeypatch.setattr(embedded, "_on_own_thread", again)
     assert find_weights(MODEL, home).sha256 == before.sha256
-    assert "converted again" in caplog.text
+    (record,) = caplog.records
+    assert "is damaged" in record.getMessage() and len(list((home / "models").glob("smollm2-135m.damaged-*"))) == 1
 
 
 def test_converting_twice_gives_the_same_bytes(model_home: Path, tmp_path: Path) -> None:
@@ -97,14 +98,17 @@ def test_two_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "models" / "smollm2-135m").rename(good)
 
     def convert(gguf: Path, folder: Path) -> None:
+        converted.append(folder)
         for path in good.iterdir():
             if path.name != "origin.json":
                 shutil.copy(path, folder)
 
+    converted: list[Path] = []
     monkeypatch.setattr(embedded, "_on_own_thread", convert)
     with ThreadPoolExecutor(4) as pool:
         folders = set(pool.map(lambda _: embedded.convert_embedded(home / "models"), range(4)))
     assert folders == {home / "models" / "smollm2-135m"}
+    assert len(converted) == 1, "the others wait: nobody removes a folder that another one reads"
     assert not list((home / "models").glob("*.partial"))
 
 
@@ -121,12 +125,12 @@ def test_a_file_that_is_no_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(embedded, "_find_gguf", lambda: broken)
     with pytest.raises(ModelError, match="cannot be converted"):
         find_weights(MODEL, tmp_path)
-    assert not list((tmp_path / "models").iterdir())
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["smollm2-135m.lock"]
 
 
 def test_a_home_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file, not a folder")
-    with pytest.raises(ModelError, match="Cannot write the converted model .*DSPY_TOOLKIT_HOME"):
+    with pytest.raises(StoreError, match="Cannot write .*DSPY_TOOLKIT_HOME"):
         find_weights(MODEL, tmp_path / "home")
     with pytest.raises(StoreError, match="cache of replies .*DSPY_TOOLKIT_HOME"):
         connect(Settings(home=tmp_path / "home"))

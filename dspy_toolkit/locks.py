@@ -1,0 +1,85 @@
+"""Locks over threads and processes of one machine.
+
+Covered: waiting for a lock file (`held`), taking a file or folder that nobody has (`take`). The operating system gives a lock
+back when the process that holds it ends, however it ends.
+
+Not covered: processes of other machines, unless the folder lies on a file system that they share and that knows locks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dspy_toolkit.durable import make_folder, writing
+from dspy_toolkit.errors import StoreError, ToolkitError
+
+LOCK_SECONDS = 60.0
+
+
+@contextmanager
+def held(path: Path, seconds: float | None = None, refusal: type[ToolkitError] = StoreError) -> Iterator[None]:
+    """Hold the lock file `path`, which is made when it is missing and stays behind.
+
+    Args:
+        seconds: to wait for another holder, 60 by default.
+        refusal: what a failure is raised as.
+
+    Raises:
+        StoreError: another holder kept it all that time (retryable), or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    seconds = LOCK_SECONDS if seconds is None else seconds
+    # A lock object of its own for every caller: one shared object would let two threads in together.
+    lock = FileLock(path, timeout=seconds, is_singleton=False)
+    with writing(path, refusal):
+        make_folder(path.parent)
+        try:
+            lock.acquire()
+        except Timeout:  # an OSError too
+            busy = refusal(f"Another process has held {path} for {seconds:g} s. Wait until it ends, then run again.")
+            busy.retryable = True
+            raise busy from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A file or folder that this process has locked."""
+
+    path: Path
+    _file: int
+
+    def release(self) -> None:
+        """Give it back."""
+        os.close(self._file)
+
+
+def take(path: Path) -> Taken | None:
+    """Lock a file or folder that exists; None when somebody else has it. Each call is a holder of its own.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Somebody may have removed it between the two lines above, and made it anew: the lock would keep nobody out.
+        if os.path.samestat(os.fstat(file), os.stat(path)):
+            taken = Taken(path, file)
+            file = -1
+            return taken
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    finally:
+        if file >= 0:
+            os.close(file)
+    return None
