@@ -9,10 +9,16 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from dspy_toolkit.optimizers import Compiled
+from dspy_toolkit.run import Compilation, CompileInput, Request, SearchInput, SelectInput
 from flows.options import BudgetOption
-from tasks.optimization import compile_program, probe_program, select_optimizer
-from tasks.preparation import prepare_dataset, resolve_project
-from tasks.release import record_race
+from tasks.steps import (
+    compile_program,
+    prepare_dataset,
+    probe_program,
+    record_comparison,
+    resolve_project,
+    select_optimizer,
+)
 
 
 @flow(flow_run_name="compare optimizers for {project}", persist_result=True, result_serializer="json")
@@ -24,12 +30,14 @@ def compare_optimizers(project: str = "router", budget: BudgetOption = None, wor
         budget: light (300 LM calls), medium (1,200), heavy (5,000), a number of calls (800) or a time (15m), for all arms together.
         workers: run the arms on the workers of the pool, side by side.
     """
-    ref = resolve_project(project)
+    ref = resolve_project(Request(location=project))
     dataset = prepare_dataset(ref.data)
-    profile = probe_program(ref.program, dataset.train, dataset.val)
-    choice = select_optimizer(ref.program, profile, "race", budget)
-    found = compile_program(ref.program, choice, profile, dataset.train, dataset.val, workers=workers)
-    record_race(ref, dataset, profile, choice, found, flow_run.get_name() or f"compare optimizers for {ref.name}")
+    search = SearchInput(program=ref.program, train=dataset.train, val=dataset.val)
+    profile = probe_program(search)
+    choice = select_optimizer(SelectInput(**dict(search), profile=profile, optimizer="race", budget=budget))
+    found = compile_program(CompileInput(**dict(search), choice=choice, profile=profile), workers=workers)
+    name = flow_run.get_name() or f"compare optimizers for {ref.name}"
+    record_comparison(Compilation(name=name, ref=ref, dataset=dataset, profile=profile, choice=choice, compiled=found))
     return found
 
 

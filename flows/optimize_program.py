@@ -13,14 +13,21 @@ from prefect.runtime import flow_run
 from prefect.transactions import transaction
 
 from dspy_toolkit.optimizers import Choice
-from dspy_toolkit.pipeline.record import Run
 from dspy_toolkit.registry import Decision
+from dspy_toolkit.run import CompareInput, CompileInput, Request, Run, SearchInput, SelectInput
 from dspy_toolkit.settings import OptimizerName
 from flows.options import BudgetOption
-from tasks.optimization import compile_program, probe_program, select_optimizer
-from tasks.preparation import prepare_dataset, resolve_project
-from tasks.release import record_run, release_program
-from tasks.scoring import compare_with_champion
+from tasks.steps import (
+    compare_programs,
+    compile_program,
+    prepare_dataset,
+    probe_program,
+    record_run,
+    release_baseline_program,
+    release_program,
+    resolve_project,
+    select_optimizer,
+)
 
 
 @flow(flow_run_name="optimize {project}", persist_result=True, result_serializer="json")
@@ -42,14 +49,16 @@ def optimize_program(
         dry_run: stop before anything is compiled, with the choice and what each optimizer would cost.
         workers: run the arms of a race on the workers of the pool, side by side.
     """
-    ref = resolve_project(project, start)
+    ref = resolve_project(Request(location=project, start=start))
     dataset = prepare_dataset(ref.data)
-    profile = probe_program(ref.program, dataset.train, dataset.val)
-    choice = select_optimizer(ref.program, profile, optimizer, budget, ref.start)
+    search = SearchInput(program=ref.program, train=dataset.train, val=dataset.val, start=ref.start)
+    profile = probe_program(search.without_start)
+    choice = select_optimizer(SelectInput(**dict(search), profile=profile, optimizer=optimizer, budget=budget))
     if dry_run:
         return choice
-    candidate = compile_program(ref.program, choice, profile, dataset.train, dataset.val, ref.start, workers=workers)
-    comparison = compare_with_champion(ref.program, ref.champion, choice, candidate, dataset, ref.start)
+    ref = release_baseline_program(ref)
+    candidate = compile_program(CompileInput(**dict(search), choice=choice, profile=profile), workers=workers)
+    comparison = compare_programs(CompareInput.of(ref, dataset, choice, candidate))
     run = Run(
         name=flow_run.get_name() or f"optimize {ref.name}",
         ref=ref,
@@ -57,13 +66,13 @@ def optimize_program(
         profile=profile,
         choice=choice,
         compiled=candidate,
-        challenge=comparison,
+        comparison=comparison,
     )
     # A promotion that cannot be recorded is undone: the next run, whose steps are all cached, makes both.
     with transaction():
-        release = release_program(run)
-        record_run(run, release)
-    return release.decision
+        released = release_program(run)
+        record_run(released)
+    return released.decision
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
 
 from dspy_toolkit.display.progress import step
 from dspy_toolkit.display.summary import print_figures
@@ -11,10 +13,10 @@ from dspy_toolkit.lm.models.hardware import inspect_hardware
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.tracking.machine import Measurement, Regression, fallen, identify, keep, past_figures
 from dspy_toolkit.tracking.throughput import Figure, measure_engine, measure_rates
-from tasks.policy import accelerator, uncached_task
+from tasks.policy import RETRYING, accelerator
 
 
-@uncached_task(task_run_name="measure this machine")
+@task(task_run_name="measure this machine", cache_policy=NO_CACHE, **RETRYING)
 def measure_machine(requests: int) -> Measurement:
     """The hardware's rates, then the engine's figures; with the accelerator to itself."""
     settings = load_settings()
@@ -30,7 +32,7 @@ def measure_machine(requests: int) -> Measurement:
     return Measurement(conditions=conditions, figures=figures)
 
 
-@uncached_task(task_run_name="record this machine's figures")
+@task(task_run_name="record this machine's figures", cache_policy=NO_CACHE, **RETRYING)
 def record_measurement(measurement: Measurement, name: str) -> tuple[Regression, ...]:
     """Write the figures into MLflow, and warn of those that have fallen."""
     settings, conditions = load_settings(), measurement.conditions

@@ -1,22 +1,18 @@
 """What the tasks share: when a result is reused, when a task is tried again, and who may use the accelerator.
 
-A result is reused when the task's inputs and the code are the same: inputs are content hashes, so anything else that can
-change a result is in them. A result that names objects which are no longer in the store is made again.
-Retries happen here and nowhere else, and only for errors that say they may pass.
+A result is reused when a step is given the same value and the code is the same: the value is made of content hashes, so
+anything else that can change a result is in it. Retries happen here and nowhere else, and only for transient errors: those
+that say so.
 """
 
 from __future__ import annotations
 
-import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-from prefect import Task, task
-from prefect.cache_policies import INPUTS, NO_CACHE, CachePolicy
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.settings import get_current_settings
@@ -24,13 +20,7 @@ from pydantic import BaseModel
 
 from dspy_toolkit.code_version import sources_sha256
 from dspy_toolkit.lm import root_error
-from dspy_toolkit.settings import load_settings
-from dspy_toolkit.store import Ref, Store, digest
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-log = logging.getLogger(__name__)
+from dspy_toolkit.store import Ref, digest
 
 RETRY_DELAYS = [10, 30, 60]
 LEASE_SECONDS = 60
@@ -69,51 +59,12 @@ RETRYING: dict[str, Any] = {
 }
 
 
-class Sources(CachePolicy):
-    """All of the library's sources and the tasks'. Prefect's own TASK_SOURCE sees the lines of the wrapped function alone."""
-
-    def compute_key(self, *args: Any, **kwargs: Any) -> str:
-        return digest(sources_sha256(), sources_sha256(Path(__file__).parent, ()))
-
-
-def uncached_task(**options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A task that runs each time, since it writes or measures."""
-    return task(cache_policy=NO_CACHE, **RETRYING, **options)
-
-
-def cached_task(**options: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A task whose result is reused across runs. Its arguments and its result are JSON values.
-
-    The plain function stays reachable as `.fn`, Prefect's task as `.task`.
+def content_key(run: Any, parameters: dict[str, Any]) -> str:
+    """The key of a cached result: the step, what it was given, and all of the library's sources and the tasks'. Prefect's own
+    TASK_SOURCE would see the lines of the wrapped function alone. Prefect calls it with the task's context.
     """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        inner = task(
-            cache_policy=INPUTS + Sources(),
-            persist_result=True,
-            result_serializer="json",
-            **RETRYING,
-            **options,
-        )(function)
-
-        @wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            result = inner(*args, **kwargs)
-            store = Store(load_settings().objects)
-            if gone := [str(ref) for ref in refs_in(result) if not store.exists(ref)]:
-                log.warning("%s: %s no longer in the store; made again.", function.__name__, ", ".join(gone))
-                result = inner.with_options(refresh_cache=True)(*args, **kwargs)
-            return result
-
-        call.fn, call.task = function, inner  # pyright: ignore[reportAttributeAccessIssue]
-        return call
-
-    return decorate
-
-
-def artifact_key(project: str, what: str) -> str:
-    """The key of a project's artifact. Prefect takes small letters, digits and dashes; a project's name may have `_`."""
-    return f"{project}-{what}".lower().replace("_", "-")
+    sources = sources_sha256(), sources_sha256(Path(__file__).parent, ())
+    return f"{run.task.name}-{digest(*sources, *parameters.values())}"
 
 
 def limit_name() -> str:

@@ -1,8 +1,7 @@
-"""The laps of a race as tasks, here or on the workers of the pool."""
+"""The arms of a race as tasks, here or on the workers of the pool."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,62 +10,40 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import wait_for_flow_run
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from dspy_toolkit.display.progress import step
 from dspy_toolkit.errors import OptimizerError
-from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.optimizers import Compiled
 from dspy_toolkit.optimizers.compile import of_race
 from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult
 from dspy_toolkit.optimizers.race.race import race
 from dspy_toolkit.optimizers.search.search import Stopwatch
-from dspy_toolkit.pipeline.workbench import Workbench
-from dspy_toolkit.project import ProgramPart, StartPart
-from dspy_toolkit.settings import load_settings
-from dspy_toolkit.store import Ref
-from tasks.policy import accelerator, cached_task
-
-log = logging.getLogger(__name__)
+from dspy_toolkit.run import ArmInput, CompileInput
+from tasks.steps import run_one_arm
 
 DEPLOYMENT = "run-arm/worker"
 
 
-@cached_task(task_run_name="{lap.arm} for {program.project}")
-def run_lap(program: ProgramPart, lap: ArmRun, train: Ref, val: Ref, start: StartPart | None) -> ArmRunResult:
-    """One lap. It is given two of the three splits."""
-    bench = Workbench.open(program.location, load_settings())
-    with accelerator(), step(lap.arm) as reporter:
-        return bench.run_lap(program.fingerprint, lap, train, val, reporter.calls, start)
-
-
-def run_race(
-    program: ProgramPart,
-    choice: Choice,
-    profile: Profile,
-    train: Ref,
-    val: Ref,
-    start: StartPart | None,
-    *,
-    workers: bool,
-) -> Compiled:
-    """Run a race whose laps are tasks: what was run before comes from the cache, also after the process was killed."""
+def run_race(given: CompileInput, *, workers: bool) -> Compiled:
+    """Run a race whose turns are tasks: what was run before comes from the cache, also after the process was killed."""
+    if given.profile is None:
+        raise OptimizerError("A race needs the profile that it was chosen by.")
     watch = Stopwatch()
     runner = _on_workers if workers else _here
-    return of_race(race(choice, profile, partial(runner, program, train, val, start)), float(watch))
+    return of_race(race(given.choice, given.profile, partial(runner, given)), float(watch))
 
 
-def _here(
-    program: ProgramPart, train: Ref, val: Ref, start: StartPart | None, laps: Sequence[ArmRun]
-) -> list[ArmRunResult]:
-    return [run_lap(program, lap, train, val, start) for lap in laps]
+def _turn(given: CompileInput, arm_run: ArmRun) -> ArmInput:
+    return ArmInput(program=given.program, train=given.train, val=given.val, start=given.start, arm_run=arm_run)
 
 
-def _on_workers(
-    program: ProgramPart, train: Ref, val: Ref, start: StartPart | None, laps: Sequence[ArmRun]
-) -> list[ArmRunResult]:
-    """Start all, then wait for all. A run that failed is an arm that failed, but for the program as it came."""
+def _here(given: CompileInput, arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
+    return [run_one_arm(_turn(given, arm_run)) for arm_run in arm_runs]
+
+
+def _on_workers(given: CompileInput, arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
+    """Start all, then wait for all. A run that failed is an arm that failed, but for the baseline's."""
     started = []
-    for lap in laps:
-        given = {"program": program, "lap": lap, "train": train, "val": val, "start": start}
-        parameters = {name: value.model_dump(mode="json") for name, value in given.items() if value is not None}
+    for arm_run in arm_runs:
+        parameters = {"given": _turn(given, arm_run).model_dump(mode="json")}
         try:
             started.append(run_deployment(DEPLOYMENT, parameters=parameters, timeout=0))
         except ObjectNotFound as error:
@@ -74,12 +51,12 @@ def _on_workers(
                 f"There is no deployment {DEPLOYMENT} to run the arms of a race. Make it with `prefect deploy --all`, start "
                 "a worker of its pool, or leave --workers out."
             ) from error
-    return [_result(lap, run.id) for lap, run in zip(laps, started, strict=True)]
+    return [_result(arm_run, run.id) for arm_run, run in zip(arm_runs, started, strict=True)]
 
 
-def _result(lap: ArmRun, run_id: object) -> ArmRunResult:
+def _result(arm_run: ArmRun, run_id: object) -> ArmRunResult:
     run = run_coro_as_sync(wait_for_flow_run(run_id, timeout=None, poll_interval=2))
     state = run.state
     if not state.is_completed():
-        return ArmRunResult(arm=lap.arm, error=f"Its run on a worker ended as {state.name}: {state.message}")
+        return ArmRunResult(arm=arm_run.arm, error=f"Its run on a worker ended as {state.name}: {state.message}")
     return ArmRunResult.model_validate(state.result())

@@ -38,12 +38,15 @@ WORKER_SECONDS = 1500
 
 def read_rows(settings: Settings) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The router's training and validation rows. The third split is not read."""
-    from dspy_toolkit.pipeline.workbench import Workbench
+    from dspy_toolkit.pipeline.context import Context
+    from dspy_toolkit.pipeline.prepare import prepare
+    from dspy_toolkit.pipeline.resolve import resolve
     from dspy_toolkit.projects.router import project
+    from dspy_toolkit.run import Request
 
-    bench = Workbench(project, settings.for_project(project.name))
-    dataset = bench.prepare()
-    frames = (bench.store.read_frame(part) for part in (dataset.train, dataset.val))
+    context = Context(project, settings.for_project(project.name))
+    dataset = prepare(context, resolve(context, Request(location=project.name)).data)
+    frames = (context.store.read_frame(part) for part in (dataset.train, dataset.val))
     train, val = (frame[["request", "project"]].astype(str).to_dict("records") for frame in frames)
     return train, val  # pyright: ignore[reportReturnType]
 

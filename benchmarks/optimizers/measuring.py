@@ -20,9 +20,17 @@ from benchmarks.optimizers.tasks import Task
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.errors import OptimizerError, ToolkitError
 from dspy_toolkit.evaluation import Report, evaluate
-from dspy_toolkit.gate.decide import Comparison, compare
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
-from dspy_toolkit.pipeline.workbench import Workbench
+from dspy_toolkit.optimizers.states import fill
+from dspy_toolkit.pipeline.compare import compare_reports
+from dspy_toolkit.pipeline.compile import compile as compile_step
+from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.prepare import prepare
+from dspy_toolkit.pipeline.probe import probe
+from dspy_toolkit.pipeline.resolve import program_part
+from dspy_toolkit.pipeline.select import select
+from dspy_toolkit.project import DataPart
+from dspy_toolkit.run import CompileInput, SealedTest, SearchInput, SelectInput
 from dspy_toolkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -53,26 +61,28 @@ def measure(
     Raises:
         ToolkitError: the rows, the profile or the program as it is cannot be had. What a system fails with is a row.
     """
-    yield from measure_bench(Workbench(task.project, settings, task.records(settings)), budget, systems, kept, say)
+    context = Context(task.project, settings, records=task.records(settings))
+    yield from measure_context(context, budget, systems, kept, say)
 
 
-def measure_bench(
-    bench: Workbench, budget: str, systems: Sequence[str], kept: Kept, say: Say, name: str | None = None
+def measure_context(
+    context: Context, budget: str, systems: Sequence[str], kept: Kept, say: Say, name: str | None = None
 ) -> Iterator[list[Row]]:
-    """The same on a workbench, as `name` or under the project's name."""
-    name, seed = name or bench.project.name, bench.settings.optimize.seed
-    dataset = bench.prepare()
-    fingerprint = bench.fingerprint()
-    origin = (name, fingerprint, dataset.model_dump(mode="json"), budget)
+    """The same in a context, as `name` or under the project's name."""
+    name, seed = name or context.project.name, context.settings.optimize.seed
+    dataset = prepare(context, DataPart(project=context.project.name, location="", fingerprint=""))
+    program = program_part(context)
+    search = SearchInput(program=program, train=dataset.train, val=dataset.val)
+    origin = (name, program.fingerprint, dataset.model_dump(mode="json"), budget)
     say(f"{name}, seed {seed}: profile")
-    profile = bench.probe(dataset.train, dataset.val)
+    profile = probe(context, search)
     yield [_row(name, seed, *entry) for entry in profile_entries(profile)]
     say(f"{name}, seed {seed}: {BASELINE}")
-    baseline = run_sealed(bench, bench.project.build(), dataset)
+    baseline = run_sealed(context, context.project.build(), dataset)
     yield [_row(name, seed, *entry) for entry in baseline_entries(baseline)]
     for system in systems:
         try:
-            choice = bench.select(profile, system, budget)
+            choice = select(context, SelectInput(**dict(search), profile=profile, optimizer=system, budget=budget))
         except OptimizerError as error:
             yield [_row(name, seed, system, "impossible", None, "", str(error))]
             continue
@@ -81,7 +91,8 @@ def measure_bench(
         rows = kept.find(*key)
         if rows is None:
             say(f"{name}, seed {seed}: {system}")
-            entries = _system(bench, dataset, profile, baseline, system, choice, fingerprint)
+            given = CompileInput(**dict(search), choice=choice, profile=profile)
+            entries = _system(context, dataset, baseline, system, given)
             rows = [_row(name, seed, *entry) for entry in entries]
             # What failed costs nothing to try again, and may run the next time.
             if rows[0]["value"] is not None:
@@ -115,25 +126,18 @@ def baseline_entries(report: Report) -> list[Entry]:
     ]
 
 
-def _system(
-    bench: Workbench,
-    dataset: Dataset,
-    profile: Profile,
-    baseline: Report,
-    system: str,
-    choice: Choice,
-    fingerprint: str,
-) -> list[Entry]:
+def _system(context: Context, dataset: Dataset, baseline: Report, system: str, given: CompileInput) -> list[Entry]:
     try:
-        compiled = bench.compile(fingerprint, choice, dataset.train, dataset.val, profile=profile)
-        report = run_sealed(bench, bench.program(compiled), dataset)
-        compared = compare(report, baseline, bench.store, alpha=ALPHA, looks=1, alpha_left=1.0)
+        compiled = compile_step(context, given)
+        better = fill(context.project.build(), context.store.read_json(compiled.program))
+        report = run_sealed(context, better, dataset)
+        compared = compare_reports(report, baseline, context.store, alpha=ALPHA, looks=1, alpha_left=1.0)
     except ToolkitError as error:  # isolation boundary: one system of a benchmark
         return [(system, "failed", None, "", f"{type(error).__name__}: {error}")]
-    return system_entries(system, choice, compiled, compared)
+    return system_entries(system, given.choice, compiled, compared)
 
 
-def system_entries(system: str, choice: Choice, compiled: Compiled, compared: Comparison) -> list[Entry]:
+def system_entries(system: str, choice: Choice, compiled: Compiled, compared: SealedTest) -> list[Entry]:
     """The numbers of one system."""
     taken = f"took {choice.optimizer}: {choice.reason}" if system == "auto" else compiled.summary
     # A race says how its winner did on rows that no arm chose by.
@@ -158,18 +162,18 @@ def system_entries(system: str, choice: Choice, compiled: Compiled, compared: Co
     ]
 
 
-def run_sealed(bench: Workbench, program: dspy.Module, dataset: Dataset) -> Report:
+def run_sealed(context: Context, program: dspy.Module, dataset: Dataset) -> Report:
     """Score a program on the sealed rows. A benchmark's: no ledger is asked."""
     return evaluate(
         program,
-        bench.store.read_frame(dataset.sealed),
-        bench.project.dataset,
-        bench.project.metric,
+        context.store.read_frame(dataset.sealed),
+        context.project.dataset,
+        context.project.metric,
         split="sealed",
-        lm=bench.connection.lm,
-        adapter=bench.connection.adapter,
-        store=bench.store,
-        threads=bench.settings.optimize.threads,
+        lm=context.connection.lm,
+        adapter=context.connection.adapter,
+        store=context.store,
+        threads=context.settings.optimize.threads,
     )
 
 

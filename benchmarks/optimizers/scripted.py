@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.optimizers.measuring import Say, measure_bench
+from benchmarks.optimizers.measuring import Say, measure_context
 from benchmarks.optimizers.rows import SCRIPTED, Kept, Row
 from benchmarks.optimizers.tasks import Record, find_task
 from dspy_toolkit.lm.connection import Connection
-from dspy_toolkit.pipeline.workbench import Workbench
-from dspy_toolkit.project import fingerprint_program
+from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.store import digest
 from dspy_toolkit.testing import fake_connection
@@ -62,25 +59,24 @@ def title_writer(records: Sequence[Record]) -> Callable[[GenerationRequest], dic
     return write
 
 
-@dataclass(frozen=True)
-class ScriptedBench(Workbench):
-    """A workbench whose models are scripted; it needs `records`."""
+def scripted_context(settings: Settings) -> Context:
+    """TASK with scripted models; their names, and so what is kept under them, say what they are told to do."""
+    task = find_task(TASK)
+    records = task.records(settings)
+    names = {
+        "model": f"openai/scripted-task-{WRONG}-{OPENING}",
+        "reflection_model": f"openai/scripted-reflector-{digest(INSTRUCTION)[:8]}",
+    }
+    settings = settings.model_copy(update={"lm": settings.lm.model_copy(update=names)})
 
-    @cached_property
-    def connection(self) -> Connection:
-        """The two fakes."""
-        task = fake_connection(title_writer(self.records or ()), self.settings, model=MODEL)
-        reflector = fake_connection(write_instruction, self.settings, model=REFLECTOR)
-        return Connection(task.lm, task.adapter, reflector.lm, reflector.adapter)
+    def connect(settings: Settings) -> Connection:
+        task_model = fake_connection(title_writer(records), settings, model=MODEL)
+        reflector = fake_connection(write_instruction, settings, model=REFLECTOR)
+        return Connection(task_model.lm, task_model.adapter, reflector.lm, reflector.adapter)
 
-    def fingerprint(self) -> str:
-        """With the names of the fakes, and what they say."""
-        models = {"model": f"{MODEL} {WRONG} {OPENING}", "reflection_model": f"{REFLECTOR} {INSTRUCTION}"}
-        return fingerprint_program(self.project, self.settings, **models)
+    return Context(task.project, settings, connect, records)
 
 
 def measure_scripted(settings: Settings, budget: str, kept: Kept, say: Say) -> Iterator[list[Row]]:
     """GEPA on TASK; its rows go by the name of SCRIPTED."""
-    task = find_task(TASK)
-    bench = ScriptedBench(task.project, settings, task.records(settings))
-    yield from measure_bench(bench, budget, ("gepa",), kept, say, name=SCRIPTED)
+    yield from measure_context(scripted_context(settings), budget, ("gepa",), kept, say, name=SCRIPTED)

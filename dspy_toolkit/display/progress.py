@@ -32,10 +32,6 @@ class Reporter:
         """0 to 100."""
         return 100.0 if self.finished else 100.0 * self.done / self.total if self.total else 0.0
 
-    def rows(self, done: int, total: int) -> None:
-        """Rows done, of all."""
-        self.calls(done, total, "")
-
     def calls(self, done: int, total: int, doing: str) -> None:
         """Calls or rows done, of all, and what is going on."""
         self.done, self.total, self.doing = done, total, doing

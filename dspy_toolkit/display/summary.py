@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
     from dspy_toolkit.evaluation import Report
     from dspy_toolkit.optimizers import Choice, Compiled
-    from dspy_toolkit.pipeline.record import Run
-    from dspy_toolkit.pipeline.workbench import Workbench
-    from dspy_toolkit.registry import Decision
+    from dspy_toolkit.pipeline.context import Context
+    from dspy_toolkit.run import ReleasedRun
     from dspy_toolkit.tracking.machine import Measurement, Regression
 
 
@@ -26,7 +25,7 @@ REASON = 66
 
 
 def print_summary(
-    bench: Workbench, run: Run, decision: Decision, console: Console | None = None, *, report: Path | None = None
+    context: Context, run: ReleasedRun, console: Console | None = None, *, report: Path | None = None
 ) -> None:
     """Print what a run came to on stdout.
 
@@ -40,7 +39,8 @@ def print_summary(
     from dspy_toolkit.display import tables as render
 
     console = console or render.console()
-    comparison, compiled = run.challenge.comparison, run.compiled
+    comparison, compiled, decision = run.comparison, run.compiled, run.decision
+    test = comparison.sealed
     table = Table(
         title=f"{run.ref.name} · {compiled.optimizer} · {run.ref.program.model}",
         title_justify="left",
@@ -48,11 +48,11 @@ def print_summary(
     )
     for column in ("", "val", "sealed (95 %)", "LM calls", "tokens", "seconds"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    sealed = (comparison.candidate, comparison.champion) if comparison else (None, None)
+    sealed = (test.candidate, test.champion) if test else (None, None)
     table.add_row("baseline", _percent(compiled.val_baseline if compiled.trials else None), *[""] * 4)
-    _add(table, f"champion {run.ref.champion.version}", run.challenge.champion_val, sealed[1])
-    _add(table, "candidate", run.challenge.candidate_val, sealed[0], compiled.val_mean if compiled.trials else None)
-    for name, mean in run.challenge.references.items():
+    _add(table, f"champion {run.ref.champion.version}", comparison.champion_val, sealed[1])
+    _add(table, "candidate", comparison.candidate_val, sealed[0], compiled.val_mean if compiled.trials else None)
+    for name, mean in comparison.reference_rules.items():
         table.add_row(name, "", _percent(mean), "", "", "")
     table.add_section()
     cost = (
@@ -64,11 +64,11 @@ def print_summary(
     console.print(table)
     if compiled.arms:
         print_arms(compiled, console)
-    if comparison is not None:
+    if test is not None:
         console.print(
-            f"delta {100 * comparison.delta:+.1f} points on {comparison.candidate.n} sealed rows, "
-            f"{100 * comparison.level:.1f} % interval {100 * comparison.low:+.1f} to {100 * comparison.high:+.1f}; "
-            f"opening {comparison.looks} of these rows, {comparison.alpha_left:.0%} of the error rate left",
+            f"delta {100 * test.delta:+.1f} points on {test.n} sealed rows, "
+            f"{100 * test.level:.1f} % interval {100 * test.low:+.1f} to {100 * test.high:+.1f}; "
+            f"opening {test.looks} of these rows, {test.alpha_left:.0%} of the error rate left",
             highlight=False,
         )
     colour = {"promoted": "green", "refused": "yellow", "unchanged": "cyan"}[decision.outcome]
@@ -78,7 +78,7 @@ def print_summary(
     if decision.version is not None:
         console.print(f"version {decision.version} is {run.ref.name}@champion", highlight=False)
     console.print("\nNext:", highlight=False)
-    for command in [*([render.opening(report)] if report else []), *_next(bench, run, decision)]:
+    for command in [*([render.opening(report)] if report else []), *_next(context, run)]:
         # Printed as it is: a command that is broken over two lines cannot be copied.
         console.print(f"  {_escaped(command)}", highlight=False, soft_wrap=True)
 
@@ -182,21 +182,21 @@ def print_figures(
     console.print(table)
 
 
-def _next(bench: Workbench, run: Run, decision: Decision) -> list[str]:
+def _next(context: Context, run: ReleasedRun) -> list[str]:
     from dspy_toolkit.display import tables as render
 
-    name, first = run.ref.name, bench.project.dataset.inputs[0]
+    name, first = run.ref.name, context.project.dataset.inputs[0]
     toolkit = render.program("dspy-toolkit")
     commands = [
         f'{toolkit} predict {name}@champion --input {first}="…"',
         f"{toolkit} programs show {name}@champion",
     ]
-    if decision.outcome != "promoted" and run.choice.budget != "heavy":
+    if run.decision.outcome != "promoted" and run.choice.budget != "heavy":
         more = "medium" if run.choice.budget == "light" else "heavy"
         commands.append(
             f"{render.program('python')} -m flows.optimize_program --project {shlex.quote(run.ref.location)} --budget {more}"
         )
-    address = without_password(bench.settings.tracking_uri)
+    address = without_password(context.settings.tracking_uri)
     commands.append(f"{render.program('mlflow')} ui --backend-store-uri {address}")
     return commands
 

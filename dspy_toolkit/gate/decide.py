@@ -1,11 +1,11 @@
-"""Comparing a candidate with the champion on the same sealed rows, and judging whether it is promoted.
+"""Judging, by scores alone, whether a candidate is promoted over the champion.
 
 Covered: the paired interval of the difference of their means, at the level that the ledger granted, and the gate: a
 candidate is promoted when the interval's lower end is above 0, or above -1 point with at least 10 % fewer prompt tokens.
 Tango's interval serves 0/1 scores of independent rows; graded scores, and rows that share groups, get a bootstrap over
 groups (see `intervals`).
 
-Not covered: moving the champion (see `registry`).
+Not covered: running programs on the rows (`dspy_toolkit.pipeline.compare`), and moving the champion (`dspy_toolkit.registry`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
-from dspy_toolkit.errors import DatasetError
-from dspy_toolkit.evaluation import Report
 from dspy_toolkit.gate.intervals import detectable_mean, detectable_proportion, paired_interval
-from dspy_toolkit.store import Frozen, Store
+from dspy_toolkit.store import Frozen
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
 
     from dspy_toolkit.gate.intervals import Floats
@@ -36,11 +33,11 @@ SCARCE = 0.2
 Outcome = Literal["promoted", "refused", "unchanged"]
 
 
-class Comparison(Frozen):
-    """Two reports on the same rows, and the interval of their difference."""
+class Evidence(Frozen):
+    """What paired scores on the same sealed rows show."""
 
-    candidate: Report
-    champion: Report
+    n: int
+    """Rows."""
     delta: float = Field(ge=-1, le=1)
     """Candidate's mean less the champion's."""
     low: float
@@ -67,32 +64,34 @@ class Verdict(NamedTuple):
 
 
 def compare(
-    candidate: Report, champion: Report, store: Store, *, alpha: float, looks: int, alpha_left: float
-) -> Comparison:
-    """Compare two reports row by row.
+    candidate: Floats,
+    champion: Floats,
+    groups: NDArray[np.object_],
+    *,
+    alpha: float,
+    looks: int,
+    alpha_left: float,
+    tokens_ratio: float = 1.0,
+) -> Evidence:
+    """Compare two programs' scores, row by row.
 
     Args:
-        candidate: the challenger's report.
-        champion: the report of the program that is live (or of the zero-shot program), on the same rows.
-        store: holds both reports' rows.
+        candidate: the candidate's scores in [0, 1], one a row.
+        champion: the champion's (or the baseline's), in the same order.
+        groups: the group of near-duplicates that each row belongs to.
         alpha: one-sided false-promotion probability that this comparison may spend, in (0, 0.5).
         looks: openings of the sealed rows so far, with this one.
         alpha_left: share of the rate left after this opening, in [0, 1].
-
-    Raises:
-        DatasetError: the two reports do not cover the same rows.
-        ObjectMissing: the rows of a report are no longer in the store.
+        tokens_ratio: the candidate's prompt tokens over the champion's.
     """
-    first, second, groups = _pairs(store.read_frame(candidate.rows), store.read_frame(champion.rows))
-    differences, n = first - second, len(groups)
-    (low, high), test = paired_interval(first, second, groups, alpha)
+    differences, n = candidate - champion, len(groups)
+    (low, high), test = paired_interval(candidate, champion, groups, alpha)
     if test == "tango":
         detectable = detectable_proportion(float((differences != 0).mean()), n, alpha)
     else:
         detectable = detectable_mean(differences, groups, alpha)
-    return Comparison(
-        candidate=candidate,
-        champion=champion,
+    return Evidence(
+        n=n,
         delta=float(differences.mean()),
         low=low,
         high=high,
@@ -101,42 +100,40 @@ def compare(
         detectable_effect=detectable,
         looks=looks,
         alpha_left=alpha_left,
-        tokens_ratio=candidate.usage.prompt_tokens / champion.usage.prompt_tokens
-        if champion.usage.prompt_tokens
-        else 1.0,
+        tokens_ratio=tokens_ratio,
     )
 
 
-def judge(comparison: Comparison | None, *, changed: bool, val_better: bool) -> Verdict:
+def judge(evidence: Evidence | None, *, changed: bool, val_better: bool) -> Verdict:
     """Apply the gate.
 
     Args:
-        comparison: of the candidate with the champion on the sealed rows; None when they were not opened.
+        evidence: of the sealed rows; None when they were not opened.
         changed: the candidate's prompt differs from the champion's.
         val_better: the candidate beat the champion on validation. A candidate that is not changed, or not better there,
-            is not shown the sealed rows, so needs no comparison.
+            is not shown the sealed rows, so needs no evidence.
 
     Raises:
-        ValueError: a changed candidate that is better on validation comes without a comparison.
+        ValueError: a changed candidate that is better on validation comes without evidence.
     """
     if not changed:
         return Verdict("unchanged", "The candidate's prompt equals the champion's; the sealed test was not opened.")
     if not val_better:
         return Verdict("refused", "The candidate is worse on validation; the sealed test was not opened.")
-    if comparison is None:
-        raise ValueError("a changed candidate that is better on validation is judged by a comparison")
-    outcome, reason = _weigh(comparison)
-    if comparison.alpha_left < SCARCE:
+    if evidence is None:
+        raise ValueError("a changed candidate that is better on validation is judged by evidence")
+    outcome, reason = _weigh(evidence)
+    if evidence.alpha_left < SCARCE:
         reason += (
-            f" Only {comparison.alpha_left:.0%} of the false-promotion rate is left after {comparison.looks} "
+            f" Only {evidence.alpha_left:.0%} of the false-promotion rate is left after {evidence.looks} "
             "openings: fresh labelled rows are due."
         )
     return Verdict(outcome, reason)
 
 
-def _weigh(seen: Comparison) -> Verdict:
+def _weigh(seen: Evidence) -> Verdict:
     found = (
-        f"{100 * seen.delta:+.1f} points on {seen.candidate.n} sealed rows "
+        f"{100 * seen.delta:+.1f} points on {seen.n} sealed rows "
         f"({_percent(seen.level)} interval {100 * seen.low:+.1f} to {100 * seen.high:+.1f})"
     )
     if seen.low > 0:
@@ -159,15 +156,3 @@ def _percent(level: float) -> str:
     while digits < 12 and round(100 * level, digits) >= 100:
         digits += 1
     return f"{100 * level:.{digits}f} %"
-
-
-def _pairs(candidate: pd.DataFrame, champion: pd.DataFrame) -> tuple[Floats, Floats, NDArray[np.object_]]:
-    """The candidate's scores, the champion's and the groups, all in the order of the row hashes."""
-    ours, theirs = (frame.set_index("_row").sort_index() for frame in (candidate, champion))
-    if not (ours.index.is_unique and ours.index.equals(theirs.index)):
-        only = len(ours.index.difference(theirs.index)), len(theirs.index.difference(ours.index))
-        raise DatasetError(
-            f"The reports to compare do not cover the same rows: {len(ours)} of the candidate ({only[0]} only there) and "
-            f"{len(theirs)} of the champion ({only[1]} only there). Evaluate both on the same split."
-        )
-    return ours["value"].to_numpy(float), theirs["value"].to_numpy(float), ours["_group"].to_numpy(object)

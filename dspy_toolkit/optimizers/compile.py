@@ -13,7 +13,7 @@ from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.choice import Choice, Optimizer
 from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.profile import Profile
-from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult, run_lap, run_search
+from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult, run_arm, run_search
 from dspy_toolkit.optimizers.race.race import ArmResult, RaceResult, race
 from dspy_toolkit.optimizers.search.search import Progress, Stopwatch, Trial
 from dspy_toolkit.optimizers.states import prompt_of, state_of
@@ -83,7 +83,7 @@ def compile_program(
             raise OptimizerError("A race needs the profile that it was chosen by.")
 
         def run(laps: Sequence[ArmRun]) -> list[ArmRunResult]:
-            return [run_lap(problem, lap, told.lap) for lap in laps]
+            return [run_arm(problem, lap, told.lap) for lap in laps]
 
         told = _Told(progress, choice.lm_calls)
         return of_race(race(choice, profile, run, told.race), float(watch))

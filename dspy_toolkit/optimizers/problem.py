@@ -6,7 +6,7 @@ The same for a look, for every optimizer, and for every lap of a race; what each
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dspy_toolkit.datasets import examples
 from dspy_toolkit.optimizers.sampling import sample_rows
@@ -19,8 +19,16 @@ if TYPE_CHECKING:
     from dspy_toolkit.datasets import DatasetSpec
     from dspy_toolkit.lm.connection import Connection
     from dspy_toolkit.metrics import Metric
-    from dspy_toolkit.optimizers.search.transfer import Start
     from dspy_toolkit.store import Store
+
+
+class Start(NamedTuple):
+    """A program to start from."""
+
+    program: dspy.Module
+    """This project's, with what was carried over."""
+    label: str
+    """`from router@3`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # tables do not compare as one value

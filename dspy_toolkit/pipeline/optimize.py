@@ -12,16 +12,23 @@ from pydantic import ValidationError
 
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import DatasetError, ProjectError
-from dspy_toolkit.lm.connection import model_names
+from dspy_toolkit.lm.connection import Connection, connect
 from dspy_toolkit.metrics import Metric, resolve_metric
 from dspy_toolkit.optimizers import Choice, Compiled, Profile, find_budget
 from dspy_toolkit.optimizers.plan.selection import check_optimizer
-from dspy_toolkit.optimizers.states import signature_of
-from dspy_toolkit.pipeline.compare import Challenge
-from dspy_toolkit.pipeline.record import Run
-from dspy_toolkit.pipeline.workbench import Workbench
-from dspy_toolkit.project import ChampionPart, DataPart, ProgramPart, Project, ProjectRef
+from dspy_toolkit.optimizers.states import fill, signature_of
+from dspy_toolkit.pipeline.compare import compare
+from dspy_toolkit.pipeline.compile import compile  # noqa: A004
+from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.prepare import prepare
+from dspy_toolkit.pipeline.probe import probe
+from dspy_toolkit.pipeline.record import report_of
+from dspy_toolkit.pipeline.resolve import program_part
+from dspy_toolkit.pipeline.select import select
+from dspy_toolkit.pipeline.source import find_start
+from dspy_toolkit.project import ChampionPart, DataPart, Project, ProjectRef
 from dspy_toolkit.registry import Decision
+from dspy_toolkit.run import CompareInput, Comparison, CompileInput, ReleasedRun, SearchInput, SelectInput
 from dspy_toolkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -42,7 +49,7 @@ class Result:
     profile: Profile
     choice: Choice
     compiled: Compiled
-    challenge: Challenge
+    comparison: Comparison
     _page: Callable[[], str] = field(repr=False, compare=False)
 
     def __str__(self) -> str:
@@ -69,6 +76,7 @@ def optimize(
     outputs: Iterable[str] | None = None,
     start: dspy.Module | str | None = None,
     settings: Settings | None = None,
+    connection: Connection | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Result:
     """Find a better prompt for `program`, and prove it on rows that nothing before has seen.
@@ -89,6 +97,7 @@ def optimize(
             better: a module, `project@champion`, `project@3` or a folder. Which rows a module was tuned on is not known:
             let none of them be among `rows`.
         settings: by default `dspy-toolkit.toml` and the environment.
+        connection: the language models, in place of those of the settings.
         progress: told (done, all, what is going on).
 
     Raises:
@@ -108,44 +117,40 @@ def optimize(
         metric=resolve_metric(metric, Path.cwd()),
         dataset=spec,
     )
-    bench = Workbench(project, settings, records)
-    part = bench.start(start) if start is not None else None
-    dataset = bench.prepare()
-    profile = bench.probe(dataset.train, dataset.val)
-    choice = bench.select(profile, optimizer, budget, bench.experience(profile, optimizer), part)
-    compiled = bench.compile(bench.fingerprint(), choice, dataset.train, dataset.val, progress, part, profile=profile)
-    challenged = bench.challenge(ChampionPart(), compiled, choice, dataset, progress, part)
-    improved = challenged.outcome == "promoted"
-    reason = _reason(choice, compiled, challenged)
-    run = Run(
+    context = Context(project, settings, connect if connection is None else lambda _: connection, records)
+    part = find_start(start, project, settings, context.store) if start is not None else None
+    program_now = program_part(context)
+    # Rows in memory have no fingerprint, and nothing is live.
+    data = DataPart(project=project.name, location="", fingerprint="")
+    ref = ProjectRef(
+        name=project.name,
+        location="",
+        data=data,
+        program=program_now,
+        champion=ChampionPart(),
+        start=part,
+        false_promotion_rate=settings.optimize.false_promotion_rate,
+    )
+    dataset = prepare(context, data)
+    search = SearchInput(program=program_now, train=dataset.train, val=dataset.val, start=part)
+    profile = probe(context, search)
+    choice = select(context, SelectInput(**dict(search), profile=profile, optimizer=optimizer, budget=budget))
+    compiled = compile(context, CompileInput(**dict(search), choice=choice, profile=profile), progress)
+    comparison = compare(context, CompareInput.of(ref, dataset, choice, compiled), progress)
+    improved = comparison.outcome == "promoted"
+    reason = _reason(choice, compiled, comparison)
+    run = ReleasedRun(
         name=f"optimize {type(program).__name__}",
-        ref=_reference(bench),
+        ref=ref,
         dataset=dataset,
         profile=profile,
         choice=choice,
         compiled=compiled,
-        challenge=challenged,
+        comparison=comparison,
+        decision=Decision(outcome=comparison.outcome, reason=reason, version=None, previous=None),
     )
-    decision = Decision(outcome=challenged.outcome, reason=reason, version=None, previous=None)
-    return Result(
-        program=bench.program(compiled) if improved else program.deepcopy(),
-        improved=improved,
-        reason=reason,
-        profile=profile,
-        choice=choice,
-        compiled=compiled,
-        challenge=challenged,
-        _page=partial(bench.report, run, decision),
-    )
-
-
-def _reference(bench: Workbench) -> ProjectRef:
-    """What a run says of its project; rows in memory have no fingerprint, and nothing is live."""
-    name = bench.project.name
-    task, reflection = model_names(bench.settings)
-    program = ProgramPart(project=name, location="", model=task, reflection_model=reflection, fingerprint="")
-    data = DataPart(project=name, location="", fingerprint="")
-    return ProjectRef(name=name, location="", data=data, program=program, champion=ChampionPart())
+    better = fill(project.build(), context.store.read_json(compiled.program)) if improved else program.deepcopy()
+    return Result(better, improved, reason, profile, choice, compiled, comparison, partial(report_of, context, run))
 
 
 def _check_program(program: Any) -> None:
@@ -160,10 +165,10 @@ def _check_program(program: Any) -> None:
         )
 
 
-def _reason(choice: Choice, compiled: Compiled, challenged: Challenge) -> str:
+def _reason(choice: Choice, compiled: Compiled, comparison: Comparison) -> str:
     if choice.optimizer == "none":
         return choice.reason
-    return challenged.reason if compiled.changed else compiled.summary
+    return comparison.reason if compiled.changed else compiled.summary
 
 
 def _records(rows: Any) -> tuple[list[dict[str, Any]], str]:

@@ -1,7 +1,7 @@
-"""What one run of the steps found, and writing it down: parameters, numbers, a plot, tables, its page.
+"""Writing a run down: parameters, numbers, a plot, tables, its page.
 
-Not covered: how MLflow is written (`dspy_toolkit.tracking.runs`), the version that a run made (`dspy_toolkit.pipeline.release`), what the
-page says (`dspy_toolkit.report`), and reading a record back (`dspy_toolkit.tracking.history`).
+Not covered: how MLflow is written (`dspy_toolkit.tracking.runs`), the version that a run made (`release`), what the page says
+(`dspy_toolkit.report`), and reading a record back (`dspy_toolkit.tracking.history`).
 """
 
 from __future__ import annotations
@@ -9,93 +9,68 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.datasets.checking import choices_of
 from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import ProjectError, RegistryError
 from dspy_toolkit.metrics import name_of
-from dspy_toolkit.optimizers import Choice, Compiled, Profile
+from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.optimizers.states import state_of
-from dspy_toolkit.pipeline.compare import Challenge
+from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.release import manifest_of
-from dspy_toolkit.project import ChampionPart, Project, ProjectRef
+from dspy_toolkit.project import Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
 from dspy_toolkit.registry.programs import live_program
 from dspy_toolkit.report import render_report
 from dspy_toolkit.report.plots import comparison_plot
-from dspy_toolkit.store import Frozen, digest
+from dspy_toolkit.run import Compilation, ReleasedRun, Run
+from dspy_toolkit.store import digest
 from dspy_toolkit.tracking.runs import close_failed, open_run, record_run
-
-if TYPE_CHECKING:
-    from dspy_toolkit.registry import Decision
-    from dspy_toolkit.settings import Settings
-    from dspy_toolkit.store import Store
 
 log = logging.getLogger(__name__)
 
 
-class Compilation(Frozen):
-    """What the steps of one optimization found, up to the compiled program; a race may stop there."""
+def record(context: Context, run: ReleasedRun) -> str:
+    """Write a whole run into MLflow, and return its MLflow run's id. Complete also when every step came from a cache.
 
-    name: str
-    """For people, as MLflow shows it."""
-    ref: ProjectRef
-    dataset: Dataset
-    profile: Profile
-    choice: Choice
-    compiled: Compiled
-
-
-class Run(Compilation):
-    """What the steps of one optimization found, up to the decision."""
-
-    challenge: Challenge
-
-
-def record(run: Run, decision: Decision, run_id: str | None, project: Project, settings: Settings, store: Store) -> str:
-    """Write a whole run into MLflow, and return its run's id. Complete also when every step came from a cache.
-
-    Args:
-        run_id: the MLflow run that holds the version which was made of it; None: a new one.
+    Its page is among the run's files, and at `report_path`.
 
     Raises:
         RegistryError: MLflow cannot be written.
         StoreError: the home cannot be written.
     """
-    compiled, challenged, comparison = run.compiled, run.challenge, run.challenge.comparison
+    settings, store, decision = context.settings, context.store, run.decision
     artifacts: dict[str, bytes | str] = {
         "profile.json": run.profile.model_dump_json(indent=2),
         "choice.json": run.choice.model_dump_json(indent=2),
         "decision.json": decision.model_dump_json(indent=2),
         "dataset.json": store.read(run.dataset.report),
-        f"program/{PROGRAM_FILE}": program_bytes(store.read_json(compiled.program)),
+        f"program/{PROGRAM_FILE}": program_bytes(store.read_json(run.compiled.program)),
     }
-    if run_id is None:  # a promoted version has its manifest already, written last
-        artifacts[f"program/{MANIFEST_FILE}"] = manifest_bytes(
-            manifest_of(run, project, store).model_copy(update={"program_sha256": compiled.program.sha256})
-        )
-    if (figure := plot_of(run, project)) is not None:
+    if decision.run_id is None:  # a promoted version has its manifest already, written last
+        manifest = manifest_of(context, run).model_copy(update={"program_sha256": run.compiled.program.sha256})
+        artifacts[f"program/{MANIFEST_FILE}"] = manifest_bytes(manifest)
+    if (figure := plot_of(context, run)) is not None:
         artifacts["comparison.png"] = figure
-    tables = {}
-    for split, report in (("val", challenged.candidate_val), ("sealed", comparison and comparison.candidate)):
+    tables, sealed = {}, run.comparison.sealed
+    for split, report in (("val", run.comparison.candidate_val), ("sealed", sealed and sealed.candidate)):
         if report is not None:
             tables[f"rows_{split}.json"] = store.read_frame(report.rows)
-    artifacts["report.html"] = page = report_of(run, decision, project, settings, store)
-    if run_id is None:
-        run_id = open_run(settings, project.name, run.name)
+    artifacts["report.html"] = page = report_of(context, run)
+    run_id = decision.run_id or open_run(settings, run.ref.name, run.name)
     try:
-        write_file(report_path(run_id, project, settings), page.encode())
+        write_file(report_path(context, run_id), page.encode())
     except BaseException:
         close_failed(settings, run_id)
         raise
     return record_run(
         settings,
-        project.name,
+        run.ref.name,
         run.name,
-        parameters_of(run, project, settings),
+        parameters_of(context, run) | {"champion_before": run.ref.champion.version},
         measures_of(run),
         artifacts,
         {"outcome": decision.outcome, "reason": decision.reason, "version": decision.version},
@@ -104,59 +79,50 @@ def record(run: Run, decision: Decision, run_id: str | None, project: Project, s
     )
 
 
-def record_race(race: Compilation, project: Project, settings: Settings, store: Store) -> str:
-    """Write a race that stopped before the sealed test into MLflow, and return its run's id.
+def record_compilation(context: Context, made: Compilation) -> str:
+    """Write what stopped before the sealed test into MLflow, and return its MLflow run's id.
 
     Raises:
         RegistryError: MLflow cannot be written.
     """
     return record_run(
-        settings,
-        project.name,
-        race.name,
-        parameters_of_compiling(race, project, settings),
-        measures_of_compiling(race),
+        context.settings,
+        made.ref.name,
+        made.name,
+        parameters_of(context, made),
+        measures_of_compiling(made),
         {
-            "profile.json": race.profile.model_dump_json(indent=2),
-            "choice.json": race.choice.model_dump_json(indent=2),
-            "race.json": race.compiled.model_dump_json(indent=2),
-            f"program/{PROGRAM_FILE}": program_bytes(store.read_json(race.compiled.program)),
+            "profile.json": made.profile.model_dump_json(indent=2),
+            "choice.json": made.choice.model_dump_json(indent=2),
+            "race.json": made.compiled.model_dump_json(indent=2),
+            f"program/{PROGRAM_FILE}": program_bytes(context.store.read_json(made.compiled.program)),
         },
-        {"outcome": "compared", "reason": race.compiled.summary},
+        {"outcome": "compared", "reason": made.compiled.summary},
     )
 
 
-def report_of(run: Run, decision: Decision, project: Project, settings: Settings, store: Store) -> str:
+def report_of(context: Context, run: ReleasedRun) -> str:
     """The run's page: one HTML text that needs nothing beside it. See `dspy_toolkit.report`."""
-    before = _state_before(run.ref.champion, project, settings)
-    return render_report(run, project, store, decision, before, when=datetime.now(UTC))
+    return render_report(run, context.project, context.store, _state_before(context, run), when=datetime.now(UTC))
 
 
-def report_path(run_id: str, project: Project, settings: Settings) -> Path:
+def report_path(context: Context, run_id: str) -> Path:
     """Where `record` keeps the page of the MLflow run `run_id`."""
-    return settings.path("reports", project.name, f"{run_id}.html")
+    return context.settings.path("reports", context.project.name, f"{run_id}.html")
 
 
-def _state_before(live: ChampionPart, project: Project, settings: Settings) -> dict[str, Any] | None:
-    """Of the program that a candidate was compared with; None where its version can no longer be read."""
+def _state_before(context: Context, run: Run) -> dict[str, Any] | None:
+    """Of the program that the candidate was compared with; None where its version can no longer be read."""
     try:
-        return state_of(live_program(live, project, settings).program)
+        return state_of(live_program(run.ref.champion, context.project, context.settings).program)
     except (RegistryError, ProjectError) as error:
         # The comparison was made when it could be: a page that lacks one half is better than no record of the run.
         log.warning("The report goes without the program before: %s", error)
         return None
 
 
-def parameters_of(run: Run, project: Project, settings: Settings) -> dict[str, Any]:
+def parameters_of(context: Context, made: Compilation) -> dict[str, Any]:
     """What was asked for, and what the result depends on."""
-    return {
-        **parameters_of_compiling(run, project, settings),
-        "champion_before": run.ref.champion.version,
-    }
-
-
-def parameters_of_compiling(made: Compilation, project: Project, settings: Settings) -> dict[str, Any]:
-    """The same, of what comes before a champion is looked at."""
     ref, choice, compiled = made.ref, made.choice, made.compiled
     return {
         "optimizer": compiled.optimizer,
@@ -166,14 +132,14 @@ def parameters_of_compiling(made: Compilation, project: Project, settings: Setti
         "settings": choice.settings,
         "budget": choice.budget,
         "start": ref.start.name if ref.start else "",
-        "task": task_kind(project),
+        "task": task_kind(context.project),
         "profile": made.profile,
         "model": ref.program.model,
         "reflection_model": ref.program.reflection_model,
-        "seed": settings.optimize.seed,
+        "seed": context.settings.optimize.seed,
         "data": ref.data.fingerprint,
         "program": ref.program.fingerprint,
-        "metric": name_of(project.metric),
+        "metric": name_of(context.project.metric),
     }
 
 
@@ -206,20 +172,22 @@ def task_kind(project: Project) -> str:
 
 def measures_of(run: Run) -> dict[str, Any]:
     """What was measured; of the sealed test only when it was opened."""
-    comparison = run.challenge.comparison
+    sealed = run.comparison.sealed
     measures = measures_of_compiling(run)
-    if comparison is not None:
+    if sealed is not None:
         measures |= {
-            "sealed_candidate": comparison.candidate.mean,
-            "sealed_champion": comparison.champion.mean,
-            "sealed_delta": comparison.delta,
-            "sealed_delta_low": comparison.low,
-            "sealed_delta_high": comparison.high,
-            "sealed_looks": comparison.looks,
-            "alpha_left": comparison.alpha_left,
-            "tokens_ratio": comparison.tokens_ratio,
+            "sealed_candidate": sealed.candidate.mean,
+            "sealed_champion": sealed.champion.mean,
+            "sealed_delta": sealed.delta,
+            "sealed_delta_low": sealed.low,
+            "sealed_delta_high": sealed.high,
+            "sealed_looks": sealed.looks,
+            "alpha_left": sealed.alpha_left,
+            "tokens_ratio": sealed.tokens_ratio,
         }
-        measures |= {f"reference_{name.replace(' ', '_')}": mean for name, mean in run.challenge.references.items()}
+        measures |= {
+            f"reference_{name.replace(' ', '_')}": mean for name, mean in run.comparison.reference_rules.items()
+        }
     return measures
 
 
@@ -242,18 +210,18 @@ def measures_of_compiling(made: Compilation) -> dict[str, Any]:
     }
 
 
-def plot_of(run: Run, project: Project) -> bytes | None:
+def plot_of(context: Context, run: Run) -> bytes | None:
     """The comparison as a PNG; None when the sealed rows were not opened."""
-    if (comparison := run.challenge.comparison) is None:
+    if (sealed := run.comparison.sealed) is None:
         return None
     return comparison_plot(
-        comparison.candidate,
-        comparison.champion,
-        comparison.delta,
-        comparison.low,
-        comparison.high,
-        level=comparison.level,
-        title=f"{project.name}: {run.challenge.outcome}",
-        metric=name_of(project.metric),
+        sealed.candidate,
+        sealed.champion,
+        sealed.delta,
+        sealed.low,
+        sealed.high,
+        level=sealed.level,
+        title=f"{run.ref.name}: {run.comparison.outcome}",
+        metric=name_of(context.project.metric),
         against=f"version {run.ref.champion.version}",
     )

@@ -1,10 +1,10 @@
 """Making a program a version of its project and the champion, with a manifest that says where it came from.
 
-Covered: the project's own program as version 1, and a candidate that passed the gate. Each version hangs on an MLflow run,
+Covered: the baseline as version 1, and a candidate that passed the gate. Each version hangs on an MLflow run,
 opened for it here; when the version cannot be kept or promoted, that run is closed as failed and the champion stays.
 
-Not covered: who passes the gate (`dspy_toolkit.pipeline.compare`), how versions and aliases are kept (`dspy_toolkit.registry`), and
-what else is written down of a run (`dspy_toolkit.pipeline.record`).
+Not covered: who passes the gate (`compare`), how versions and aliases are kept (`dspy_toolkit.registry`), and what else is
+written down of a run (`record`).
 """
 
 from __future__ import annotations
@@ -15,41 +15,45 @@ from dspy_toolkit.code_version import versions
 from dspy_toolkit.lm.connection import model_names
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers.states import state_of
+from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.source import parent_of, trained_rows
-from dspy_toolkit.project import ChampionPart, Project
+from dspy_toolkit.project import ChampionPart, Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of, signature_hash
-from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version
+from dspy_toolkit.registry import Decision, Manifest, champion, promote, rollback, save_version
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.programs import lasting_location
+from dspy_toolkit.run import ReleasedRun, Run
 from dspy_toolkit.tracking.runs import close_failed, open_run, record_run
 
 if TYPE_CHECKING:
     import dspy
 
-    from dspy_toolkit.pipeline.record import Run
-    from dspy_toolkit.settings import Settings
-    from dspy_toolkit.store import Store
 
 FIRST_SECONDS = 300.0
 """How long to wait while another run makes a project's first version."""
 
 
-def ensure_champion(project: Project, settings: Settings) -> None:
-    """Where nothing is live yet, make the project's own program version 1 and the champion.
+def release_baseline(context: Context, ref: ProjectRef) -> ProjectRef:
+    """Make the baseline version 1 and the champion, where nothing is live yet; `ref` with what is live.
+
+    It is what the first candidate has to beat, what answers meanwhile, and where rolling back ends.
 
     Raises:
         RegistryError: it could not be kept.
     """
-    if champion(settings, project.name).version is not None:
-        return
+    settings, name = context.settings, ref.name
+    if ref.champion.version is not None:
+        return ref
     # Of two runs that begin at once, the second finds the first one's.
     with registry_lock(settings, FIRST_SECONDS, "first-champion.lock"):
-        if champion(settings, project.name).version is None:
-            _make_champion(project, settings)
+        if champion(settings, name).version is None:
+            _promote_baseline(context)
+    return ref.model_copy(update={"champion": champion(settings, name)})
 
 
-def _make_champion(project: Project, settings: Settings) -> None:
-    program, run_name = project.build(), f"{project.name} as it is"
+def _promote_baseline(context: Context) -> None:
+    project, settings = context.project, context.settings
+    program, run_name = project.build(), f"baseline of {project.name}"
     made = Manifest(**_origin(project, program), optimizer="none", model=model_names(settings)[0])
     run_id = open_run(settings, project.name, run_name)
     try:
@@ -61,36 +65,50 @@ def _make_champion(project: Project, settings: Settings) -> None:
     record_run(settings, project.name, run_name, {"optimizer": "none"}, {}, tags={"version": saved}, run_id=run_id)
 
 
-def release(run: Run, project: Project, settings: Settings, store: Store) -> tuple[Decision, str | None]:
-    """Keep and promote a program that passed the gate; (the decision, the MLflow run that holds the version).
+def release(context: Context, run: Run) -> ReleasedRun:
+    """Keep and promote a candidate that passed the gate; a failure on the way leaves the old champion in place.
 
     Raises:
-        RegistryError: the version could not be kept or promoted; the old champion stays.
+        RegistryError: the version could not be kept or promoted.
     """
-    live, challenged = run.ref.champion, run.challenge
-    if challenged.outcome != "promoted":
-        decision = Decision(outcome=challenged.outcome, reason=challenged.reason, version=None, previous=live.version)
-        return decision, None
-    run_id = open_run(settings, project.name, run.name)
-    try:
-        state = store.read_json(run.compiled.program)
-        saved = save_version(settings, project.name, state, manifest_of(run, project, store), run_id)
-        promote(settings, project.name, saved, compared_with=live)
-    except BaseException:
-        close_failed(settings, run_id)
-        raise
-    decision = Decision(outcome="promoted", reason=challenged.reason, version=saved, previous=live.version)
-    return decision, run_id
+    settings, name, live = context.settings, run.ref.name, run.ref.champion
+    decision = Decision(
+        outcome=run.comparison.outcome, reason=run.comparison.reason, version=None, previous=live.version
+    )
+    if decision.outcome == "promoted":
+        run_id = open_run(settings, name, run.name)
+        try:
+            state = context.store.read_json(run.compiled.program)
+            saved = save_version(settings, name, state, manifest_of(context, run), run_id)
+            promote(settings, name, saved, compared_with=live)
+        except BaseException:
+            close_failed(settings, run_id)
+            raise
+        decision = decision.model_copy(update={"version": saved, "run_id": run_id})
+    return ReleasedRun(**dict(run), decision=decision)
 
 
-def manifest_of(run: Run, project: Project, store: Store) -> Manifest:
+def undo_release(context: Context, decision: Decision) -> None:
+    """Roll back the promotion of `decision`, unless another version is live by now. Raises RegistryError."""
+    settings, name = context.settings, context.project.name
+    if decision.version is not None and champion(settings, name).version == decision.version:
+        rollback(settings, name)
+
+
+def manifest_of(context: Context, run: Run) -> Manifest:
     """Where the compiled program came from, and how it scored."""
+    project, store = context.project, context.store
     rows = [store.read_frame(part)["_row"] for part in (run.dataset.train, run.dataset.val)]
     inherited = trained_rows(run.ref.start, run.dataset.sealed, project.dataset, store)
     reports: dict[str, Any] = {"compiled": run.compiled.model_dump(mode="json", exclude={"program"})}
-    for name in ("candidate_val", "champion_val", "comparison"):
-        if (report := getattr(run.challenge, name)) is not None:
-            reports[name] = report.model_dump(mode="json")
+    seen = run.comparison
+    for key, report in (
+        ("candidate_val", seen.candidate_val),
+        ("champion_val", seen.champion_val),
+        ("comparison", seen.sealed),
+    ):
+        if report is not None:
+            reports[key] = report.model_dump(mode="json")
     return Manifest(
         **_origin(project, project.build()),
         optimizer=run.compiled.optimizer,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.datasets.table import as_text
 from dspy_toolkit.errors import ProjectError
-from dspy_toolkit.optimizers.search.transfer import Start, carry
+from dspy_toolkit.optimizers.problem import Start
+from dspy_toolkit.optimizers.search.transfer import transfer
 from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.project import Project, StartPart
 from dspy_toolkit.registry import champion, find_version
@@ -54,7 +55,7 @@ def find_start(reference: str | dspy.Module, project: Project, settings: Setting
         other, rows = loaded.program, loaded.manifest.trained_rows if loaded.manifest else ()
     else:
         name, other, rows = GIVEN, reference, ()
-    carried = carry(project.build(), other, name, project.renames)
+    carried = transfer(project.build(), other, name, project.renames)
     return StartPart(name=name, state=store.save_json(state_of(carried)), trained_rows=store.save_json(sorted(rows)))
 
 

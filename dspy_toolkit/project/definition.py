@@ -20,7 +20,7 @@ from dspy_toolkit.user_code import explain
 if TYPE_CHECKING:
     import dspy
 
-Reference: TypeAlias = "Callable[[list[dspy.Example]], Callable[[dspy.Example], dspy.Prediction]]"
+ReferenceRule: TypeAlias = "Callable[[list[dspy.Example]], Callable[[dspy.Example], dspy.Prediction]]"
 """Fits a rule that needs no language model to the training examples; the rule answers an example's inputs."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -48,7 +48,7 @@ class Project:
     """`light`, `medium`, `heavy`, LM calls (`800`) or a time (`15m`); the settings' when None."""
     renames: Mapping[str, str] = field(default_factory=dict)
     """Old field name → new, for versions that were saved before a field was renamed."""
-    references: Mapping[str, Reference] = field(default_factory=dict)
+    reference_rules: Mapping[str, ReferenceRule] = field(default_factory=dict)
     """Simple rules to print beside the program's score: name → what fits one to the training rows."""
     folder: Path = Path()
     """What `dataset.source` is relative to; the folder of the project's file when it is not given."""

@@ -78,6 +78,13 @@ class ProjectRef(Frozen):
     champion: ChampionPart
     start: StartPart | None = None
     """None: the search starts from the project's own program."""
+    false_promotion_rate: float = 0.05
+    """Of the gate, over the life of the sealed rows; the settings'."""
+
+    @property
+    def project(self) -> str:
+        """The project's name."""
+        return self.name
 
 
 def resolve(
@@ -123,6 +130,7 @@ def resolve(
         program=ProgramPart(**where, model=model, reflection_model=reflection_model, fingerprint=made_of),
         champion=champion,
         start=start,
+        false_promotion_rate=settings.optimize.false_promotion_rate,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dspy_toolkit.lm.usage import Usage
 
 if TYPE_CHECKING:
-    from dspy_toolkit.pipeline.record import Run
+    from dspy_toolkit.run import Run
 
 
 class Cost(NamedTuple):
@@ -26,7 +26,7 @@ class Cost(NamedTuple):
 
 def costs(run: Run) -> tuple[Cost, ...]:
     """A line for every step that asked a model, and a last one for their sum."""
-    profile, compiled, challenge = run.profile, run.compiled, run.challenge
+    profile, compiled, comparison = run.profile, run.compiled, run.comparison
     probed = Usage(
         lm_calls=round(profile.calls_per_run * profile.probed),
         prompt_tokens=round(profile.prompt_tokens * profile.probed),
@@ -35,12 +35,12 @@ def costs(run: Run) -> tuple[Cost, ...]:
     lines = [Cost("probe", probed, None, physical_kept=False)]
     if compiled.usage.lm_calls:
         lines.append(Cost(f"compile ({compiled.optimizer})", compiled.usage, compiled.seconds))
-    comparison = challenge.comparison
+    sealed = comparison.sealed
     reports = {
-        "candidate on validation": challenge.candidate_val,
-        "champion on validation": challenge.champion_val,
-        "candidate on the sealed test": comparison and comparison.candidate,
-        "champion on the sealed test": comparison and comparison.champion,
+        "candidate on validation": comparison.candidate_val,
+        "champion on validation": comparison.champion_val,
+        "candidate on the sealed test": sealed and sealed.candidate,
+        "champion on the sealed test": sealed and sealed.champion,
     }
     lines += [Cost(step, report.usage, report.seconds) for step, report in reports.items() if report is not None]
     total = sum((line.usage for line in lines), Usage())

@@ -21,10 +21,8 @@ from dspy_toolkit.report.words import Field, count, duration, level, percent, po
 
 if TYPE_CHECKING:
     from dspy_toolkit.evaluation import Report
-    from dspy_toolkit.gate.decide import Comparison
-    from dspy_toolkit.pipeline.record import Run
     from dspy_toolkit.project import Project
-    from dspy_toolkit.registry import Decision
+    from dspy_toolkit.run import ReleasedRun, Run, SealedTest
     from dspy_toolkit.store import Store
 
 SPLITS = {"val": "validation", "sealed": "the sealed test"}
@@ -99,10 +97,9 @@ class Page:
 
 
 def gather(
-    run: Run,
+    run: ReleasedRun,
     project: Project,
     store: Store,
-    decision: Decision,
     before: Mapping[str, Any] | None,
     *,
     when: datetime | None = None,
@@ -113,7 +110,6 @@ def gather(
         run: what the steps found.
         project: its program gives the order and the types of the fields.
         store: holds the compiled program and the per-row tables.
-        decision: how the run ended.
         before: the state of the program that the candidate was compared with; None when it cannot be had.
         when: when the page is made.
 
@@ -149,12 +145,12 @@ def gather(
         summary=readable(project.summary),
         run=readable(run.name),
         when=when.strftime("%Y-%m-%d %H:%M %Z").strip() if when else "",
-        outcome=decision.outcome,
-        verdict=readable(decision.reason),
-        remarks=tuple(_remarks(run, decision)),
+        outcome=run.decision.outcome,
+        verdict=readable(run.decision.reason),
+        remarks=tuple(_remarks(run)),
         facts=tuple(_facts(run, project)),
         scores=tuple(_scores(run)),
-        difference=tuple(_difference(run.challenge.comparison)),
+        difference=tuple(_difference(run.comparison.sealed)),
         curves=curves(compiled),
         baseline=baseline(compiled),
         front=front(compiled),
@@ -182,11 +178,11 @@ def gather(
 
 def _compared(run: Run) -> tuple[Report, Report] | None:
     """(candidate, champion) on the sealed rows where they were opened, else on validation; None when neither ran."""
-    challenge = run.challenge
-    if (comparison := challenge.comparison) is not None:
-        return comparison.candidate, comparison.champion
-    if challenge.candidate_val is not None and challenge.champion_val is not None:
-        return challenge.candidate_val, challenge.champion_val
+    comparison = run.comparison
+    if (sealed := comparison.sealed) is not None:
+        return sealed.candidate, sealed.champion
+    if comparison.candidate_val is not None and comparison.champion_val is not None:
+        return comparison.candidate_val, comparison.champion_val
     return None
 
 
@@ -195,7 +191,8 @@ def _champion(run: Run) -> str:
     return "the program as it came" if version is None else f"version {version}, the champion"
 
 
-def _remarks(run: Run, decision: Decision) -> Iterator[str]:
+def _remarks(run: ReleasedRun) -> Iterator[str]:
+    decision = run.decision
     if decision.version is not None:
         yield f"Version {decision.version} is the champion now."
     compiled = run.compiled
@@ -217,24 +214,24 @@ def _facts(run: Run, project: Project) -> Iterator[Field]:
     yield Field("Metric", readable(name_of(project.metric)))
     yield Field("Compared with", _champion(run))
     rows = f"{count(run.profile.train)} train, {count(run.profile.val)} validation"
-    if (comparison := run.challenge.comparison) is not None:
-        rows += f", {count(comparison.candidate.n)} sealed"
+    if (sealed := run.comparison.sealed) is not None:
+        rows += f", {count(sealed.n)} sealed"
     yield Field("Rows", rows)
     yield Field("Run", readable(run.name))
 
 
 def _scores(run: Run) -> Iterator[ScoreLine]:
-    compiled, challenge, comparison = run.compiled, run.challenge, run.challenge.comparison
+    compiled, comparison, test = run.compiled, run.comparison, run.comparison.sealed
     if compiled.trials:
         yield ScoreLine("program as it came", percent(compiled.val_baseline), None)
-    sealed = (comparison.champion, comparison.candidate) if comparison else (None, None)
-    if challenge.champion_val is not None or sealed[0] is not None:
-        yield _score("champion", challenge.champion_val, sealed[0])
-    if challenge.candidate_val is not None or sealed[1] is not None:
-        yield _score("candidate", challenge.candidate_val, sealed[1])
+    sealed = (test.champion, test.candidate) if test else (None, None)
+    if comparison.champion_val is not None or sealed[0] is not None:
+        yield _score("champion", comparison.champion_val, sealed[0])
+    if comparison.candidate_val is not None or sealed[1] is not None:
+        yield _score("candidate", comparison.candidate_val, sealed[1])
     elif compiled.trials:
         yield ScoreLine("best found", percent(compiled.val_mean), None)
-    for name, mean in challenge.references.items():
+    for name, mean in comparison.reference_rules.items():
         yield ScoreLine(f"{readable(name)} (a simple rule)", None, percent(mean))
 
 
@@ -249,7 +246,7 @@ def _interval(report: Report) -> str:
     return f"{percent(report.mean)} ({100 * report.low:.1f} to {100 * report.high:.1f}, {count(report.n)} rows)"
 
 
-def _difference(seen: Comparison | None) -> Iterator[Field]:
+def _difference(seen: SealedTest | None) -> Iterator[Field]:
     if seen is None:
         return
     tests = {

@@ -19,9 +19,8 @@ from dspy_toolkit.report.words import count, duration, percent, points
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from dspy_toolkit.pipeline.record import Run
     from dspy_toolkit.project import Project
-    from dspy_toolkit.registry import Decision
+    from dspy_toolkit.run import ReleasedRun
     from dspy_toolkit.store import Store
 
 TEMPLATE = "page.html.j2"
@@ -32,10 +31,9 @@ DEMONSTRATIONS = 2
 
 
 def render_report(
-    run: Run,
+    run: ReleasedRun,
     project: Project,
     store: Store,
-    decision: Decision,
     before: Mapping[str, Any] | None = None,
     *,
     when: datetime | None = None,
@@ -46,14 +44,13 @@ def render_report(
         run: what the steps found.
         project: what was optimized.
         store: holds the run's objects.
-        decision: how it ended.
         before: the state (`dump_state`) of the program that the candidate was compared with; None when it cannot be had.
         when: when the page is made; shown on it.
 
     Raises:
         ProjectError: the project's program cannot be made.
     """
-    return render(gather(run, project, store, decision, before, when=when))
+    return render(gather(run, project, store, before, when=when))
 
 
 def render(page: Page) -> str:

@@ -14,20 +14,32 @@ from hypothesis import strategies as st
 
 from benchmarks.optimizers import __main__ as command
 from benchmarks.optimizers.goals import best_alone, goals, mean_of, near_best, never_below, profile_cost, spent
-from benchmarks.optimizers.measuring import measure_bench, with_seed
+from benchmarks.optimizers.measuring import measure_context, with_seed
 from benchmarks.optimizers.report import cells, markdown, tables
 from benchmarks.optimizers.rows import BASELINE, PROFILE, SCRIPTED, Kept, Row, value_of
-from benchmarks.optimizers.scripted import INSTRUCTION, MODEL, TASK, ScriptedBench
+from benchmarks.optimizers.scripted import INSTRUCTION, MODEL, scripted_context
 from benchmarks.optimizers.tasks import NAMES, find_task
 from benchmarks.optimizers.tasks.minutes import closeness, spell
 from benchmarks.optimizers.tasks.record import share_of_fields
 from benchmarks.optimizers.tasks.title import words_f1
-from dspy_toolkit.datasets import examples
+from dspy_toolkit.datasets import Dataset, examples
 from dspy_toolkit.metrics import score
-from dspy_toolkit.pipeline.workbench import Workbench
+from dspy_toolkit.pipeline.compile import compile as compile_step
+from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.prepare import prepare
+from dspy_toolkit.pipeline.probe import probe
+from dspy_toolkit.pipeline.resolve import program_part
+from dspy_toolkit.pipeline.select import select
+from dspy_toolkit.project import DataPart
 from dspy_toolkit.project.signatures import fields_of
+from dspy_toolkit.run import CompileInput, SearchInput, SelectInput
 from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.testing import fake_engine
+
+
+def prepared(context: Context) -> Dataset:
+    return prepare(context, DataPart(project=context.project.name, location="", fingerprint=""))
+
 
 LEAST = {"train": 60, "val": 50, "sealed": 80}
 """Rows that say something."""
@@ -44,9 +56,9 @@ def test_a_task_has_the_same_rows_each_time_and_enough_in_every_split(name: str,
     task = find_task(name)
     rows = task.records(settings)
     assert rows == find_task(name).records(settings)
-    bench = Workbench(task.project, settings, rows)
-    dataset = bench.prepare()
-    parts = {part: bench.store.read_frame(getattr(dataset, part)) for part in LEAST}
+    context = Context(task.project, settings, records=rows)
+    dataset = prepared(context)
+    parts = {part: context.store.read_frame(getattr(dataset, part)) for part in LEAST}
     sizes = {part: len(frame) for part, frame in parts.items()}
     assert all(sizes[part] >= least for part, least in LEAST.items()), sizes
     # Near-duplicates share a split; many of them would leave fewer rows to tell anything by than there seem to be.
@@ -58,8 +70,8 @@ def test_a_task_has_the_same_rows_each_time_and_enough_in_every_split(name: str,
 def test_a_metric_gives_1_to_the_expected_answer_and_says_why_not_to_another(name: str, settings: Settings) -> None:
     task = find_task(name)
     project = task.project
-    bench = Workbench(project, settings, task.records(settings))
-    cases = examples(bench.store.read_frame(bench.prepare().val), project.dataset, fields_of(project.build()))
+    context = Context(project, settings, records=task.records(settings))
+    cases = examples(context.store.read_frame(prepared(context).val), project.dataset, fields_of(project.build()))
     for case, other in zip(cases, [*cases[1:], cases[0]], strict=True):
         assert score(project.metric, case, dspy.Prediction(**case.labels())).value == 1
         wrong = score(project.metric, case, dspy.Prediction(**other.labels()))
@@ -76,8 +88,8 @@ def test_an_unknown_task_is_refused_with_the_names() -> None:
 def test_the_router_task_keeps_the_projects_sealed_rows_out(settings: Settings) -> None:
     from dspy_toolkit.projects.router import project
 
-    bench = Workbench(project, settings)
-    sealed = set(bench.store.read_frame(bench.prepare().sealed)["request"])
+    context = Context(project, settings)
+    sealed = set(context.store.read_frame(prepared(context).sealed)["request"])
     assert sealed
     assert not sealed & {row["request"] for row in find_task("router").records(settings)}
 
@@ -228,36 +240,36 @@ def test_what_was_kept_is_found_again_also_after_a_line_that_was_cut_off(tmp_pat
 
 
 def test_gepa_gains_with_the_scripted_reflector_and_a_second_run_measures_nothing_again(settings: Settings) -> None:
-    task = find_task(TASK)
     kept, said = Kept(settings.path("kept.jsonl")), []
-    bench = ScriptedBench(task.project, with_seed(settings, 3), task.records(settings))
-    batches = list(measure_bench(bench, "light", ("gepa", "poem"), kept, said.append, name=SCRIPTED))
+    context = scripted_context(with_seed(settings, 3))
+    batches = list(measure_context(context, "light", ("gepa", "poem"), kept, said.append, name=SCRIPTED))
     rows = [row for batch in batches for row in batch]
-    assert bench.connection.model == MODEL
+    assert context.connection.model == MODEL
     assert {row["seed"] for row in rows} == {3}
     assert (value_of(rows, SCRIPTED, 3, "gepa", "delta") or 0) > 0.1
     assert (value_of(rows, SCRIPTED, 3, "gepa", "lm_calls") or 999) <= 300
     assert goals(rows)[-1].met is True
-    assert INSTRUCTION.split("\n")[0] in str(bench.store.read_json(_compiled(bench)))
+    assert INSTRUCTION.split("\n")[0] in str(context.store.read_json(_compiled(context)))
     (poem,) = batches[-1]
     assert poem["measure"] == "impossible"
     assert "There is no optimizer 'poem'" in poem["note"]
 
-    asked = len(fake_engine(bench.connection).requests)
+    asked = len(fake_engine(context.connection).requests)
     again = list(
-        measure_bench(bench, "light", ("gepa", "poem"), Kept(settings.path("kept.jsonl")), said.append, SCRIPTED)
+        measure_context(context, "light", ("gepa", "poem"), Kept(settings.path("kept.jsonl")), said.append, SCRIPTED)
     )
     assert [row for batch in again for row in batch] == rows
-    assert len(fake_engine(bench.connection).requests) == asked
+    assert len(fake_engine(context.connection).requests) == asked
     assert sum(line.endswith(": gepa") for line in said) == 1
     assert len(list(cells(rows))) == 2
 
 
-def _compiled(bench: Workbench) -> Any:
+def _compiled(context: Context) -> Any:
     """GEPA's program once more, from the cache of replies."""
-    dataset = bench.prepare()
-    choice = bench.select(bench.probe(dataset.train, dataset.val), "gepa", "light")
-    return bench.compile(bench.fingerprint(), choice, dataset.train, dataset.val).program
+    dataset = prepared(context)
+    search = SearchInput(program=program_part(context), train=dataset.train, val=dataset.val)
+    given = SelectInput(**dict(search), profile=probe(context, search), optimizer="gepa", budget="light")
+    return compile_step(context, CompileInput(**dict(search), choice=select(context, given))).program
 
 
 def test_the_command_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from dspy_toolkit.errors import EngineBusy, EngineFailed, MetricError, ProjectError, RegistryError
-from dspy_toolkit.pipeline.workbench import Workbench
+from dspy_toolkit.errors import EngineBusy, EngineFailed, MetricError, ProjectError, StoreError
+from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.resolve import resolve
 from dspy_toolkit.registry import champion, load_version
+from dspy_toolkit.run import Request
 from dspy_toolkit.store import Store
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -95,9 +97,10 @@ def test_one_changed_byte_of_the_data_is_a_miss(playground: Any) -> None:
 def test_a_setting_that_matters_is_a_miss(
     playground: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    before = Workbench.open(playground.location, playground.settings).resolve()
+    request = Request(location=playground.location)
+    before = resolve(Context.open(playground.location, playground.settings), request)
     monkeypatch.setenv(f"DSPY_TOOLKIT_{variable}", value)
-    after = Workbench.open(playground.location, playground.settings).resolve()
+    after = resolve(Context.open(playground.location, playground.settings), request)
     assert after.program.fingerprint != before.program.fingerprint
     assert after.data == before.data
 
@@ -105,11 +108,11 @@ def test_a_setting_that_matters_is_a_miss(
 def test_an_object_that_was_deleted_is_made_again(playground: Any) -> None:
     from prefect import flow
 
-    from tasks.preparation import prepare_dataset, resolve_project
+    from tasks.steps import prepare_dataset, resolve_project
 
     @flow
     def prepare() -> Any:
-        return prepare_dataset(resolve_project(playground.location).data)
+        return prepare_dataset(resolve_project(Request(location=playground.location)).data)
 
     dataset = prepare()
     store = Store(playground.settings.objects)
@@ -119,7 +122,7 @@ def test_an_object_that_was_deleted_is_made_again(playground: Any) -> None:
 
 
 def test_a_transient_error_is_tried_again_and_another_is_not(playground: Any) -> None:
-    from tasks.optimization import probe_program
+    from tasks.steps import probe_program
 
     failures: list[Exception] = [EngineBusy("The engine's queue is full: 1024 requests wait.")]
     usual = playground.engine._function
@@ -160,7 +163,7 @@ def test_a_failed_engine_leaves_the_old_champion(playground: Any) -> None:
     playground.engine._function = lambda request: RuntimeError("the model is gone")
     project = Path(playground.location)
     project.write_text(project.read_text().replace("Classify the question by", "Say, for the question,"))
-    from tasks.optimization import probe_program
+    from tasks.steps import probe_program
 
     delays = probe_program.task.retry_delay_seconds
     probe_program.task.retry_delay_seconds = [0, 0, 0]
@@ -183,12 +186,13 @@ def test_the_queueing_limit_of_this_host_is_made(playground: Any) -> None:
 
 
 def test_a_promotion_that_cannot_be_recorded_is_undone_and_the_next_run_makes_it(
-    playground: Any, monkeypatch: pytest.MonkeyPatch
+    playground: Any,
 ) -> None:
-    with monkeypatch.context() as broken:
-        broken.setattr(Workbench, "record", lambda *_: _raise(RegistryError("The disk is full. Free some space.")))
-        with pytest.raises(RegistryError, match="Free some space"):
-            optimize(playground)
+    reports = playground.settings.path("reports")
+    reports.write_text("a file where the folder should be")
+    with pytest.raises(StoreError, match="Cannot write the report"):
+        optimize(playground)
+    reports.unlink()
     assert champion(playground.settings, "questions").version == 1
     asked = len(playground.engine.requests)
     assert optimize(playground).outcome == "promoted"
@@ -199,13 +203,9 @@ def test_a_promotion_that_cannot_be_recorded_is_undone_and_the_next_run_makes_it
 def test_the_artifacts_of_any_projects_name_have_keys_that_prefect_takes() -> None:
     from prefect.client.schemas.actions import ArtifactCreate
 
-    from tasks.policy import artifact_key
+    from tasks.show import artifact_key
 
     assert ArtifactCreate(key=artifact_key("my_project-2", "decision")).key == "my-project-2-decision"
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 def test_another_run_by_itself_searches_nothing_again(playground: Any) -> None:

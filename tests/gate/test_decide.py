@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.errors import DatasetError, ObjectMissing
 from dspy_toolkit.evaluation import Report
-from dspy_toolkit.gate.decide import Comparison, compare, judge
+from dspy_toolkit.gate.decide import judge
 from dspy_toolkit.gate.intervals import DIFFERENCES, bootstrap, tango
 from dspy_toolkit.gate.ledger import Ledger
 from dspy_toolkit.lm.usage import Usage
+from dspy_toolkit.pipeline.compare import compare_reports as compare
+from dspy_toolkit.run import SealedTest
 from dspy_toolkit.store import Ref, Store
 
 
@@ -46,7 +48,7 @@ def report(store: Store, values, groups=None, rows=None, prompt_tokens=1000) -> 
     )
 
 
-def compared(store, ours, theirs, *, alpha=0.0125, looks=1, left=0.75, tokens=1000, **options) -> Comparison:
+def compared(store, ours, theirs, *, alpha=0.0125, looks=1, left=0.75, tokens=1000, **options) -> SealedTest:
     candidate = report(store, ours, prompt_tokens=tokens, **options)
     return compare(candidate, report(store, theirs, **options), store, alpha=alpha, looks=looks, alpha_left=left)
 
@@ -174,7 +176,7 @@ def test_candidates_that_need_no_test_are_not_shown_it():
     assert verdict(None, changed=False, val_better=False).outcome == "unchanged"
     outcome, reason = verdict(None, val_better=False)
     assert outcome == "refused" and "sealed test was not opened" in reason
-    with pytest.raises(ValueError, match="judged by a comparison"):
+    with pytest.raises(ValueError, match="judged by evidence"):
         verdict(None)
 
 

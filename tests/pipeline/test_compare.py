@@ -14,9 +14,11 @@ from dspy_toolkit.errors import DatasetError, EngineFailed, LedgerError
 from dspy_toolkit.gate.ledger import Ledger, Opening
 from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.metrics import exact_match
-from dspy_toolkit.pipeline.compare import LEDGER, Challenge, challenge
+from dspy_toolkit.pipeline.compare import LEDGER, Match
+from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.project import Project
 from dspy_toolkit.project.signatures import fields_of
+from dspy_toolkit.run import Comparison
 from tests.optimizers.toys import HINT, SPEC, Toy, by_instruction, demos_in, program, question, records
 
 
@@ -28,7 +30,7 @@ class Table:
         self.toy.knows = by_instruction
         self.connection = self.toy.connect()
         self.project = Project(
-            name="colours", summary="Colours", program=program, metric=exact_match, dataset=SPEC, references={}
+            name="colours", summary="Colours", program=program, metric=exact_match, dataset=SPEC, reference_rules={}
         )
         frame = from_records(records(90))
         self.dataset: Dataset = prepare(frame, SPEC, fields_of(program()), self.toy.store)
@@ -42,16 +44,10 @@ class Table:
 
         return {question(request) for request in engine_of(self.connection).requests}
 
-    def challenge(self, candidate: dspy.Module, champion: dspy.Module | None = None, **options: Any) -> Challenge:
-        given = {"val_rows": 0, "project": self.project, "dataset": self.dataset, **options}
-        return challenge(
-            candidate=candidate,
-            champion=champion or program(),
-            settings=self.toy.settings,
-            connection=self.connection,
-            store=self.toy.store,
-            **given,
-        )
+    def compare(self, candidate: dspy.Module, champion: dspy.Module | None = None, **options: Any) -> Comparison:
+        context = Context(options.pop("project", self.project), self.toy.settings, lambda _: self.connection)
+        given = {"candidate": candidate, "champion": champion or program(), "dataset": self.dataset, **options}
+        return Match(context, **given).decide()
 
     def openings(self) -> list[Opening]:
         return Ledger(self.toy.settings.path(LEDGER)).openings()
@@ -70,38 +66,38 @@ def told(text: str = HINT) -> dspy.Module:
 
 
 def test_the_same_prompt_is_unchanged_and_costs_nothing(table: Table) -> None:
-    result = table.challenge(program())
+    result = table.compare(program())
     assert result.outcome == "unchanged"
-    assert (result.candidate_val, result.champion_val, result.comparison, result.references) == (None, None, None, {})
+    assert (result.candidate_val, result.champion_val, result.sealed, result.reference_rules) == (None, None, None, {})
     assert table.seen() == set()
     assert table.openings() == []
 
 
 def test_worse_on_validation_is_not_shown_the_sealed_rows(table: Table) -> None:
-    result = table.challenge(candidate=program(), champion=told())
+    result = table.compare(candidate=program(), champion=told())
     assert result.outcome == "refused"
     assert "on validation; the sealed test was not opened" in result.reason
     assert result.candidate_val is not None and result.champion_val is not None
     assert result.candidate_val.mean < result.champion_val.mean == 1.0
-    assert result.comparison is None
+    assert result.sealed is None
     assert table.seen() == table.texts("val")
     assert table.openings() == []
 
 
 def test_a_better_one_is_promoted_and_the_opening_written_down(table: Table) -> None:
     said = []
-    result = table.challenge(told(), progress=lambda *progress: said.append(progress))
+    result = table.compare(told(), progress=lambda *progress: said.append(progress))
     assert result.outcome == "promoted"
-    assert result.comparison is not None
-    assert result.comparison.low > 0
-    assert result.comparison.candidate.mean == 1.0
-    assert result.comparison.candidate.n == len(table.texts("sealed"))
+    assert result.sealed is not None
+    assert result.sealed.low > 0
+    assert result.sealed.candidate.mean == 1.0
+    assert result.sealed.candidate.n == len(table.texts("sealed"))
     assert table.seen() == table.texts("val") | table.texts("sealed")
     [opening] = table.openings()
     assert opening.outcome == "promoted"
-    assert opening.rows == result.comparison.candidate.rows
+    assert opening.rows == result.sealed.candidate.rows
     assert opening.grant.project == "colours"
-    assert result.comparison.level == 1 - 2 * opening.grant.alpha
+    assert result.sealed.level == 1 - 2 * opening.grant.alpha
     assert {doing for _, _, doing in said} == {
         f"{who} on {split}" for who in ("candidate", "champion") for split in ("val", "sealed")
     }
@@ -110,14 +106,14 @@ def test_a_better_one_is_promoted_and_the_opening_written_down(table: Table) -> 
 def test_better_on_validation_only_is_refused(table: Table) -> None:
     val = table.texts("val")
     table.toy.knows = lambda request: by_instruction(request) and question(request) in val
-    result = table.challenge(told())
+    result = table.compare(told())
     assert result.outcome == "refused"
     assert result.reason.startswith("Not shown to be better than the champion")
     assert [opening.outcome for opening in table.openings()] == ["refused"]
 
 
 def test_only_the_rows_that_chose_the_candidate_are_used_of_val(table: Table) -> None:
-    result = table.challenge(told(), val_rows=7)
+    result = table.compare(told(), val_rows=7)
     assert result.candidate_val is not None
     assert result.candidate_val.n == 7
 
@@ -126,18 +122,18 @@ def test_rows_that_a_program_was_tuned_on_are_left_out(table: Table, caplog: pyt
     sealed = table.toy.store.read_frame(table.dataset.sealed)
     tuned = frozenset(sealed["_row"].iloc[:5])
     with caplog.at_level(logging.WARNING):
-        result = table.challenge(told(), tuned_on=tuned)
+        result = table.compare(told(), tuned_on=tuned)
     assert "5 sealed rows were used to tune one of the programs; they are left out" in caplog.text
-    assert result.comparison is not None
-    assert result.comparison.candidate.n == len(sealed) - 5
-    kept = table.toy.store.read_frame(result.comparison.candidate.rows)["_row"]
+    assert result.sealed is not None
+    assert result.sealed.candidate.n == len(sealed) - 5
+    kept = table.toy.store.read_frame(result.sealed.candidate.rows)["_row"]
     assert not tuned & set(kept)
 
 
 def test_no_fresh_row_is_left(table: Table) -> None:
     sealed = table.toy.store.read_frame(table.dataset.sealed)
     with pytest.raises(DatasetError, match="No sealed row is left .* Add fresh labelled rows"):
-        table.challenge(told(), tuned_on=frozenset(sealed["_row"]))
+        table.compare(told(), tuned_on=frozenset(sealed["_row"]))
     assert table.openings() == []
 
 
@@ -148,10 +144,10 @@ def test_references_are_scored_on_the_same_rows(table: Table) -> None:
         assert {case.text for case in learn} == table.texts("train")
         return lambda case: dspy.Prediction(label="red")
 
-    project = replace(table.project, references={"always red": always_red})
-    result = table.challenge(told(), project=project)
+    project = replace(table.project, reference_rules={"always red": always_red})
+    result = table.compare(told(), project=project)
     red = (table.toy.store.read_frame(table.dataset.sealed)["label"] == "red").mean()
-    assert result.references == {"always red": pytest.approx(red)}
+    assert result.reference_rules == {"always red": pytest.approx(red)}
 
 
 def test_a_metric_that_asks_the_model_can_score_references_too(table: Table) -> None:
@@ -161,9 +157,9 @@ def test_a_metric_that_asks_the_model_can_score_references_too(table: Table) -> 
         assert dspy.settings.lm.model == table.connection.model
         return exact_match(example, prediction).value == 1
 
-    references = {"always red": lambda learn: lambda case: dspy.Prediction(label="red")}
-    result = table.challenge(told(), project=replace(table.project, metric=asks, references=references))
-    assert 0 < result.references["always red"] < 1
+    reference_rules = {"always red": lambda learn: lambda case: dspy.Prediction(label="red")}
+    result = table.compare(told(), project=replace(table.project, metric=asks, reference_rules=reference_rules))
+    assert 0 < result.reference_rules["always red"] < 1
 
 
 def test_a_crash_between_grant_and_result_is_not_charged_twice(table: Table) -> None:
@@ -176,17 +172,17 @@ def test_a_crash_between_grant_and_result_is_not_charged_twice(table: Table) -> 
 
     table.toy.knows = fail
     with pytest.raises(EngineFailed):
-        table.challenge(told())
+        table.compare(told())
     [spent] = table.openings()
     assert spent.outcome is None
     table.toy.knows = by_instruction
-    assert table.challenge(told()).outcome == "promoted"
+    assert table.compare(told()).outcome == "promoted"
     [opening] = table.openings()
     assert (opening.grant, opening.outcome) == (spent.grant, "promoted")
 
 
 def test_another_question_is_a_second_look(table: Table) -> None:
-    first, second = (table.challenge(told(f"{HINT} {more}")).comparison for more in ("One.", "Two."))
+    first, second = (table.compare(told(f"{HINT} {more}")).sealed for more in ("One.", "Two."))
     assert first is not None and second is not None
     assert (first.looks, second.looks) == (1, 2)
     assert second.alpha_left < first.alpha_left
@@ -195,7 +191,7 @@ def test_another_question_is_a_second_look(table: Table) -> None:
 def test_a_damaged_ledger_keeps_the_rows_sealed(table: Table) -> None:
     table.toy.settings.path(LEDGER).write_text("nonsense\n")
     with pytest.raises(LedgerError, match="line 1 is not a line of the ledger"):
-        table.challenge(told())
+        table.compare(told())
     assert not table.seen() & table.texts("sealed")
 
 
@@ -203,4 +199,4 @@ def test_demonstrations_count_as_a_change(table: Table) -> None:
     shown = program()
     shown.demos = [dspy.Example(text="a lime", label="green")]
     table.toy.knows = lambda request: bool(demos_in(request))
-    assert table.challenge(shown).outcome == "promoted"
+    assert table.compare(shown).outcome == "promoted"

@@ -21,7 +21,6 @@ from dspy_toolkit.errors import (
     ToolkitError,
 )
 from dspy_toolkit.metrics import judge
-from dspy_toolkit.pipeline import workbench
 from dspy_toolkit.settings import LMSettings, Settings
 from tests.optimizers.toys import (
     HINT,
@@ -47,14 +46,13 @@ class Setup:
 
     def optimize(self, given: dspy.Module | None = None, rows: Any = None, **options: Any) -> Result:
         rows = records(110) if rows is None else rows
-        return optimize(given or program(), rows, settings=options.pop("settings", self.toy.settings), **options)
+        options = {"settings": self.toy.settings, "connection": self.connection, **options}
+        return optimize(given or program(), rows, **options)
 
 
 @pytest.fixture
-def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
-    made = Setup(Toy(tmp_path))
-    monkeypatch.setattr(workbench, "connect", lambda settings: made.connection)
-    return made
+def setup(tmp_path: Path) -> Setup:
+    return Setup(Toy(tmp_path))
 
 
 def as_file(rows: list[dict[str, Any]], path: Path) -> Path:
@@ -106,7 +104,7 @@ def test_nothing_changed(setup: Setup) -> None:
     result = setup.optimize(given, optimizer="bootstrap")
     assert not result.improved
     assert result.reason.startswith("Nothing changed: the best candidate reached ")
-    assert result.challenge.outcome == "unchanged"
+    assert result.comparison.outcome == "unchanged"
     assert result.program is not given
     assert result.program.demos == []
 
@@ -178,8 +176,8 @@ def test_the_same_call_again_repeats_itself_from_the_cache(setup: Setup) -> None
     first, second = setup.optimize(), setup.optimize()
     assert second.compiled.program == first.compiled.program
     assert (second.compiled.usage.physical_calls, second.improved) == (0, True)
-    assert second.challenge.comparison is not None
-    assert second.challenge.comparison.looks == 2
+    assert second.comparison.sealed is not None
+    assert second.comparison.sealed.looks == 2
 
 
 def test_columns_may_be_named(setup: Setup) -> None:

@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.errors import OptimizerError, ProjectError, RegistryError
 from dspy_toolkit.optimizers import Budget, Choice, select
-from dspy_toolkit.optimizers.search.transfer import Start, carry, choose_with_start
+from dspy_toolkit.optimizers.problem import Start
+from dspy_toolkit.optimizers.search.transfer import choose_with_start, transfer
 from dspy_toolkit.optimizers.states import prompt_of, state_of
+from dspy_toolkit.pipeline.release import manifest_of
+from dspy_toolkit.pipeline.source import find_start
+from dspy_toolkit.project import StartPart
 from dspy_toolkit.project.signatures import fields_of, signature_hash
 from dspy_toolkit.registry import Manifest, find_version, promote, save_version
 from dspy_toolkit.registry.programs import load_program
@@ -64,7 +68,7 @@ class TestWhatFits:
     def test_instructions_and_demonstrations_come_over(self) -> None:
         own, other = program(), told()
         before = prompt_of(own), prompt_of(other)
-        carried = carry(own, other, "tones@1")
+        carried = transfer(own, other, "tones@1")
         assert carried.signature.instructions == HINT
         assert carried.demos == SHOWN, "nothing but the fields of the signature"
         assert (prompt_of(own), prompt_of(other)) == before
@@ -75,29 +79,29 @@ class TestWhatFits:
         for name in ("zeroth", "first", "other"):
             predictor = getattr(other, name)
             predictor.signature = predictor.signature.with_instructions(f"From {name}.")
-        carried = carry(own, other, "other@1")
+        carried = transfer(own, other, "other@1")
         assert carried.first.signature.instructions == "From first."
         assert carried.second.signature.instructions == "From other.", "the only one that fits"
 
     def test_of_several_that_fit_none_is_taken(self) -> None:
         other = Steps(one="text -> label", two="text -> label")
         with pytest.raises(ProjectError, match="No predictor of other@1 fits"):
-            carry(program(), other, "other@1")
+            transfer(program(), other, "other@1")
 
     def test_reasoning_is_no_part_of_the_fit(self) -> None:
         reasons = [{"reasoning": "limes are", **SHOWN[0]}, SHOWN[1]]
         thinking = dspy.ChainOfThought(Colour)
-        assert carry(program(), told(demos=reasons, made=thinking), "x@1").demos == SHOWN
-        carried = carry(dspy.ChainOfThought(Colour), told(demos=reasons, made=thinking), "x@1")
+        assert transfer(program(), told(demos=reasons, made=thinking), "x@1").demos == SHOWN
+        carried = transfer(dspy.ChainOfThought(Colour), told(demos=reasons, made=thinking), "x@1")
         assert carried.predictors()[0].demos == [{"reasoning": "limes are", **SHOWN[0]}, SHOWN[1]]
-        assert carry(dspy.ChainOfThought(Colour), told(), "x@1").predictors()[0].demos == SHOWN
+        assert transfer(dspy.ChainOfThought(Colour), told(), "x@1").predictors()[0].demos == SHOWN
 
     def test_renamed_fields_are_found_under_their_new_names(self) -> None:
         old = dspy.Predict(dspy.Signature("thing: str -> label: str", HINT))
         old.demos = [dspy.Example(thing="a lime 1", label="green")]
         with pytest.raises(ProjectError, match="thing -> label; here: text -> label"):
-            carry(program(), old, "old@1")
-        carried = carry(program(), old, "old@1", {"thing": "text"})
+            transfer(program(), old, "old@1")
+        carried = transfer(program(), old, "old@1", {"thing": "text"})
         assert carried.signature.instructions == HINT
         assert carried.demos == [{"text": "a lime 1", "label": "green"}]
 
@@ -106,14 +110,14 @@ class TestWhatFits:
         self, bad: dict[str, str], caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.WARNING):
-            carried = carry(program(), told(demos=[SHOWN[0], bad]), "tones@1")
+            carried = transfer(program(), told(demos=[SHOWN[0], bad]), "tones@1")
         assert carried.demos == SHOWN[:1]
         assert "1 of 2 demonstrations of tones@1 do not fit the fields here" in caplog.text
 
     def test_nothing_fits_lists_both_sides(self) -> None:
         other = Steps(one="question -> answer", two="answer -> sure: bool")
         with pytest.raises(ProjectError) as caught:
-            carry(program(), other, "quiz@2")
+            transfer(program(), other, "quiz@2")
         assert str(caught.value) == (
             "No predictor of quiz@2 fits this program. Its fields: question -> answer; answer -> sure; here: "
             "text -> label. Start from another program, or note renamed fields in Project.renames."
@@ -122,7 +126,7 @@ class TestWhatFits:
     def test_what_was_carried_over_survives_the_store(self, toy: Toy) -> None:
         from dspy_toolkit.optimizers.states import fill
 
-        carried = carry(program(), told(), "tones@1")
+        carried = transfer(program(), told(), "tones@1")
         kept = toy.store.read_json(toy.store.save_json(state_of(carried)))
         assert prompt_of(fill(program(), kept)) == prompt_of(carried)
 
@@ -209,6 +213,10 @@ class Shared(Bench):
         self.toy.instruction = "Answer with a word."
         self.other = write_project(folder / "tones", records(30), TOML.replace('"colours"', '"tones"', 1))
 
+    def start(self, reference: str) -> StartPart:
+        context = self.context()
+        return find_start(reference, context.project, context.settings, context.store)
+
     def save(self, made: dspy.Module | None = None, rows: tuple[str, ...] = (), project: str = "tones") -> int:
         made = made or told(demos=[])
         manifest = Manifest(
@@ -233,23 +241,23 @@ def shared(home: Settings, tmp_path: Path) -> Shared:
 def test_a_start_is_a_part_of_its_own_looked_up_once(shared: Shared) -> None:
     settings = shared.toy.settings
     promote(settings, "tones", shared.save(rows=("b", "a")))
-    plain, ref = shared.open().resolve(), shared.open().resolve("tones@champion")
+    plain, ref = shared.resolve(), shared.resolve("tones@champion")
     assert ref.model_copy(update={"start": None}) == plain
     assert ref.start is not None
     assert ref.start.name == "tones@1"
     assert shared.toy.store.read_json(ref.start.trained_rows) == ["a", "b"]
     assert shared.toy.store.read_json(ref.start.state)["signature"]["instructions"] == HINT
     for same in ("tones@1", str(shared.other)):
-        assert shared.open().resolve(same) == ref
+        assert shared.resolve(same) == ref
     promote(settings, "tones", shared.save(told("Another.")))
-    moved = shared.open().resolve("tones@champion").start
+    moved = shared.resolve("tones@champion").start
     assert moved is not None
     assert moved.name == "tones@2"
     assert moved.state != ref.start.state
 
 
 def test_a_projects_own_program_can_be_started_from(shared: Shared) -> None:
-    assert shared.open().start(str(shared.other)).name == "tones"
+    assert shared.start(str(shared.other)).name == "tones"
 
 
 def test_a_folder_can_be_started_from_whose_project_is_not_here(shared: Shared, tmp_path: Path) -> None:
@@ -261,9 +269,9 @@ def test_a_folder_can_be_started_from_whose_project_is_not_here(shared: Shared, 
     folder = download_artifacts(
         artifact_uri=f"runs:/{found.run_id}/program", dst_path=str(tmp_path), tracking_uri=settings.tracking_uri
     )
-    start = shared.open().start(folder)
+    start = shared.start(folder)
     assert start.name == f"tones@sha256:{found.program_sha256[:12]}"
-    assert start.state == shared.open().start("tones@1").state
+    assert start.state == shared.start("tones@1").state
 
 
 @pytest.mark.parametrize(
@@ -278,12 +286,13 @@ def test_a_folder_can_be_started_from_whose_project_is_not_here(shared: Shared, 
 def test_a_start_that_is_not_there(shared: Shared, reference: str, kind: type[Exception], message: str) -> None:
     shared.save()
     with pytest.raises(kind, match=message):
-        shared.open().resolve(reference)
+        shared.resolve(reference)
 
 
 def test_a_whole_run_from_another_projects_program(shared: Shared) -> None:
     shared.save(rows=("elsewhere",))
-    run, decision, _ = shared.whole(optimizer="bootstrap", start="tones@1")
+    run, _ = shared.whole(optimizer="bootstrap", start="tones@1")
+    decision = run.decision
     assert decision.outcome == "promoted", decision.reason
     assert [trial.label for trial in run.compiled.trials[:2]] == ["unchanged", "from tones@1"]
     manifest = load_program(shared.toy.settings, "colours@champion").manifest
@@ -299,11 +308,11 @@ def test_a_whole_run_from_another_projects_program(shared: Shared) -> None:
 def test_a_version_of_the_same_project_is_a_parent_by_its_number(shared: Shared) -> None:
     shared.save(project="colours")
     run = shared.find(optimizer="bootstrap", start="colours@1")
-    assert shared.open().manifest(run).parent == 1
+    assert manifest_of(shared.context(), run).parent == 1
 
 
 def test_rows_that_the_start_was_tuned_on_test_nothing(shared: Shared, caplog: pytest.LogCaptureFixture) -> None:
-    data = shared.open().prepare()
+    _, data, _ = shared.begin()
     sealed = shared.toy.store.read_frame(data.sealed)
     tuned, shown = [str(row) for row in sealed["_row"].iloc[:4]], sealed.iloc[5]
     demo = {"text": shown["text"], "label": shown["label"]}
@@ -311,30 +320,36 @@ def test_rows_that_the_start_was_tuned_on_test_nothing(shared: Shared, caplog: p
     with caplog.at_level(logging.WARNING):
         run = shared.find(optimizer="bootstrap", start="tones@1")
     assert "5 sealed rows were used to tune one of the programs; they are left out" in caplog.text
-    comparison = run.challenge.comparison
+    comparison = run.comparison.sealed
     assert comparison is not None
     tested = set(shared.toy.store.read_frame(comparison.candidate.rows)["_row"])
     left_out = {*tuned, str(shown["_row"])}
     assert tested == set(sealed["_row"]) - left_out
-    assert left_out <= set(shared.open().manifest(run).trained_rows), "nor any descendant"
+    assert left_out <= set(manifest_of(shared.context(), run).trained_rows), "nor any descendant"
 
 
-def test_from_python(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_python(toy: Toy) -> None:
     from dspy_toolkit import optimize
-    from dspy_toolkit.pipeline import workbench
 
     connection = toy.connect()
-    monkeypatch.setattr(workbench, "connect", lambda settings: connection)
     toy.knows, toy.instruction = by_instruction, "Answer with a word."
     given = told(demos=[])
-    result = optimize(program(), records(110), optimizer="bootstrap", start=given, settings=toy.settings)
+    result = optimize(
+        program(), records(110), optimizer="bootstrap", start=given, settings=toy.settings, connection=connection
+    )
     assert result.improved
     assert [trial.label for trial in result.compiled.trials[:2]] == ["unchanged", "from the given program"]
     assert result.program.signature.instructions == HINT
     with pytest.raises(ProjectError, match="No predictor of the given program fits"):
-        optimize(program(), records(110), start=dspy.Predict("question -> answer"), settings=toy.settings)
+        optimize(
+            program(),
+            records(110),
+            start=dspy.Predict("question -> answer"),
+            settings=toy.settings,
+            connection=connection,
+        )
     with pytest.raises(RegistryError, match="The registry has no program of 'tones'"):
-        optimize(program(), records(110), start="tones@1", settings=toy.settings)
+        optimize(program(), records(110), start="tones@1", settings=toy.settings, connection=connection)
 
 
 def test_another_choice_of_labels_gives_its_instructions_alone() -> None:
@@ -346,5 +361,5 @@ def test_another_choice_of_labels_gives_its_instructions_alone() -> None:
 
     other = dspy.Predict(Spam)
     other.demos = [dspy.Example(text="win a prize", label="spam")]
-    carried = carry(program(), other, "mail@1")
+    carried = transfer(program(), other, "mail@1")
     assert (carried.signature.instructions, carried.demos) == ("Sort.", [])

@@ -12,18 +12,16 @@ import pandas as pd
 
 from dspy_toolkit.datasets import Dataset, DatasetSpec
 from dspy_toolkit.evaluation import Report
-from dspy_toolkit.gate.decide import Comparison
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
 from dspy_toolkit.optimizers.search.search import Trial
 from dspy_toolkit.optimizers.states import state_of
-from dspy_toolkit.pipeline.compare import Challenge
-from dspy_toolkit.pipeline.record import Run
 from dspy_toolkit.project import ChampionPart, DataPart, ProgramPart, Project, ProjectRef
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.report import gather, render
 from dspy_toolkit.report.gathering import Page
+from dspy_toolkit.run import Comparison, ReleasedRun, Run, SealedTest
 from dspy_toolkit.store import Ref, Store
 
 
@@ -108,10 +106,11 @@ class Desk:
         reports = None
         if before is not None and after is not None:
             reports = [self.report(rows, "val") for rows in (after, before)]
-        comparison = None
+        test = None
         if sealed and before is not None and after is not None:
             ours, theirs = self.report(after, "sealed"), self.report(before, "sealed")
-            comparison = Comparison(
+            test = SealedTest(
+                n=ours.n,
                 candidate=ours,
                 champion=theirs,
                 delta=ours.mean - theirs.mean,
@@ -179,20 +178,22 @@ class Desk:
             ),
             choice=Choice(**chosen | (choice or {})),
             compiled=Compiled(**made | (compiled or {})),
-            challenge=Challenge(
+            comparison=Comparison(
                 outcome=outcome,  # pyright: ignore[reportArgumentType]
                 reason="Better than the champion: +6.7 points.",
                 candidate_val=reports and reports[0],
                 champion_val=reports and reports[1],
-                comparison=comparison,
-                references={"keyword rule": 0.292} if comparison else {},
+                sealed=test,
+                reference_rules={"keyword rule": 0.292} if test else {},
             ),
         )
 
+    def released(self, run: Run, **decided: Any) -> ReleasedRun:
+        made = {"outcome": run.comparison.outcome, "reason": run.comparison.reason, "version": None, "previous": 1}
+        return ReleasedRun(**dict(run), decision=Decision(**made | decided))
+
     def gather(self, run: Run, before: dict[str, Any] | None = None, **decided: Any) -> Page:
-        made = {"outcome": run.challenge.outcome, "reason": run.challenge.reason, "version": None, "previous": 1}
-        decision = Decision(**made | decided)
-        return gather(run, self.project, self.store, decision, before or self.state())
+        return gather(self.released(run, **decided), self.project, self.store, before or self.state())
 
     def html(self, run: Run, before: dict[str, Any] | None = None, **decided: Any) -> str:
         return render(self.gather(run, before, **decided))

@@ -208,7 +208,7 @@ def test_any_text_leaves_the_page_whole(desk: Desk, text: str) -> None:
 def test_what_is_no_longer_there_is_named_and_the_rest_stands(desk: Desk) -> None:
     run = desk.run(BEFORE, AFTER, state=desk.state("Gone."))
     desk.store.delete(run.compiled.program)
-    comparison = run.challenge.comparison
+    comparison = run.comparison.sealed
     assert comparison is not None
     desk.store.delete(comparison.champion.rows)
     seen = look(desk.html(run))
@@ -219,12 +219,11 @@ def test_what_is_no_longer_there_is_named_and_the_rest_stands(desk: Desk) -> Non
 
 
 def test_without_the_program_before_the_other_side_stands(desk: Desk) -> None:
-    from dspy_toolkit.registry import Decision
     from dspy_toolkit.report import render_report
 
     run = desk.run(BEFORE, AFTER)
-    decision = Decision(outcome="promoted", reason="Better.", version=2, previous=1)
-    seen = look(render_report(run, desk.project, desk.store, decision))
+    made = desk.released(run, outcome="promoted", reason="Better.", version=2)
+    seen = look(render_report(made, desk.project, desk.store))
     assert "The program before cannot be read" in seen.text
     assert "cannot be read" in seen.text and "Classify." in seen.text
 

@@ -10,11 +10,13 @@ import pytest
 from dspy_toolkit import optimize
 from dspy_toolkit.errors import StoreError
 from dspy_toolkit.gate.ledger import Ledger
-from dspy_toolkit.pipeline import workbench
 from dspy_toolkit.pipeline.compare import LEDGER
+from dspy_toolkit.pipeline.record import report_of, report_path
+from dspy_toolkit.pipeline.release import release_baseline
+from dspy_toolkit.run import ReleasedRun
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking.mlflow_client import connect
-from tests.optimizers.benches import Bench, Pipeline
+from tests.optimizers.benches import Bench
 from tests.optimizers.toys import HINT, Toy, by_instruction, question, records
 from tests.report.looking import look
 
@@ -22,12 +24,12 @@ from tests.report.looking import look
 class Pages(Bench):
     """The toy as a project in files, with the pages of its runs."""
 
-    def run(self, optimizer: str = "gepa") -> Pipeline:
-        self.open().ensure_champion()
+    def run(self, optimizer: str = "gepa") -> tuple[ReleasedRun, str]:
+        release_baseline(self.context(), self.resolve())
         return self.whole(optimizer=optimizer)
 
     def page(self, run_id: str) -> str:
-        return self.open().report_path(run_id).read_text(encoding="utf-8")
+        return report_path(self.context(), run_id).read_text(encoding="utf-8")
 
     def artifact(self, run_id: str) -> str:
         return self.toy.settings.path("artifacts", run_id, "artifacts", "report.html").read_text(encoding="utf-8")
@@ -39,17 +41,18 @@ def bench(home: Settings, tmp_path: Path) -> Pages:
 
 
 def test_a_promoted_run_has_its_page_in_mlflow_and_under_the_home(bench: Pages) -> None:
-    run, decision, run_id = bench.run()
+    run, run_id = bench.run()
+    decision = run.decision
     assert decision.outcome == "promoted"
     html = bench.page(run_id)
     assert html == bench.artifact(run_id)
-    assert bench.open().report_path(run_id) == bench.toy.settings.path("reports", "colours", f"{run_id}.html")
+    assert report_path(bench.context(), run_id) == bench.toy.settings.path("reports", "colours", f"{run_id}.html")
     seen = look(html)
     assert decision.reason in seen.text
     assert "Version 2 is the champion now." in seen.text
     assert "Before is version 1, the champion." in seen.text
     assert "Classify." in seen.text and HINT in seen.text
-    comparison = run.challenge.comparison
+    comparison = run.comparison.sealed
     assert comparison is not None
     gained = round((comparison.candidate.mean - comparison.champion.mean) * comparison.candidate.n)
     assert f"Won: {gained}" in seen.text and "Lost: 0" in seen.text
@@ -59,35 +62,35 @@ def test_a_promoted_run_has_its_page_in_mlflow_and_under_the_home(bench: Pages) 
 
 
 def test_a_run_that_learnt_the_validation_rows_by_heart_is_refused_with_the_rows_it_lost(bench: Pages) -> None:
-    opened = bench.open()
-    data = opened.prepare()
-    sealed = set(opened.store.read_frame(data.sealed)["text"])
+    _, data, _ = bench.begin()
+    sealed = set(bench.toy.store.read_frame(data.sealed)["text"])
     bench.toy.knows = lambda request: by_instruction(request) and question(request) not in sealed
-    run, decision, run_id = bench.run()
+    run, run_id = bench.run()
+    decision = run.decision
     assert decision.outcome == "refused"
     seen = look(bench.page(run_id))
     assert seen.headings[1] == (2, "Refused")
     assert "Not shown to be better than the champion" in seen.text
     assert "of the sealed test, 0 scored higher after and 0 lower." in seen.text
-    assert run.challenge.comparison is not None
+    assert run.comparison.sealed is not None
 
 
 def test_making_a_page_opens_no_sealed_row(bench: Pages) -> None:
     bench.toy.knows = lambda request: False
-    run, decision, _ = bench.run("bootstrap")
-    assert decision.outcome == "unchanged"
+    run, _ = bench.run("bootstrap")
+    assert run.decision.outcome == "unchanged"
     asked = len(Ledger(bench.toy.settings.path(LEDGER)).openings())
-    sealed = bench.open().store.read_frame(run.dataset.sealed)
+    sealed = bench.toy.store.read_frame(run.dataset.sealed)
     bench.toy.store.delete(run.dataset.sealed)
-    html = bench.open().report(run, decision)
+    html = report_of(bench.context(), run)
     assert len(Ledger(bench.toy.settings.path(LEDGER)).openings()) == asked == 0
     assert not [text for text in sealed["text"] if text in html]
 
 
 def test_a_perfect_program_has_a_page_too(bench: Pages) -> None:
     bench.toy.knows = lambda request: True
-    _, decision, run_id = bench.run("auto")
-    assert decision.outcome == "unchanged"
+    run, run_id = bench.run("auto")
+    assert run.decision.outcome == "unchanged"
     seen = look(bench.page(run_id))
     assert "there is nothing to gain" in seen.text
 
@@ -97,10 +100,10 @@ def test_a_champion_whose_files_are_gone_costs_half_a_page_and_no_run(
 ) -> None:
     import shutil
 
-    run, decision, _ = bench.run()
+    run, _ = bench.run()
     first = connect(bench.toy.settings).get_model_version("colours", "1").run_id
     shutil.rmtree(bench.toy.settings.path("artifacts", str(first)))
-    seen = look(bench.open().report(run, decision))
+    seen = look(report_of(bench.context(), run))
     assert "The program before cannot be read" in seen.text
     assert "The report goes without the program before" in caplog.text
 
@@ -116,14 +119,13 @@ def test_a_page_that_cannot_be_written_fails_the_run_and_says_so(bench: Pages) -
     assert latest.info.status == "FAILED"
 
 
-def test_optimize_gives_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optimize_gives_a_page(tmp_path: Path) -> None:
     from tests.optimizers.toys import program
 
     toy = Toy(tmp_path)
     toy.knows = by_instruction
     connection = toy.connect()
-    monkeypatch.setattr(workbench, "connect", lambda settings: connection)
-    result: Any = optimize(program(), records(110), settings=toy.settings)
+    result: Any = optimize(program(), records(110), settings=toy.settings, connection=connection)
     seen = look(result.report())
     assert result.improved
     assert result.reason in seen.text

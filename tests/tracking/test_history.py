@@ -12,9 +12,11 @@ from pydantic import BaseModel
 
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.pipeline import workbench
+from dspy_toolkit.pipeline import select as select_step
 from dspy_toolkit.pipeline.record import task_kind
+from dspy_toolkit.pipeline.select import prior_runs
 from dspy_toolkit.project import Project
+from dspy_toolkit.run import SelectInput
 from dspy_toolkit.settings import RegistrySettings, Settings
 from dspy_toolkit.tracking import runs as tracking
 from dspy_toolkit.tracking.history import History, PastRun, read_history
@@ -59,9 +61,9 @@ def bench(home: Settings, tmp_path: Path) -> Bench:
 
 
 def test_a_run_is_read_back_with_what_it_found(bench: Bench) -> None:
-    run, decision, run_id = bench.whole()
+    run, run_id = bench.whole()
     [found], left_out = read_history(bench.toy.settings)
-    comparison = run.challenge.comparison
+    comparison = run.comparison.sealed
     assert comparison is not None and left_out == 0
     assert found == PastRun(
         run_id=run_id,
@@ -85,7 +87,7 @@ def test_a_run_is_read_back_with_what_it_found(bench: Bench) -> None:
         sealed_high=comparison.high,
         predicted_lm_calls=run.choice.predicted_lm_calls,
         lm_calls=run.compiled.usage.lm_calls,
-        outcome=decision.outcome,
+        outcome=run.decision.outcome,
         search=found.search,
     )
 
@@ -110,13 +112,16 @@ def test_nothing_to_gain_teaches_nothing(bench: Bench) -> None:
 def test_like_runs_change_the_choice_and_are_named(bench: Bench) -> None:
     for optimizer in ("gepa", "bootstrap", "mipro"):
         bench.whole(optimizer=optimizer)
-    data = bench.open().prepare()
-    profile = bench.open().probe(data.train, data.val)
-    like = bench.open().experience(profile, None)
+    _, _, search = bench.begin()
+    given = SelectInput(**dict(search), profile=bench.probe(search))
+    like = prior_runs(bench.context(), given)
     assert [run.optimizer for run in like] == ["gepa", "bootstrap", "mipro"]
-    assert "of 3 like runs" in bench.open().select(profile, None, None, like).reason
-    assert bench.open().experience(profile, "gepa") == (), "what is asked for by name needs none"
-    assert bench.open().experience(profile.model_copy(update={"graded": True}), None) == ()
+    assert "of 3 like runs" in bench.select(search, given.profile, None, None).reason
+    assert prior_runs(bench.context(), given.model_copy(update={"optimizer": "gepa"})) == (), (
+        "what is asked for by name needs none"
+    )
+    graded = given.profile.model_copy(update={"graded": True})
+    assert prior_runs(bench.context(), given.model_copy(update={"profile": graded})) == ()
 
 
 def test_a_history_that_cannot_be_read_costs_no_run(
@@ -125,11 +130,11 @@ def test_a_history_that_cannot_be_read_costs_no_run(
     def fails(settings: Settings) -> History:
         raise RegistryError("The history could not be read: the server is gone.")
 
-    data = bench.open().prepare()
-    profile = bench.open().probe(data.train, data.val)
-    monkeypatch.setattr(workbench, "read_history", fails)
+    _, _, search = bench.begin()
+    given = SelectInput(**dict(search), profile=bench.probe(search))
+    monkeypatch.setattr(select_step, "read_history", fails)
     with caplog.at_level(logging.WARNING):
-        assert bench.open().experience(profile, None) == ()
+        assert prior_runs(bench.context(), given) == ()
     assert (
         "Chosen without the history of earlier runs. The history could not be read: the server is gone." in caplog.text
     )

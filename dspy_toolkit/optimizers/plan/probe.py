@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PROBE_ROWS = 30
 
 
-def probe(problem: Problem, progress: Callable[[int, int], None] | None = None) -> Profile:
+def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = None) -> Profile:
     """Run the program as it came on up to PROBE_ROWS validation rows, and let the reflection model try once.
 
     Raises:
@@ -46,7 +46,7 @@ def probe(problem: Problem, progress: Callable[[int, int], None] | None = None) 
         adapter=connection.adapter,
         store=problem.store,
         threads=problem.threads,
-        progress=progress,
+        progress=None if progress is None else lambda done, total: progress(done, total, ""),
     )
     table = problem.store.read_frame(report.rows)
     return Profile(

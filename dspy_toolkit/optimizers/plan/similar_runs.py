@@ -1,6 +1,6 @@
 """What earlier runs say about the optimizers: pure functions of the runs, whatever their order.
 
-Runs are like a new one when they were made with the same model (whatever its weights' hash), on scores of the same kind,
+Runs are similar to a new one when they were made with the same model (whatever its weights' hash), on scores of the same kind,
 from a baseline within BASELINE_RANGE, with a program of one predictor where this one has one. Runs that repeated a search
 from the cache are one run. There must be LEAST_RUNS of them on two optimizers, or as many in which one optimizer gained
 nothing; then the optimizers are tried by their mean gain on validation, drawn towards 0 where there are few runs:
@@ -42,7 +42,7 @@ class Preference(NamedTuple):
     """One sentence with the numbers; empty when the runs say too little."""
 
 
-def alike(runs: Iterable[PastRun], profile: Profile, model: str) -> tuple[PastRun, ...]:
+def similar_runs(runs: Iterable[PastRun], profile: Profile, model: str) -> tuple[PastRun, ...]:
     """The runs that are like one with this profile and model: those that scored something, each search once (its first
     run, so that repeating one changes nothing), the earliest first.
 

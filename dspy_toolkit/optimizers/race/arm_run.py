@@ -69,7 +69,7 @@ class ArmRunResult(Frozen):
     trials: tuple[Trial, ...] = ()
 
 
-def run_lap(problem: Problem, lap: ArmRun, progress: Progress | None = None) -> ArmRunResult:
+def run_arm(problem: Problem, lap: ArmRun, progress: Progress | None = None) -> ArmRunResult:
     """Run one lap. What the optimizer itself does wrong is its result.
 
     Raises:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import DatasetError, ProjectError
 from dspy_toolkit.optimizers.budget import Budget
@@ -38,24 +38,15 @@ second one; with any other optimizer its own alone.
 Shape = tuple[frozenset[str], frozenset[str]]
 
 
-class Start(NamedTuple):
-    """A program to start from."""
-
-    program: dspy.Module
-    """This project's, with what was carried over."""
-    label: str
-    """`from router@3`."""
-
-
-def carry(
-    program: dspy.Module, other: dspy.Module, whence: str, renames: Mapping[str, str] | None = None
+def transfer(
+    program: dspy.Module, other: dspy.Module, source: str, renames: Mapping[str, str] | None = None
 ) -> dspy.Module:
     """A copy of `program` with the instructions and demonstrations of `other`, where the fields fit.
 
     Args:
         program: stays as it is.
         other: any program; stays as it is.
-        whence: what to call `other` in messages.
+        source: what to call `other` in messages.
         renames: old field name → the name here, for fields of `other` that still have the old one.
 
     Raises:
@@ -63,22 +54,22 @@ def carry(
     """
     renames = renames or {}
     theirs = {name: _shape(predictor, renames) for name, predictor in other.named_predictors()}
-    sources = dict(other.named_predictors())
+    predictors = dict(other.named_predictors())
     carried = program.deepcopy()
     fitting = 0
     for name, predictor in carried.named_predictors():
         if (match := _match(name, _shape(predictor, {}), theirs)) is None:
             continue
         fitting += 1
-        source = sources[match]
-        predictor.signature = signature_of(predictor).with_instructions(signature_of(source).instructions)
-        demos = state_of(source)["demos"]  # plain JSON, whether they were saved or are live
+        taken = predictors[match]
+        predictor.signature = signature_of(predictor).with_instructions(signature_of(taken).instructions)
+        demos = state_of(taken)["demos"]  # plain JSON, whether they were saved or are live
         predictor.demos = [fit for demo in demos if (fit := _fitted(demo, predictor, renames)) is not None]
         if lost := len(demos) - len(predictor.demos):
-            log.warning("%d of %d demonstrations of %s do not fit the fields here.", lost, len(demos), whence)
+            log.warning("%d of %d demonstrations of %s do not fit the fields here.", lost, len(demos), source)
     if not fitting:
         raise ProjectError(
-            f"No predictor of {whence} fits this program. Its fields: {_listed(other, renames)}; here: "
+            f"No predictor of {source} fits this program. Its fields: {_listed(other, renames)}; here: "
             f"{_listed(program, {})}. Start from another program, or note renamed fields in Project.renames."
         )
     return carried

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.errors import OptimizerError
 from dspy_toolkit.optimizers import Budget, select
-from dspy_toolkit.optimizers.plan.similar_runs import alike, prefer
+from dspy_toolkit.optimizers.plan.similar_runs import prefer, similar_runs
 from dspy_toolkit.tracking.history import PastRun
 from tests.optimizers.past_runs import MODEL, past
 from tests.optimizers.toys import profile
@@ -67,7 +67,9 @@ def test_one_that_gained_nothing_three_times_goes_last() -> None:
 def test_a_search_from_the_cache_counts_once() -> None:
     again = [past("bootstrap", 0.3, number, search="the same") for number in range(5)]
     assert prefer(ORDER, [*again, past("gepa", 0.0, 9)]).reason == ""
-    assert [run.run_id for run in alike(again, profile(), MODEL)] == ["run0"], "a repetition leaves the key as it was"
+    assert [run.run_id for run in similar_runs(again, profile(), MODEL)] == ["run0"], (
+        "a repetition leaves the key as it was"
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +84,7 @@ def test_a_search_from_the_cache_counts_once() -> None:
     ],
 )
 def test_an_unlike_run_is_left_out(changes: dict[str, Any]) -> None:
-    assert alike([past(**changes)], profile(), MODEL) == ()
+    assert similar_runs([past(**changes)], profile(), MODEL) == ()
 
 
 @pytest.mark.parametrize(
@@ -99,12 +101,12 @@ def test_an_unlike_run_is_left_out(changes: dict[str, Any]) -> None:
 )
 def test_a_like_run_is_kept(changes: dict[str, Any]) -> None:
     run = past(**changes)
-    assert alike([run], profile(), MODEL) == (run,)
+    assert similar_runs([run], profile(), MODEL) == (run,)
 
 
 def test_any_number_of_steps_above_one_is_several() -> None:
     run = past(predictors=3)
-    assert alike([run], profile(predictors=2), MODEL) == (run,)
+    assert similar_runs([run], profile(predictors=2), MODEL) == (run,)
 
 
 def test_the_choice_names_the_numbers() -> None:
@@ -146,7 +148,7 @@ def test_what_the_profile_rules_out_is_never_chosen(
 @given(found=gained, seed=st.integers(0, 10**6))
 def test_the_order_of_the_runs_does_not_matter(found: list[PastRun], seed: int) -> None:
     mixed = random.Random(seed).sample(found, len(found))
-    assert alike(mixed, profile(), MODEL) == alike(found, profile(), MODEL)
+    assert similar_runs(mixed, profile(), MODEL) == similar_runs(found, profile(), MODEL)
     assert prefer(ORDER, mixed) == prefer(ORDER, found)
     assert select(profile(), "auto", LIGHT, mixed) == select(profile(), "auto", LIGHT, found)
 

@@ -40,7 +40,8 @@ def recorded(settings: Settings, run_id: str) -> Any:
 
 
 def test_a_better_program_is_promoted_and_wholly_recorded(bench: Bench) -> None:
-    run, decision, run_id = bench.whole()
+    run, run_id = bench.whole()
+    decision = run.decision
     settings = bench.toy.settings
     assert (decision.outcome, decision.version, decision.previous) == ("promoted", 1, None)
     assert champion(settings, "colours").version == 1
@@ -85,7 +86,8 @@ def test_a_better_program_is_promoted_and_wholly_recorded(bench: Bench) -> None:
 
 def test_nothing_changed_is_recorded_as_wholly(bench: Bench) -> None:
     bench.toy.knows = lambda request: False
-    run, decision, run_id = bench.whole(optimizer="bootstrap")
+    run, run_id = bench.whole(optimizer="bootstrap")
+    decision = run.decision
     settings = bench.toy.settings
     assert (decision.outcome, decision.version) == ("unchanged", None)
     assert champion(settings, "colours").version is None
@@ -108,7 +110,8 @@ def test_nothing_changed_is_recorded_as_wholly(bench: Bench) -> None:
 
 def test_a_second_night_compares_with_the_champion(bench: Bench) -> None:
     bench.whole()
-    run, decision, _ = bench.whole()
+    run, _ = bench.whole()
+    decision = run.decision
     assert (decision.outcome, decision.version, decision.previous) == ("unchanged", None, 1)
     assert run.ref.champion.version == 1
     assert run.compiled.usage.physical_calls == 0
@@ -116,29 +119,27 @@ def test_a_second_night_compares_with_the_champion(bench: Bench) -> None:
 
 def test_rows_that_the_champion_was_tuned_on_are_not_its_test(bench: Bench) -> None:
     """A row that went to the sealed split of another dataset file stays what it was for the champion."""
-    first, _, _ = bench.whole()
+    first, _ = bench.whole()
     bench.toy.instruction = "Name the colour of the thing, as label red, green or blue."
     swapped = Dataset(
         train=first.dataset.sealed, val=first.dataset.val, sealed=first.dataset.train, report=first.dataset.report
     )
-    run = first
-    live = champion(bench.toy.settings, "colours")
-    other = bench.toy.store.read_json(run.compiled.program)
+    ref = bench.resolve()
+    other = bench.toy.store.read_json(first.compiled.program)
     other["signature"]["instructions"] = bench.toy.instruction
-    changed = run.compiled.model_copy(update={"program": bench.toy.store.save_json(other)})
+    changed = first.compiled.model_copy(update={"program": bench.toy.store.save_json(other)})
     with pytest.raises(DatasetError, match="No sealed row is left that neither program was tuned on"):
-        bench.open().challenge(live, changed, run.choice, swapped)
+        bench.compare(ref, swapped, first.choice, changed)
 
 
 def test_compiling_needs_no_sealed_object(bench: Bench) -> None:
-    ref, data = bench.open().resolve(), bench.open().prepare()
+    ref, data, search = bench.begin()
     bench.toy.store.delete(data.sealed)
-    profile = bench.open().probe(data.train, data.val)
-    choice = bench.open().select(profile, None, None)
-    compiled = bench.open().compile(ref.program.fingerprint, choice, data.train, data.val)
+    choice = bench.select(search, bench.probe(search), None, None)
+    compiled = bench.compile(search, choice)
     assert compiled.changed
     with pytest.raises(ObjectMissing, match="Run the same command again"):
-        bench.open().challenge(ref.champion, compiled, choice, data)
+        bench.compare(ref, data, choice, compiled)
     assert not bench.toy.settings.path(LEDGER).exists()
 
 
@@ -150,11 +151,11 @@ def test_a_failed_promotion_leaves_the_old_champion(bench: Bench, monkeypatch: p
         raise RegistryError("The registry cannot be written.")
 
     run = bench.find()
-    better = run.challenge.model_copy(update={"outcome": "promoted"})
-    again = run.model_copy(update={"challenge": better, "name": "the failed run"})
+    better = run.comparison.model_copy(update={"outcome": "promoted"})
+    again = run.model_copy(update={"comparison": better, "name": "the failed run"})
     monkeypatch.setattr(release, "promote", fails)
     with pytest.raises(RegistryError, match="cannot be written"):
-        bench.open().release(again)
+        bench.release(again)
     assert champion(settings, "colours").version == 1
     with session(settings, "test") as mlflow:
         [experiment] = mlflow.search_experiments(filter_string=f"name = '{settings.registry.experiment}'")
@@ -163,35 +164,35 @@ def test_a_failed_promotion_leaves_the_old_champion(bench: Bench, monkeypatch: p
 
 
 def test_a_project_that_changed_meanwhile_is_not_compiled_under_its_old_name(bench: Bench) -> None:
-    ref, data = bench.open().resolve(), bench.open().prepare()
-    choice = bench.open().select(bench.open().probe(data.train, data.val), "bootstrap", None)
+    _, _, search = bench.begin()
+    choice = bench.select(search, bench.probe(search), "bootstrap", None)
     path = Path(bench.location)
     path.write_text(TOML.replace("Classify.", "Classify it."))
     with pytest.raises(ProjectError, match="colours has changed since this run began .* Run it again"):
-        bench.open().compile(ref.program.fingerprint, choice, data.train, data.val)
+        bench.compile(search, choice)
 
 
 def test_what_is_not_said_comes_from_the_project_and_then_the_settings(bench: Bench) -> None:
-    data = bench.open().prepare()
-    profile = bench.open().probe(data.train, data.val)
+    _, _, search = bench.begin()
+    profile = bench.probe(search)
     path = Path(bench.location)
-    assert bench.open().select(profile, None, None).budget == "light"
+    assert bench.select(search, profile, None, None).budget == "light"
     settings = bench.toy.settings.optimize.model_copy(update={"budget": "heavy", "optimizer": "mipro"})
-    chosen = bench.open(optimize=settings).select(profile, None, None)
+    chosen = bench.select(search, profile, None, None, optimize=settings)
     assert (chosen.optimizer, chosen.budget) == ("mipro", "heavy")
     path.write_text(TOML.replace("[dataset]", 'optimizer = "bootstrap"\nbudget = "medium"\n[dataset]'))
-    chosen = bench.open(optimize=settings).select(profile, None, None)
+    chosen = bench.select(search, profile, None, None, optimize=settings)
     assert (chosen.optimizer, chosen.budget) == ("bootstrap", "medium")
-    assert bench.open(optimize=settings).select(profile, "gepa", "light").optimizer == "gepa"
+    assert bench.select(search, profile, "gepa", "light", optimize=settings).optimizer == "gepa"
 
 
 def test_bad_words_are_one_clear_line(bench: Bench) -> None:
-    data = bench.open().prepare()
-    profile = bench.open().probe(data.train, data.val)
+    _, _, search = bench.begin()
+    profile = bench.probe(search)
     with pytest.raises(OptimizerError, match="There is no optimizer 'mipor'. Did you mean mipro"):
-        bench.open().select(profile, "mipor", None)
+        bench.select(search, profile, "mipor", None)
     with pytest.raises(OptimizerError, match="There is no budget 'hevy'. Did you mean heavy"):
-        bench.open().select(profile, None, "hevy")
+        bench.select(search, profile, None, "hevy")
 
 
 def test_the_steps_after_the_first_ask_for_nothing_twice(bench: Bench) -> None:

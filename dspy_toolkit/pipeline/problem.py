@@ -1,0 +1,25 @@
+"""What a search works on: the program, and the rows of two splits, read from the store."""
+
+from __future__ import annotations
+
+from dspy_toolkit.optimizers import Problem
+from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.source import start_program
+from dspy_toolkit.run import SearchInput
+
+
+def problem_of(context: Context, given: SearchInput) -> Problem:
+    """The problem behind `given`. Raises ObjectMissing when a split is no longer in the store."""
+    project, store, optimize = context.project, context.store, context.settings.optimize
+    return Problem(
+        program=project.build(),
+        train=store.read_frame(given.train),
+        val=store.read_frame(given.val),
+        spec=project.dataset,
+        metric=project.metric,
+        connection=context.connection,
+        store=store,
+        start=start_program(given.start, project, store),
+        seed=optimize.seed,
+        threads=optimize.threads,
+    )

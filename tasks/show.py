@@ -1,0 +1,140 @@
+"""What a step shows: Prefect's artifacts on the run's page, and tables at the terminal."""
+
+from __future__ import annotations
+
+import base64
+import contextvars
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.transactions import Transaction, get_transaction
+
+from dspy_toolkit.datasets import Dataset, DatasetReport
+from dspy_toolkit.display.progress import Reporter
+from dspy_toolkit.display.summary import print_arms, print_choice, print_summary
+from dspy_toolkit.optimizers import Choice
+from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.record import plot_of, report_path
+from dspy_toolkit.project import DataPart
+from dspy_toolkit.run import CompareInput, Comparison, Compilation, ReleasedRun, Run, SelectInput
+
+UPDATE_SECONDS = 3.0
+
+
+def artifact_key(project: str, what: str) -> str:
+    """The key of a project's artifact. Prefect takes small letters, digits and dashes; a project's name may have `_`."""
+    return f"{project}-{what}".lower().replace("_", "-")
+
+
+@contextmanager
+def progress(project: str, doing: str, reporter: Reporter) -> Iterator[None]:
+    """A progress artifact that follows the reporter while the block runs."""
+    key = artifact_key(project, f"{doing.replace('_', '-')}-progress")
+    artifact = create_progress_artifact(0.0, key=key, description=doing)
+    over = threading.Event()
+
+    def follow() -> None:
+        while not over.wait(UPDATE_SECONDS):
+            update_progress_artifact(artifact, reporter.percent, description=reporter.doing)
+
+    # In the task's context, where Prefect finds its client and the run that the artifact belongs to.
+    follower = threading.Thread(target=contextvars.copy_context().run, args=(follow,), daemon=True)
+    follower.start()
+    try:
+        yield
+        reporter.finish()
+    finally:
+        over.set()
+        follower.join()
+    update_progress_artifact(artifact, 100.0, description=doing)
+
+
+def dataset(context: Context, given: DataPart, found: Dataset) -> None:
+    """How many rows each split has."""
+    report = DatasetReport.model_validate(context.store.read_json(found.report))
+    rows = [
+        {"split": split, "rows": count, "groups": report.groups[split], **report.classes.get(split, {})}
+        for split, count in report.splits.items()
+    ]
+    create_table_artifact(
+        rows,
+        key=artifact_key(given.project, "data"),
+        description=f"{report.rows} rows; {report.duplicates} duplicates, {report.near_duplicates} near-duplicates, "
+        f"{len(report.set_aside)} set aside, {len(report.bad_rows)} bad rows dropped",
+    )
+
+
+def choice(context: Context, given: SelectInput, found: Choice) -> None:
+    """What was chosen, why, and what each optimizer would cost."""
+    others = "\n".join(f"- {name}: {reason}" for name, reason in found.alternatives.items())
+    create_markdown_artifact(
+        f"## {found.optimizer}\n\n{found.reason}\n\nAbout {found.predicted_lm_calls} of {found.lm_calls} LM calls "
+        f"({found.budget}). Settings: `{found.settings}`\n\nNot taken:\n{others}\n",
+        key=artifact_key(given.project, "choice"),
+        description="The optimizer, and why",
+    )
+    print_choice(found)
+
+
+def comparison(context: Context, given: CompareInput, found: Comparison) -> None:
+    """What both programs scored."""
+    reports = {"candidate, val": found.candidate_val, "champion, val": found.champion_val}
+    if (sealed := found.sealed) is not None:
+        reports |= {"candidate, sealed": sealed.candidate, "champion, sealed": sealed.champion}
+    rows = [
+        {"what": name, "mean": f"{report.mean:.1%}", "95 %": f"{report.low:.1%} to {report.high:.1%}", "rows": report.n}
+        for name, report in reports.items()
+        if report is not None
+    ]
+    rows += [
+        {"what": f"{name}, sealed", "mean": f"{mean:.1%}", "95 %": "", "rows": ""}
+        for name, mean in found.reference_rules.items()
+    ]
+    create_table_artifact(rows, key=artifact_key(given.project, "comparison"), description=found.reason)
+
+
+def promotion(context: Context, given: Run, found: ReleasedRun) -> None:
+    """Note a promotion in the transaction that it belongs to, for `promoted`."""
+    if found.decision.outcome == "promoted" and (transaction := get_transaction()) is not None:
+        transaction.set("released", found)
+
+
+def promoted(transaction: Transaction) -> ReleasedRun | None:
+    """The promotion that a transaction made; None when it made none."""
+    return transaction.get("released", None)
+
+
+def race(context: Context, given: Compilation, run_id: str) -> None:
+    """How the arms of a race fared."""
+    found = given.compiled
+    create_table_artifact(
+        [arm.model_dump() for arm in found.arms], key=artifact_key(given.project, "race"), description=found.summary
+    )
+    print_arms(found)
+
+
+def run(context: Context, given: ReleasedRun, run_id: str) -> None:
+    """The decision, its picture, and where the run's page is."""
+    decision, figure = given.decision, plot_of(context, given)
+    picture = f"\n\n![comparison](data:image/png;base64,{base64.b64encode(figure).decode()})\n" if figure else "\n"
+    page = report_path(context, run_id)
+    # Prefect shows no HTML of others: the page lies on this machine, and among the files of the MLflow run.
+    where = f"\nReport: `{page}` on {socket.gethostname()}, and `report.html` of the MLflow run `{run_id}`.\n"
+    create_markdown_artifact(
+        f"## {decision.outcome}\n\n{decision.reason}{picture}{where}",
+        key=artifact_key(given.project, "decision"),
+        description=f"{given.project}: {decision.outcome}",
+    )
+    create_link_artifact(
+        page.as_uri(), "The run's report", artifact_key(given.project, "report"), description=f"{given.name}: {page}"
+    )
+    print_summary(context, given, report=page)
