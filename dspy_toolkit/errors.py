@@ -28,15 +28,20 @@ their own: `causes` goes through what is behind one.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+
+from dspy_toolkit.printable import printable, without_password
 
 
 class ToolkitError(Exception):
     """Root of the tree: a fault that its message explains to the person who can mend it."""
 
     retryable: bool = False
+
+    def __str__(self) -> str:
+        # Messages quote what was seen, and go to terminals, logs and pages.
+        return printable(without_password(super().__str__()))
 
 
 class SettingsError(ToolkitError):
@@ -141,8 +146,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close := get_close_matches(name, known, n=3, cutoff=0.6):
         return f" Did you mean {' or '.join(close)}?"
     return f" Known: {', '.join(known)}." if known else ""
-
-
-def without_password(text: str) -> str:
-    """`text` with every password of an address in it masked."""
-    return re.sub(r"//([^/@:\s]*):[^/@\s]*@", r"//\1:***@", text)

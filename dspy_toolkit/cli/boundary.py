@@ -14,11 +14,13 @@ import errno
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.errors import ToolkitError
+from dspy_toolkit.printable import PrintableRecord, printable
 
 if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings
@@ -46,9 +48,9 @@ def boundary() -> Iterator[None]:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:  # isolation boundary: sorted here, and explained or raised
-        if (message := explain(error)) is None:
-            raise
-        print(f"Error: {message}", file=sys.stderr)
+        message = explain(error)
+        said = "".join(traceback.format_exception(error)).rstrip() if message is None else f"Error: {message}"
+        print(printable(said), file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -67,7 +69,11 @@ def explain(error: BaseException) -> str | None:
 
 
 def show_log(settings: Settings) -> None:
-    """Send the toolkit's log, from `observe.log_level` up, to stderr, one line an event. Other libraries' is left alone."""
+    """Send the toolkit's log, from `observe.log_level` up, to stderr, one line an event.
+
+    Other libraries' is left as it is, but for control characters.
+    """
+    logging.setLogRecordFactory(PrintableRecord)
     logger = logging.getLogger("dspy_toolkit")
     logger.setLevel(settings.observe.log_level)
     if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):

@@ -5,13 +5,13 @@ Not covered: mending anything. Nothing is written, no model is loaded without `-
 
 from __future__ import annotations
 
-import json as json_module
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from dspy_toolkit.errors import SettingsError
+from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,7 +34,7 @@ def doctor(*, json: _Flag = False, generate: _Flag = False) -> int:
     wrong = [finding for finding in findings if finding.state == "wrong"]
     if json:
         report = {"ok": not wrong, "findings": [finding.model_dump() for finding in findings]}
-        print(json_module.dumps(report, indent=2, ensure_ascii=False))
+        print(json_text(report, indent=2))
     else:
         from dspy_toolkit.display.tables import console
 

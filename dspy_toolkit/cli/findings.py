@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from dspy_toolkit.errors import ToolkitError, without_password
+from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.lm.models.memory import size
+from dspy_toolkit.printable import without_password
 from dspy_toolkit.store import Frozen
 
 if TYPE_CHECKING:

@@ -5,10 +5,11 @@ Not covered: the per-row tables and the programs of a run, which MLflow's pages 
 
 from __future__ import annotations
 
-import json as json_module
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
+
+from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -44,7 +45,7 @@ def history(
     name = project_name(project) if project else None
     runs, left_out = read_history(settings, project=name, limit=limit)
     if json:
-        print(json_module.dumps([run.model_dump(mode="json") for run in runs], indent=2, ensure_ascii=False))
+        print(json_text([run.model_dump(mode="json") for run in runs], indent=2))
         return
     console().print(_table(runs) if runs else _nothing(settings, name))
     if left_out:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from dspy_toolkit.errors import DatasetError, EngineError, nearest
+from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
     import dspy
@@ -76,7 +77,7 @@ def predict(
         return
     answer = run(loaded.program, rows[0], connection)
     if output == "json":
-        print(_line(answer))
+        print(json_text(answer))
     else:
         from dspy_toolkit.display.tables import console, properties
 
@@ -174,7 +175,7 @@ def print_rows(program: dspy.Module, rows: list[dict[str, Any]], connection: Con
     unreadable = 0
     for answer in _answers(program, rows, connection, threads):
         unreadable += isinstance(answer, Unreadable)
-        print(_line({"error": str(answer)} if isinstance(answer, Unreadable) else answer), flush=True)
+        print(json_text({"error": str(answer)} if isinstance(answer, Unreadable) else answer), flush=True)
     if unreadable:
         raise Unreadable(f"{unreadable} of {len(rows)} replies could not be read; their lines hold an error.")
 
@@ -241,9 +242,5 @@ def _usage(expected: tuple[str, ...]) -> str:
     return f"Give {options}, or the same as --input NAME=VALUE, as --json or on stdin."
 
 
-def _line(value: dict[str, Any]) -> str:
-    return json_module.dumps(value, ensure_ascii=False)
-
-
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else json_module.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value)

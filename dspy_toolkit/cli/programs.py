@@ -5,11 +5,12 @@ Not covered: making versions (the flow `optimize_program`) and promoting one wit
 
 from __future__ import annotations
 
-import json as json_module
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+
+from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +48,7 @@ def list_programs(
     versions = {name: list_versions(settings, name) for name in names}
     if json:
         every = [version.model_dump(mode="json") for found in versions.values() for version in found]
-        print(json_module.dumps(every, indent=2, ensure_ascii=False))
+        print(json_text(every, indent=2))
         return
     console().print(_versions(project, versions[names[0]]) if project else _projects(versions, settings))
 
@@ -79,7 +80,7 @@ def show_program(
         state = load_project(program, settings).build().dump_state()
     if json:
         about = manifest.model_dump(mode="json") if manifest else None
-        print(json_module.dumps({"manifest": about, "program": state}, indent=2, ensure_ascii=False, default=str))
+        print(json_text({"manifest": about, "program": state}, indent=2))
         return
     parts: list[RenderableType] = []
     if manifest is None:
@@ -208,5 +209,5 @@ def _letters(text: str) -> str:
 
 
 def _shortened(value: Any) -> str:
-    text = value if isinstance(value, str) else json_module.dumps(value, ensure_ascii=False)
+    text = value if isinstance(value, str) else json_text(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}… ({len(text):,} characters)"

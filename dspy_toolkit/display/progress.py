@@ -73,8 +73,9 @@ def step(name: str) -> Iterator[Reporter]:
 @contextmanager
 def terminal() -> Iterator[None]:
     """Show the steps of the block on stderr."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+    from dspy_toolkit.display.tables import console
 
     global _showing
     # The stream is taken now: optimizers that print have theirs redirected while they run.
@@ -86,7 +87,7 @@ def terminal() -> Iterator[None]:
         MofNCompleteColumn(),
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[doing]}"),
-        console=Console(file=stream),
+        console=console(file=stream),
         redirect_stdout=False,
         redirect_stderr=False,
         transient=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import without_password
+from dspy_toolkit.printable import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

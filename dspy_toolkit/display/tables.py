@@ -8,25 +8,36 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from dspy_toolkit.printable import printable
+
 
 class _Console(Console):
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        # Whatever is shown comes through here; what moves the cursor on purpose is marked as control.
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
     def on_broken_pipe(self) -> None:
         # Rich would exit with code 1; the boundary knows better.
         raise BrokenPipeError
 
 
-def console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """What prints to stdout (or stderr); 80 columns wide where that is no terminal."""
-    return _Console(stderr=stderr, width=width, highlight=False)
+def console(*, stderr: bool = False, width: int | None = None, file: IO[str] | None = None) -> Console:
+    """What prints to stdout (or stderr, or `file`), no control character of a text among it.
+
+    It is 80 columns wide where that is no terminal.
+    """
+    return _Console(stderr=stderr, width=width, file=file, highlight=False)
 
 
 def listing(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> Table:
@@ -81,4 +92,4 @@ def _cell(value: Any) -> Text:
     if isinstance(value, datetime):
         return Text(value.astimezone().strftime("%Y-%m-%d %H:%M"))
     # Text, not a plain string: square brackets of a value are no markup.
-    return Text("" if value is None else str(value))
+    return Text("" if value is None else printable(str(value)))

@@ -22,9 +22,10 @@ from dspy.clients import DISK_CACHE_LIMIT
 from dspy.clients.cache import Cache
 
 from dspy_toolkit.code_version import LIBRARY, sources_sha256, versions
-from dspy_toolkit.errors import ModelError, StoreError, without_password
+from dspy_toolkit.errors import ModelError, StoreError
 from dspy_toolkit.lm.litellm.provider import find_chain
 from dspy_toolkit.lm.models.weights import PREFIX
+from dspy_toolkit.printable import without_password
 
 if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings

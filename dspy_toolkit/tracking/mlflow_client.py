@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from dspy_toolkit.errors import RegistryError, without_password
+from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.locks import held
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def connect(settings: Settings) -> MlflowClient:
     _load()
     from mlflow import MlflowClient
 
-    with mlflow_errors(f"Cannot open the MLflow store {without_password(uri)}"), _alone(file):
+    with mlflow_errors(f"Cannot open the MLflow store {uri}"), _alone(file):
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -133,7 +133,7 @@ def mlflow_errors(doing: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         # Around a database's own words stands the SQL with its values: nothing that a person can act on.
         cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
-        reason = without_password(str(cause).strip().split("\n", 1)[0].rstrip("."))
+        reason = str(cause).strip().split("\n", 1)[0].rstrip(".")
         refused = RegistryError(f"{doing}: {reason}. Check registry.tracking_uri, the free space and the permissions.")
         refused.retryable = "is locked" in reason or "Max retries exceeded" in reason
         raise refused from error

@@ -33,6 +33,7 @@ def log_as_it_was() -> Iterator[None]:
     logger.setLevel(level)
     logger.propagate = propagate
     logger.handlers[:] = handlers
+    logging.setLogRecordFactory(logging.LogRecord)
 
 
 @pytest.fixture

@@ -39,9 +39,11 @@ def test_a_full_disk_is_explained() -> None:
     )
 
 
-def test_a_defect_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), boundary():
-        _ = 1 / 0
+def test_a_defect_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(ValueError("no escape: \x1b[2J")) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):")
+    assert said.endswith("ValueError: no escape: \\x1b[2J\n")
 
 
 def test_an_exit_code_passes_through() -> None:
