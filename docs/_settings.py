@@ -35,8 +35,11 @@ def settings_page(path: Path) -> str:
 def _table(source: Source, owner: type[BaseModel], fields: dict[str, FieldInfo], section: tuple[str, ...]) -> str:
     from dspy_toolkit.settings import PREFIX
 
-    node = next(node for node in source.tree.body if isinstance(node, ast.ClassDef) and node.name == owner.__name__)
-    about = {name: (written, text) for name, written, text in source.fields(node)}
+    classes = {node.name: node for node in source.tree.body if isinstance(node, ast.ClassDef)}
+    about: dict[str, tuple[str, str]] = {}
+    for parent in reversed(owner.__mro__):  # a section that stands on another repeats what it changes only
+        if (node := classes.get(parent.__name__)) is not None:
+            about |= {name: (written, text) for name, written, text in source.fields(node)}
     lines = ["| setting | type | default | what |", "|---|---|---|---|"]
     for name, field in fields.items():
         written, text = about[name]

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -65,35 +66,47 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LMSettings(Section):
-    """The language model that runs the programs."""
+class ModelSettings(Section):
+    """A model: where it is, and how it is asked. A key goes to this section's model at its address, and nowhere else."""
+
+    model: str = ""
+    """`mlx/…` or any LiteLLM model; empty: the task's model, at the task's address."""
+    api_base: str | None = None
+    """For a LiteLLM model: the address of its server, if it is not the provider's own."""
+    api_key: SecretStr | None = None
+    """For a LiteLLM model. Without an `api_base` its provider's own environment variable works too."""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """0 is greedy."""
+    max_tokens: int = Field(default=256, ge=1)
+    """The longest reply, in tokens; a default that is more than the model allows is lowered to that."""
+    timeout: float = Field(default=600, gt=0)
+    """Seconds from a call to its last token, waiting included. For `mlx/` models `lm.timeout` is the longest."""
+
+    @field_validator("api_base")
+    @classmethod
+    def _check_address(cls, address: str | None) -> str | None:
+        if address is not None and (not address.startswith(("http://", "https://")) or "@" in address):
+            raise ValueError("give an address such as http://127.0.0.1:8080/v1; a key goes into api_key")
+        return address
+
+
+class LMSettings(ModelSettings):
+    """The language model that runs the programs (the task), and the engines of this process."""
 
     model: str = "mlx/smollm2-135m"
     """`mlx/smollm2-135m` (embedded), `mlx/HUB-ID`, `mlx/FOLDER` (each also `+ADAPTER`), or any LiteLLM model name."""
-    reflection_model: str | None = None
-    """The model that writes instructions (MIPROv2's proposer, GEPA's reflector); `model` when not given."""
-    api_key: SecretStr | None = None
-    """For a LiteLLM model; the provider's own environment variable works too."""
-    api_base: str | None = None
-    """For a LiteLLM model: the address of its server."""
     backend: Literal["auto", "mlx", "torch"] = "auto"
     """What runs an `mlx/` model: `auto` is MLX, then torch where it is installed, then `fallbacks`; `torch` begins with
     torch; `mlx` is MLX alone.
     """
     fallbacks: tuple[str, ...] = ()
     """LiteLLM models to ask, in this order, when no backend on this machine can run an `mlx/` model. Prompts leave the
-    machine for those listed here, and for no others.
+    machine for those listed here, and for no others; their keys come from their providers' environment variables.
     """
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    """Of the task model; 0 is greedy."""
-    max_tokens: int = Field(default=256, ge=1)
-    """The longest reply, in tokens."""
     batch_size: int = Field(default=16, ge=1, le=256)
     """Rows that the engine decodes together."""
     queue_size: int = Field(default=1024, ge=1)
     """Waiting requests; one more is refused with EngineBusy."""
-    deadline_seconds: float = Field(default=600, gt=0)
-    """From submission to the last token of one request."""
     lease: Literal["wait", "share"] = "wait"
     """What to do while another process uses the accelerator: wait for it, or run beside it."""
     lease_seconds: float = Field(default=600, ge=0)
@@ -116,6 +129,29 @@ class LMSettings(Section):
             if "/" not in name or name.startswith(("mlx/", "torch/")):
                 raise ValueError(f"{name!r} is not a LiteLLM model, such as openai/gpt-4o")
         return names
+
+
+class ReflectionSettings(ModelSettings):
+    """The model that writes instructions: MIPROv2's proposer, GEPA's reflector."""
+
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    """0 is greedy; new instructions need some variety."""
+    max_tokens: int = Field(default=16_000, ge=1)
+    """The longest reply, in tokens; an `mlx/` model gives a quarter of its context at most."""
+
+
+class TeacherSettings(ModelSettings):
+    """The model that answers training rows, whose right answers become demonstrations."""
+
+    max_tokens: int = Field(default=1_000, ge=1)
+    """The longest reply, in tokens; with the task's own model, the task's limit unless this is set."""
+
+
+class JudgeSettings(ModelSettings):
+    """The model that grades answers, for a metric `judge` that names none."""
+
+    max_tokens: int = Field(default=1_000, ge=1)
+    """The longest judgement, in tokens."""
 
 
 class DataSettings(Section):
@@ -153,15 +189,6 @@ class RegistrySettings(Section):
     """The MLflow experiment that runs are recorded in."""
 
 
-class ServeSettings(Section):
-    """Where programs are served; nothing reads it before serving exists."""
-
-    host: str = "127.0.0.1"
-    """Loopback, so that nothing outside this machine reaches it."""
-    port: int = Field(default=8600, ge=1, le=65535)
-    """The TCP port."""
-
-
 class ObserveSettings(Section):
     """What a person sees."""
 
@@ -169,6 +196,39 @@ class ObserveSettings(Section):
     """From which level up the toolkit's own log is shown on the terminal."""
     progress: bool = True
     """Progress bars on a terminal."""
+
+
+class Environment(EnvSettingsSource):
+    """The environment variables; see `_keep_keys`."""
+
+    def __call__(self) -> dict[str, Any]:
+        return _keep_keys(super().__call__(), self.current_state)
+
+
+class TomlFile(TomlConfigSettingsSource):
+    """`dspy-toolkit.toml`; see `_keep_keys`."""
+
+    def __call__(self) -> dict[str, Any]:
+        return _keep_keys(super().__call__(), self.current_state)
+
+
+def _keep_keys(tables: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`tables` without the keys and addresses that were written beside a model which a stronger source replaces."""
+    return {
+        name: _under(table, above[name]) if isinstance(table, dict) and isinstance(above.get(name), dict) else table
+        for name, table in tables.items()
+    }
+
+
+def _under(given: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """What of a section holds when `over` is laid over it: a key stays with its model's provider and its address."""
+    models = [str(table["model"]).partition("/")[0] for table in (given, over) if table.get("model")]
+    gone: tuple[str, ...] = ()
+    if len(set(models)) > 1:
+        gone = ("api_key", "api_base")
+    elif over.get("api_base", given.get("api_base")) != given.get("api_base"):
+        gone = ("api_key",)
+    return {key: value for key, value in given.items() if key not in gone}
 
 
 class Settings(BaseSettings):
@@ -185,15 +245,23 @@ class Settings(BaseSettings):
     home: Path = Path(".dspy-toolkit")
     """Everything the toolkit keeps: objects, MLflow database, caches, converted models, checkpoints."""
     lm: LMSettings = LMSettings()
+    reflection: ReflectionSettings = ReflectionSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    judge: JudgeSettings = JudgeSettings()
     data: DataSettings = DataSettings()
     optimize: OptimizeSettings = OptimizeSettings()
     registry: RegistrySettings = RegistrySettings()
-    serve: ServeSettings = ServeSettings()
     observe: ObserveSettings = ObserveSettings()
     projects: dict[str, dict[str, Any]] = {}
     """Overrides of one project: `[projects.router.lm] model = "…"`. `[projects.NAME] location = "path/to/file.toml"` lets the
     name stand for that project, in deployments too.
     """
+
+    @field_validator("projects")
+    @classmethod
+    def _hide_secrets(cls, tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        # Before anything is laid over it: until then a table is not a section, and its key a plain text.
+        return _hidden(tables)
 
     @classmethod
     def settings_customise_sources(
@@ -204,7 +272,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, Environment(settings_cls), TomlFile(settings_cls)
 
     def path(self, *parts: str) -> Path:
         """An absolute path under `home`."""
@@ -236,22 +304,40 @@ class Settings(BaseSettings):
                         f"[projects.{name}] location is {value!r}. Write a path, or package.module:attr."
                     )
                 continue
-            section = getattr(self, key, None) if key in OVERRIDABLE else None
-            if not isinstance(section, Section) or not isinstance(value, dict):
+            if key not in OVERRIDABLE or not isinstance(value, dict):
+                hint = " It is not a table." if key in OVERRIDABLE else nearest(key, OVERRIDABLE)
                 raise SettingsError(
-                    f"[projects.{name}] cannot hold {key!r}.{nearest(key, OVERRIDABLE)} "
-                    f"Write a table, such as [projects.{name}.lm]."
+                    f"[projects.{name}] cannot hold {key!r}.{hint} Write a table, such as [projects.{name}.lm]."
                 )
+            section = getattr(self, key)
             try:
                 # Laid over as given, not over a dump: a dump would turn a secret into its mask.
                 given = {field: getattr(section, field) for field in section.model_fields_set}
-                changes[key] = type(section).model_validate({**given, **value})
+                changes[key] = type(section).model_validate({**_under(given, value), **value})
             except ValidationError as error:
                 raise SettingsError(explain(error, f"[projects.{name}.{key}] ", type(section))) from None
         return self.model_copy(update=changes)
 
 
-OVERRIDABLE = ("lm", "data", "optimize", "registry", "serve", "observe")
+OVERRIDABLE = ("lm", "reflection", "teacher", "judge", "data", "optimize", "registry", "observe")
+RENAMED = {
+    ("lm", "reflection_model"): '[reflection] model = "…", with its own api_key and api_base',
+    ("lm", "deadline_seconds"): "[lm] timeout",
+}
+"""Settings of earlier versions, and what to write today."""
+SECRET = re.compile(r"key|secret|password|credential|(?<!max_)token", re.IGNORECASE)
+"""Names whose values are never shown."""
+
+
+def _hidden(table: dict[str, Any]) -> dict[str, Any]:
+    """`table` with every text under a secret's name as a SecretStr."""
+    hidden: dict[str, Any] = {}
+    for name, value in table.items():
+        if isinstance(value, dict):
+            hidden[name] = _hidden(value)
+        else:
+            hidden[name] = SecretStr(value) if isinstance(value, str) and SECRET.search(name) else value
+    return hidden
 
 
 def load_settings(**arguments: Any) -> Settings:
@@ -279,7 +365,7 @@ def _check_environment() -> None:
             continue
         head = variable.removeprefix(PREFIX).split("__", 1)[0].lower()
         if head not in Settings.model_fields:
-            hint = nearest(head, Settings.model_fields).replace(head, head)
+            hint = nearest(head, Settings.model_fields)
             raise SettingsError(f"Environment variable {variable} is not a setting.{hint} Unset or rename it.")
 
 
@@ -290,13 +376,23 @@ def explain(error: ValidationError, where: str, model: type[BaseModel]) -> str:
         path = [str(part) for part in problem["loc"]]
         name = ".".join(path)
         if problem["type"] == "extra_forbidden":
+            section = path[-2] if len(path) > 1 else where.strip("[] ").rpartition(".")[2]
+            if (now := RENAMED.get((section, path[-1]))) is not None:
+                lines.append(f"{where}{name} is no longer a setting: write {now}.")
+                continue
             owner = _owner(model, path[:-1])
             lines.append(f"{where}{name} is not a setting.{nearest(path[-1], owner.model_fields)}")
         else:
-            secret = "key" in path[-1] or "secret" in path[-1] or ("token" in path[-1] and path[-1] != "max_tokens")
-            seen = "" if secret else f" (it is {problem['input']!r})"
-            lines.append(f"{where}{name}: {problem['msg']}{seen}.")
+            lines.append(f"{where}{name}: {problem['msg']}{_seen(path[-1], problem)}.")
     return "\n".join(lines) + f"\nCorrect {FILE_NAME} or the environment; `dspy-toolkit doctor` shows what is in force."
+
+
+def _seen(name: str, problem: Any) -> str:
+    """The value, unless it may be a secret: an address may hold a password, and what should be a table anything."""
+    value = problem["input"]
+    if SECRET.search(name) or name == "api_base" or problem["type"] in ("model_type", "dict_type"):
+        return ""
+    return f" (it is {value!r})" if isinstance(value, str | int | float) else ""
 
 
 def _owner(model: type[BaseModel], path: list[str]) -> type[BaseModel]:

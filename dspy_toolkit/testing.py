@@ -61,7 +61,7 @@ class FakeEngine:
         model: str | None = None,
         seconds_per_token: float = 0.0,
         queue_size: int = 1024,
-        deadline_seconds: float = 600.0,
+        timeout: float = 600.0,
         context_size: int = 8192,
         check_grammar: bool = True,
         thinking: bool = False,
@@ -83,8 +83,8 @@ class FakeEngine:
         self._function = replies if callable(replies) else None
         self._replies = iter(()) if callable(replies) else iter(replies)
         self._given = 0
-        self._seconds, self._queue_size, self._deadline = seconds_per_token, queue_size, deadline_seconds
-        self._context, self._check_grammar = context_size, check_grammar
+        self._seconds, self._queue_size, self._timeout = seconds_per_token, queue_size, timeout
+        self.context_size, self._check_grammar = context_size, check_grammar
         self._condition = threading.Condition()
         self._waiting: deque[_Job] = deque()
         self._active = 0
@@ -109,13 +109,13 @@ class FakeEngine:
         """
         check_abilities(request, thinking=self.has_thinking, tools=self.has_tool_parser)
         prompt = self.count_tokens(request.messages)
-        if prompt + request.max_tokens > self._context:
+        if prompt + request.max_tokens > self.context_size:
             raise RequestRefused(
                 f"The prompt has {prompt} tokens and the reply may have {request.max_tokens}, but the context of "
-                f"{self.model} is {self._context}."
+                f"{self.model} is {self.context_size}."
             )
         matcher = _byte_matcher(request.grammar) if request.grammar else None
-        limit = min(request.deadline_seconds or self._deadline, self._deadline)
+        limit = min(request.deadline_seconds or self._timeout, self._timeout)
         with self._condition:
             if self.closed:
                 raise EngineFailed(f"The engine of {self.model} was closed. Connect again.")
@@ -268,9 +268,7 @@ class _Job:
 
     def check_time(self) -> None:
         if self.pending_reply.cancelled or time.monotonic() - self.submitted > self._limit:
-            raise DeadlineExceeded(
-                f"Not finished within {self._limit:g} s (lm.deadline_seconds). Raise it, or send less."
-            )
+            raise DeadlineExceeded(f"Not finished within {self._limit:g} s (lm.timeout). Raise it, or send less.")
 
     def complete(self, result: Reply | Exception) -> str:
         """Tell the caller; the counter that this belongs to."""
@@ -308,16 +306,14 @@ def fake_connection(replies: Replies, home: Path | Settings, **options: Any) -> 
         home: where the cache of replies goes; a folder, or settings.
         options: of `FakeEngine`.
     """
-    from dspy_toolkit.lm.connection import Connection, mlx_lm, serve_engine
-    from dspy_toolkit.lm.reply_cache import use_cache
+    from dspy_toolkit.lm.connection import connect, serve_engine
     from dspy_toolkit.settings import Settings
 
     settings = home if isinstance(home, Settings) else Settings(home=home)
-    use_cache(settings)
     engine = FakeEngine(replies, **options)
     serve_engine(engine)
-    lm, adapter = mlx_lm(engine.model, settings)
-    return Connection(lm, adapter, lm, adapter)
+    task = settings.lm.model_copy(update={"model": engine.model})
+    return connect(settings.model_copy(update={"lm": task}))
 
 
 def fake_engine(connection: Connection) -> FakeEngine:

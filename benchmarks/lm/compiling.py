@@ -44,7 +44,7 @@ def compilation(system: System, workload: Workload, way: Way, setting: Setting) 
             val=val,
             spec=project.dataset,
             metric=project.metric,
-            connection=Connection(lm, adapter, lm, adapter),
+            connection=Connection(lm, adapter),
             store=Store(folder),
             threads=THREADS,
         )

@@ -89,7 +89,7 @@ def start(name: str, place: Place) -> System:
         from dspy_toolkit.settings import load_settings
 
         settings = load_settings(home=place.home)
-        lm = settings.lm.model_copy(update={"model": place.model, "reflection_model": None})
+        lm = settings.lm.model_copy(update={"model": place.model})
         return EngineSystem(connect(settings.model_copy(update={"lm": lm})))
     if name == "generate":
         from benchmarks.lm.plain import GenerateSystem

@@ -63,16 +63,18 @@ def scripted_context(settings: Settings) -> Context:
     """TASK with scripted models; their names, and so what is kept under them, say what they are told to do."""
     task = find_task(TASK)
     records = task.records(settings)
+    home = settings.path()
     names = {
-        "model": f"openai/scripted-task-{WRONG}-{OPENING}",
-        "reflection_model": f"openai/scripted-reflector-{digest(INSTRUCTION)[:8]}",
+        "lm": f"openai/scripted-task-{WRONG}-{OPENING}",
+        "reflection": f"openai/scripted-reflector-{digest(INSTRUCTION)[:8]}",
     }
-    settings = settings.model_copy(update={"lm": settings.lm.model_copy(update=names)})
+    named = {role: getattr(settings, role).model_copy(update={"model": name}) for role, name in names.items()}
+    settings = settings.model_copy(update=named)
 
     def connect(settings: Settings) -> Connection:
-        task_model = fake_connection(title_writer(records), settings, model=MODEL)
-        reflector = fake_connection(write_instruction, settings, model=REFLECTOR)
-        return Connection(task_model.lm, task_model.adapter, reflector.lm, reflector.adapter)
+        task_model = fake_connection(title_writer(records), home, model=MODEL)
+        reflector = fake_connection(write_instruction, home, model=REFLECTOR)
+        return Connection(task_model.lm, task_model.adapter, {"reflection": lambda: reflector.reflection})
 
     return Context(task.project, settings, connect, records)
 

@@ -16,28 +16,32 @@ from typing import TYPE_CHECKING
 
 from dspy_toolkit.cli.findings import Finding, wrong
 from dspy_toolkit.errors import ModelNotFound, ToolkitError
+from dspy_toolkit.lm.roles import Role, role_model
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.models.hardware import Hardware
     from dspy_toolkit.settings import Settings
 
+ROLES: dict[Role, str] = {"lm": "model", "reflection": "reflection model", "teacher": "teacher", "judge": "judge"}
+
 
 def models(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
     """The models of the settings: where their weights are, their hash, and what each part of the memory would be for."""
-    names = {"model": settings.lm.model, "reflection model": settings.lm.reflection_model}
-    for role, name in names.items():
-        if name is None:
-            yield Finding(subject="model", name=role, value="the same model")
-        elif not name.startswith("mlx/"):
-            key = (
-                "lm.api_key is set" if settings.lm.api_key else "no lm.api_key; its provider's own variable may be set"
-            )
-            yield Finding(subject="model", name=role, value=f"{name}, by LiteLLM ({key})")
+    for section, name in ROLES.items():
+        role, task = role_model(settings, section), role_model(settings, "lm")
+        if section != "lm" and (role.model, role.api_base) == (task.model, task.api_base):
+            yield Finding(subject="model", name=name, value="the same model")
+        elif not role.model.startswith("mlx/"):
+            key = "a key is set" if role.api_key else f"no {section}.api_key"
+            if not role.api_key and not role.api_base:
+                key += "; its provider's own variable may be set"
+            at = f" at {role.api_base}" if role.api_base else ""
+            yield Finding(subject="model", name=name, value=f"{role.model}, by LiteLLM{at} ({key})")
         else:
             try:
-                yield from _weights(role, name, settings, hardware)
+                yield from _weights(name, role.model, settings, hardware)
             except ToolkitError as error:
-                yield wrong("model", role, name, str(error))
+                yield wrong("model", name, role.model, str(error))
 
 
 def backends(settings: Settings, hardware: Hardware) -> Iterator[Finding]:

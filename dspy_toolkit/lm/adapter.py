@@ -1,8 +1,9 @@
 """How a DSPy program speaks to the model.
 
-To an MLX model: `ChatAdapter`'s format with the grammar of the reply beside it, under vLLM's name `guided_grammar`, and
+`adapter_for` chooses. To an MLX model: `ChatAdapter`'s format with the grammar of the reply beside it, under vLLM's name `guided_grammar`, and
 without the reminder of the format at the end of each prompt, which the grammar makes superfluous (and which, standing
-after the input, no prefix could share). To any other model: an ordinary `ChatAdapter`.
+after the input, no prefix could share). To a remote model that takes a JSON schema, by LiteLLM's list: DSPy's
+`JSONAdapter`, which sends the schema of the reply as `response_format`. To any other: an ordinary `ChatAdapter`.
 """
 
 from __future__ import annotations
@@ -42,8 +43,18 @@ class CountingChatAdapter(ChatAdapter):
         return super()._make_json_adapter_fallback()
 
 
+def adapter_for(lm: Any) -> dspy.Adapter:
+    """The adapter of a connection whose task runs on `lm`; the models of the other roles are asked through it too."""
+    return GrammarAdapter() if lm.model.startswith(PREFIX) else _remote_adapter(lm)
+
+
+def _remote_adapter(lm: Any, *, native: bool = False) -> ChatAdapter:
+    takes_schema = lm.supports_response_schema and "response_format" in lm.supported_params
+    return (JSONAdapter if takes_schema else CountingChatAdapter)(use_native_function_calling=native)
+
+
 class GrammarAdapter(ChatAdapter):
-    """`ChatAdapter` for models that the MLX engine runs; for any other LM that a program brings, a `CountingChatAdapter`.
+    """`ChatAdapter` for models that the MLX engine runs; for any other LM, the adapter that such a one is asked through.
 
     Tools: DSPy describes them in the prompt, and the model calls them as text. With `use_native_function_calling`, a model
     that has a tool parser is offered them in its own notation instead, and its reply is free of any grammar: it calls, or it
@@ -56,18 +67,20 @@ class GrammarAdapter(ChatAdapter):
     def __init__(self, *, use_native_function_calling: bool = False) -> None:
         # A reply under the grammar fails to parse only when max_tokens cut it; asking again would be cut again.
         super().__init__(use_json_adapter_fallback=False, use_native_function_calling=use_native_function_calling)
-        self._other = CountingChatAdapter(use_native_function_calling=use_native_function_calling)
 
     def __call__(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         if not lm.model.startswith(PREFIX):
-            return self._other(lm, lm_kwargs, signature, demos, inputs)
+            return self._remote(lm)(lm, lm_kwargs, signature, demos, inputs)
         # One copy a call: what `_call_preprocess` finds out belongs to this call alone.
         return super(GrammarAdapter, copy.copy(self)).__call__(lm, dict(lm_kwargs), signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         if not lm.model.startswith(PREFIX):
-            return await self._other.acall(lm, lm_kwargs, signature, demos, inputs)
+            return await self._remote(lm).acall(lm, lm_kwargs, signature, demos, inputs)
         return await super(GrammarAdapter, copy.copy(self)).acall(lm, dict(lm_kwargs), signature, demos, inputs)
+
+    def _remote(self, lm: Any) -> ChatAdapter:
+        return _remote_adapter(lm, native=self.use_native_function_calling)
 
     def _call_preprocess(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, inputs: Any) -> Any:
         # DSPy takes fields out here that the model fills in natively; the grammar is that of what is left.

@@ -1,50 +1,70 @@
-"""From settings to a language model that DSPy programs can use.
+"""From settings to the language models that DSPy programs can use.
 
-`connect` gives the LM and the adapter that goes with it; `with connection.context():` puts both in force in the current
-thread. Engines are shared: connecting twice to one model uses one engine,
-with the settings of the first. Retries are the orchestrator's affair, so DSPy's
-and LiteLLM's own are off.
+`connect` gives an LM for each role (`dspy_toolkit.lm.roles`) and the adapter that serves them all;
+`with connection.context():` puts the task's in force in the current thread. Engines are shared: connecting twice to one
+model uses one engine, with the settings of the first.
 """
 
 from __future__ import annotations
 
 import concurrent.futures.thread  # noqa: F401  (its exit hook must be registered before ours)
 import threading
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from dspy_toolkit.lm.adapter import CountingChatAdapter, GrammarAdapter
+from dspy_toolkit.lm.adapter import adapter_for
 from dspy_toolkit.lm.litellm.fallback import Backend, Chain, backend_order
 from dspy_toolkit.lm.litellm.litellm_backend import LiteLLMBackend
-from dspy_toolkit.lm.litellm.provider import EngineBackend, import_litellm, serve, withdraw
+from dspy_toolkit.lm.litellm.provider import EngineBackend, find_chain, import_litellm, serve, withdraw
+from dspy_toolkit.lm.litellm.remote import remote_lm
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX, Weights, find_weights
 from dspy_toolkit.lm.reply_cache import use_cache
+from dspy_toolkit.lm.roles import Role, RoleModel, role_model
 from dspy_toolkit.lm.torch.weights import calm_threads
 from dspy_toolkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.protocol import TextEngine
 
+REPLY_SHARE = 1 / 4
+"""Of a local model's context, for a reply whose length nobody set: 2,048 tokens of the embedded model's 8,192."""
+
 _chains: dict[str, Chain] = {}
-_beside: dict[str, tuple[MeteredLM, dspy.Adapter]] = {}
 _lock = threading.RLock()
 _closes_at_exit = False
 
 
 @dataclass(frozen=True)
 class Connection:
-    """The language models of one run."""
+    """The language models of one run, one a role, each made when it is first asked for."""
 
     lm: MeteredLM
     """Runs the program."""
     adapter: dspy.Adapter
-    reflection_lm: MeteredLM
-    """Writes instructions; `lm` itself unless settings name another."""
-    reflection_adapter: dspy.Adapter
+    """Turns signatures into prompts, for the model of any role."""
+    others: Mapping[Role, Callable[[], MeteredLM]] = field(default_factory=dict)
+    """Makes the LM of another role; a role that is missing is `lm`'s."""
+
+    @cached_property
+    def reflection(self) -> MeteredLM:
+        """Writes instructions."""
+        return self._other("reflection")
+
+    @cached_property
+    def teacher(self) -> MeteredLM:
+        """Answers training rows, for demonstrations."""
+        return self._other("teacher")
+
+    @cached_property
+    def judge(self) -> MeteredLM:
+        """Grades answers."""
+        return self._other("judge")
 
     @property
     def model(self) -> str:
@@ -55,55 +75,49 @@ class Connection:
         """DSPy's settings for this thread; `lm` in place of the connection's, say a metered copy."""
         return dspy.context(lm=lm or self.lm, adapter=self.adapter)
 
+    def _other(self, role: Role) -> MeteredLM:
+        return self.others[role]() if role in self.others else self.lm
+
 
 def connect(settings: Settings) -> Connection:
     """Connect to the models that the settings name. An MLX model is loaded by its first call.
 
     Raises:
-        ModelNotFound, ModelTooLarge, ModelError: with the next command.
+        ModelNotFound, ModelTooLarge, ModelError: with the next command. Of a role other than the task, when it is first
+            asked for.
+        SettingsError: a role's options are none that its model takes.
     """
     use_cache(settings)
-    lm, adapter = _connect_one(settings.lm.model, settings)
-    if settings.lm.reflection_model in (None, settings.lm.model):
-        return Connection(lm, adapter, lm, adapter)
-    return Connection(lm, adapter, *_connect_one(settings.lm.reflection_model or "", settings))
+    judge = cache(partial(_role_lm, settings, "judge"))
+
+    def lm_of(role: Role) -> MeteredLM:
+        lm = _role_lm(settings, role)
+        lm.judge = judge
+        return lm
+
+    lm, task, teaches = lm_of("lm"), role_model(settings, "lm"), role_model(settings, "teacher")
+    others: dict[Role, Callable[[], MeteredLM]] = {"reflection": partial(lm_of, "reflection"), "judge": judge}
+    if replace(teaches, role=task.role, stated=task.stated) != task:
+        others["teacher"] = partial(lm_of, "teacher")
+    return Connection(lm, adapter_for(lm), others)
 
 
-def connect_beside(model: str, lm: Any) -> tuple[MeteredLM, dspy.Adapter]:
-    """Connect to one more model in the midst of a run, such as a judge's: its LM, and the adapter that goes with it.
-
-    The settings are those of `dspy-toolkit.toml` and the environment, read when a model is asked for the first time. A key
-    or an address that they hold goes to a model of the same provider as theirs alone. The cache of replies stays where the
-    run keeps it.
+def judge_of(lm: Any, model: str | None) -> MeteredLM:
+    """The LM that grades what a program said on `lm`.
 
     Args:
-        model: `mlx/…` or a LiteLLM model.
-        lm: the LM of the run; when it has a meter, the new one is charged to it.
+        lm: the LM of the run: of `connect`, it knows its judge, and is charged; for any other, the settings of
+            `dspy-toolkit.toml` and the environment say who judges.
+        model: what the metric names; None for the role's.
 
     Raises:
         SettingsError, ModelNotFound, ModelTooLarge, ModelError: with the next command.
     """
-    with _lock:
-        found = _beside.get(model)
-        if found is None or not _answers(found[0].model):
-            found = _beside[model] = _connect_one(model, _settings_for(model))
-    if not isinstance(lm, MeteredLM):
-        return found
-    charged = found[0].copy()
-    charged.meter = lm.meter
-    return charged, found[1]
-
-
-def _answers(model: str) -> bool:
-    return not model.startswith(PREFIX) or (model in _chains and not _chains[model].current.closed)
-
-
-def _settings_for(model: str) -> Settings:
-    settings = load_settings()
-    changes: dict[str, Any] = {"model": model}
-    if model.partition("/")[0] != settings.lm.model.partition("/")[0]:
-        changes |= {"api_key": None, "api_base": None}
-    return settings.model_copy(update={"lm": settings.lm.model_copy(update=changes)})
+    if not isinstance(lm, MeteredLM) or lm.judge is None:
+        return _role_lm(load_settings(), "judge", model)
+    judge = lm.judge(model).copy()
+    judge.meter = lm.meter
+    return judge
 
 
 def full_name(model: str, settings: Settings) -> str:
@@ -115,8 +129,8 @@ def full_name(model: str, settings: Settings) -> str:
 
 def model_names(settings: Settings) -> tuple[str, str]:
     """(task model, reflection model), each by its `full_name`."""
-    models = (settings.lm.model, settings.lm.reflection_model or settings.lm.model)
-    return full_name(models[0], settings), full_name(models[1], settings)
+    task, reflection = (full_name(role_model(settings, role).model, settings) for role in ("lm", "reflection"))
+    return task, reflection
 
 
 def serve_engine(engine: TextEngine) -> None:
@@ -146,36 +160,26 @@ def close_engines() -> None:
         chain.close()
 
 
-def mlx_lm(model: str, settings: Settings) -> tuple[MeteredLM, dspy.Adapter]:
-    """The LM and adapter for an engine that answers for `model`."""
-    return MeteredLM(model, **_options(settings)), GrammarAdapter()
-
-
-def _options(settings: Settings) -> dict[str, Any]:
-    return {
-        "engine": "litellm",
-        "num_retries": 0,
-        "temperature": settings.lm.temperature,
-        "max_tokens": settings.lm.max_tokens,
-    }
-
-
-def _connect_one(model: str, settings: Settings) -> tuple[MeteredLM, dspy.Adapter]:
+def _role_lm(settings: Settings, role: Role, model: str | None = None) -> MeteredLM:
+    found = role_model(settings, role, model)
     calm_threads()
     import_litellm()
-    if model.startswith(PREFIX):
-        return mlx_lm(_serve(model, settings), settings)
-    return MeteredLM(model, **_options(settings), **_access(settings)), CountingChatAdapter()
+    return _local_lm(found, settings) if found.model.startswith(PREFIX) else remote_lm(found)
 
 
-def _access(settings: Settings) -> dict[str, Any]:
-    """The key and the address of a LiteLLM model."""
-    access: dict[str, Any] = {}
-    if settings.lm.api_key is not None:
-        access["api_key"] = settings.lm.api_key.get_secret_value()
-    if settings.lm.api_base is not None:
-        access["api_base"] = settings.lm.api_base
-    return access
+def _local_lm(role: RoleModel, settings: Settings) -> MeteredLM:
+    """The LM of a model that an engine of this process runs."""
+    model = _serve(role.model, settings)
+    options: dict[str, Any] = {"temperature": role.temperature, "max_tokens": role.max_tokens}
+    backend = find_chain(model).current
+    if role.role != "lm" and "max_tokens" not in role.stated and isinstance(backend, EngineBackend):
+        options["max_tokens"] = min(role.max_tokens, int(backend.engine().context_size * REPLY_SHARE))
+    if role.role == "reflection":
+        # Without one the engine draws its own, and no search could be repeated.
+        options["seed"] = settings.optimize.seed
+    if role.timeout != settings.lm.timeout:
+        options["timeout"] = role.timeout
+    return MeteredLM(model, engine="litellm", num_retries=0, **options)
 
 
 def _serve(model: str, settings: Settings) -> str:
@@ -207,8 +211,6 @@ def _backends(weights: Weights, settings: Settings) -> list[Backend]:
 
         return TorchEngine(weights, settings.lm)
 
-    # A key is for one provider: with several, each takes its own from its own variable.
-    access = _access(settings) if len(settings.lm.fallbacks) == 1 else {}
     made: list[Backend] = []
     for name in backend_order(settings.lm):
         if name == "mlx":
@@ -216,5 +218,5 @@ def _backends(weights: Weights, settings: Settings) -> list[Backend]:
         elif name == "torch":
             made.append(EngineBackend(f"torch/{weights.name.removeprefix(PREFIX)}", torch))
         else:
-            made.append(LiteLLMBackend(name, access))
+            made.append(LiteLLMBackend(name))
     return made

@@ -78,6 +78,8 @@ class MeteredLM(dspy.LM):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.meter = Meter()
+        self.judge: Callable[[str | None], MeteredLM] | None = None
+        """Gives the LM that grades what this one says, by the model that a metric names or None; `connect` sets it."""
 
     def metered(self, limit: int | None = None, on_call: Callable[[int], None] | None = None) -> MeteredLM:
         """A copy whose calls are counted apart, up to `limit` logical calls; `on_call` is told the count after each."""

@@ -228,6 +228,8 @@ class TextEngine(Protocol):
     """What the provider needs of an engine; the MLX engine and the fake for tests both have it."""
 
     model: str
+    context_size: int
+    """Tokens of prompt and reply together that this machine has room for."""
     has_thinking: bool
     """Whether it can reason before it answers."""
     has_tool_parser: bool

@@ -40,6 +40,7 @@ BESIDE = (
     "meter.py",
     "parsing.py",
     "reply_cache.py",
+    "roles.py",
     "spans.py",
 )
 """Of `lm`: what does not stand between a request and its reply. What these make is in the request itself, or is made of the

@@ -1,10 +1,10 @@
 """A language model as a judge: it grades an answer by a rubric, and its reason is the feedback.
 
 Covered: a grade on a short scale, as a typed output, so that the engine's grammar keeps to it; the reason comes first, so
-that the grade follows from it; the expected outputs are shown where the example has them. Without a model of its own a
-judge asks the LM of the `dspy.context` that it is called in, as every evaluation and optimizer does; with one, it asks
-that, on the same meter. Its calls are cached and charged to the budget either way. It grades greedily, also where an
-optimizer draws samples.
+that the grade follows from it; the expected outputs are shown where the example has them. A judge asks the model that
+the rubric names, else that of the role `[judge]`, by default the task's; on the meter of the run, so that its calls are
+cached and charged to the budget. The program's own sampling is not the judge's: an optimizer may draw samples, and the
+judge is asked as `[judge]` says, by default greedily.
 
 A judgement that cannot be read is a MetricError of that row. A model that fails is no judgement: its error passes.
 
@@ -27,8 +27,6 @@ from dspy_toolkit.metrics.scores import Score
 if TYPE_CHECKING:
     import dspy
 
-ROOM = 400
-"""Tokens of a judgement, at least; the program's own limit may be that of a label."""
 REASON = 300
 """Characters of a reason, under the engine's grammar."""
 SEEN = 200
@@ -106,19 +104,17 @@ class Judge:
         import dspy
 
         lm, adapter = dspy.settings.lm, dspy.settings.adapter
-        if self.model is not None:
-            from dspy_toolkit.lm.connection import connect_beside
-
-            lm, adapter = connect_beside(self.model, lm)
-        if lm is None:
-            raise MetricError(
-                "the judge has no language model. Call it inside dspy.context(lm=…), or name one: judge(rubric, model=…)."
-            )
-        options = lm.kwargs
-        if "max_completion_tokens" in options:  # a reasoning model, which takes neither a temperature nor a low limit
+        if self.model is None and getattr(lm, "judge", None) is None:
+            if lm is None:
+                raise MetricError(
+                    "the judge has no language model. Call it inside dspy.context(lm=…), or name one: judge(rubric, model=…)."
+                )
             return lm.copy(rollout_id=None), adapter
-        room = max(options.get("max_tokens") or ROOM, ROOM)
-        return lm.copy(rollout_id=None, temperature=0.0, max_tokens=room), adapter
+        from dspy_toolkit.lm.adapter import adapter_for
+        from dspy_toolkit.lm.connection import judge_of
+
+        lm = judge_of(lm, self.model)
+        return lm, adapter or adapter_for(lm)
 
 
 def judge(rubric: str, model: str | None = None, *, scale: int = 5, fields: Iterable[str] = ()) -> Judge:

@@ -79,7 +79,7 @@ class Chains:
         for kind, said in zip(("mlx", "torch", "third"), says, strict=False):
             engine = said if isinstance(said, FakeEngine) else FakeEngine(_say(said), model=f"mlx/{name}")
             backends.append(EngineBackend(f"{kind}/{name}", lambda engine=engine: engine))
-        backends += [LiteLLMBackend(model, {}) for model in listed]
+        backends += [LiteLLMBackend(model) for model in listed]
         made = Chain(f"mlx/{name}", backends)
         _answer(made)
         return made

@@ -88,7 +88,7 @@ def test_settings_choose_the_adapter(tmp_path: Path) -> None:
     connection = connect(Settings(home=tmp_path, lm={"model": "openai/some-model", "api_key": "k"}))  # pyright: ignore[reportArgumentType]
     assert type(connection.adapter) is CountingChatAdapter
     assert connection.lm.num_retries == 0
-    assert connection.reflection_lm is connection.lm
+    assert connection.teacher is connection.lm
 
 
 def test_an_mlx_reply_that_cannot_be_parsed_is_not_asked_for_again(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 from dspy_toolkit.code_version import LIBRARY
 from dspy_toolkit.errors import EngineFailed
 from dspy_toolkit.lm import reply_cache
-from dspy_toolkit.lm.connection import mlx_lm
+from dspy_toolkit.lm.connection import connect
 from dspy_toolkit.lm.litellm.fallback import Chain
 from dspy_toolkit.lm.reply_cache import BESIDE, ReplyCache, server_of, use_cache
-from dspy_toolkit.settings import Settings
+from dspy_toolkit.settings import LMSettings, Settings
 from tests.lm.chains import Chains, Elsewhere, registered
 
 pytestmark = pytest.mark.usefixtures("engines_of_its_own")
@@ -96,9 +96,7 @@ def test_one_server_is_not_answered_with_the_reply_of_another(elsewhere: Elsewhe
 
 
 def ask(asked: Chain, home: Path) -> list[Any]:
-    settings = Settings(home=home)
-    use_cache(settings)
-    return mlx_lm(asked.model, settings)[0]("hello")
+    return connect(Settings(home=home, lm=LMSettings(model=asked.model))).lm("hello")
 
 
 def test_a_reply_of_torch_is_not_taken_for_mlx(chain: Chains, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import litellm
 import pytest
 from litellm.llms.custom_llm import CustomLLM
 from litellm.types.utils import ModelResponse
-from test_translation import ADD, FIND
 
 from dspy_toolkit.errors import RequestRefused
 from dspy_toolkit.lm import root_error
@@ -24,6 +23,7 @@ from dspy_toolkit.lm.protocol import Reply, TokenLogprob, ToolCall
 from dspy_toolkit.testing import FakeEngine, fake_connection, fake_engine
 from tests.lm.asking import HELLO
 from tests.lm.chains import registered
+from tests.lm.litellm.test_translation import ADD, FIND
 
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": 2}}\n</tool_call>'
 SKIP: dict[str, Any] = {"_skip_mcp_handler": True}

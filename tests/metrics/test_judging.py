@@ -14,7 +14,6 @@ from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import BudgetExhausted, EngineFailed, MetricError, ProjectError
 from dspy_toolkit.evaluation import evaluate
 from dspy_toolkit.lm import Connection, root_error
-from dspy_toolkit.lm.connection import connect_beside
 from dspy_toolkit.metrics import as_float, exact_match, judge, name_of, score, source_of, weighted
 from dspy_toolkit.store import Store
 from dspy_toolkit.testing import fake_connection, fake_engine
@@ -116,16 +115,6 @@ def test_a_model_of_its_own_is_asked_on_the_runs_meter(tmp_path: Path) -> None:
         assert score(metric, example(), answer(label="a")).value == 1
     assert (lm.meter.usage.lm_calls, other.lm.meter.usage.lm_calls) == (1, 0)
     assert len(fake_engine(other).requests) == 1
-    assert connect_beside(other.model, None)[0] is connect_beside(other.model, None)[0]
-
-
-def test_a_key_goes_to_no_other_provider(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DSPY_TOOLKIT_LM__MODEL", "openai/task")
-    monkeypatch.setenv("DSPY_TOOLKIT_LM__API_KEY", "secret")
-    monkeypatch.setenv("DSPY_TOOLKIT_LM__API_BASE", "http://127.0.0.1:1")
-    same, other = (connect_beside(model, None)[0].kwargs for model in ("openai/judge", "anthropic/judge"))
-    assert (same["api_key"], same["api_base"]) == ("secret", "http://127.0.0.1:1")
-    assert "api_key" not in other and "api_base" not in other
 
 
 def test_a_judge_without_a_model_says_so() -> None:

@@ -63,7 +63,7 @@ def test_a_setting_that_matters_changes_the_program_part_alone(toml: Callable[..
 
 
 def test_a_setting_that_does_not_matter_changes_nothing(toml: Callable[..., str]) -> None:
-    lm = {"batch_size": 2, "queue_size": 3, "deadline_seconds": 5, "api_key": "secret"}
+    lm = {"batch_size": 2, "queue_size": 3, "timeout": 5, "api_key": "secret"}
     settings = Settings(lm=lm, optimize={"threads": 3}, home=Path("elsewhere"))
     assert read(toml(), settings) == read(toml())
 

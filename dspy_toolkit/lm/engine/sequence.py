@@ -75,7 +75,7 @@ class Sequence:
     def overdue(self) -> DeadlineExceeded:
         """What to tell a caller whose deadline passed."""
         limit = self.deadline - self.submitted
-        return DeadlineExceeded(f"Not finished within {limit:g} s (lm.deadline_seconds). Raise it, or send less.")
+        return DeadlineExceeded(f"Not finished within {limit:g} s (lm.timeout). Raise it, or send less.")
 
     def outcome(self) -> Outcome | None:
         """Why the sequence is over, or None while it is not. A sequence with an `error` is over."""

@@ -46,7 +46,7 @@ class EngineThread(ABC):
         self._weights, self._settings = weights_, settings
         self._tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
         self.has_thinking, self.has_tool_parser = self._tokenizer.has_thinking, self._tokenizer.has_tool_parser
-        self._room = self._tokenizer.context_size if room is None else room
+        self.context_size = self._tokenizer.context_size if room is None else room
         self._condition = threading.Condition()
         self._waiting: deque[Sequence] = deque()
         self._running: set[Sequence] = set()  # admitted, and not yet told how they ended
@@ -73,7 +73,7 @@ class EngineThread(ABC):
         prompt = self._tokenizer.encode_request(request)
         self._check_length(len(prompt), request.max_tokens)
         matcher = self._tokenizer.matcher(request.grammar) if request.grammar else None
-        limit = min(request.deadline_seconds or self._settings.deadline_seconds, self._settings.deadline_seconds)
+        limit = min(request.deadline_seconds or self._settings.timeout, self._settings.timeout)
         marks = self._tokenizer.reply_format(request, prompt)
         sequence = Sequence(
             request, PendingReply(), prompt, matcher, self._tokenizer.decode, self._tokenizer.stop_tokens, limit, marks
@@ -97,7 +97,7 @@ class EngineThread(ABC):
         return sequence.pending_reply
 
     def _check_length(self, prompt: int, reply: int) -> None:
-        own, room = self._tokenizer.context_size, self._room
+        own, room = self._tokenizer.context_size, self.context_size
         if prompt + reply <= min(own, room):
             return
         limit = f"the context of {self.model} is {own}"

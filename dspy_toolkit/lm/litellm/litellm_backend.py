@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import DeadlineExceeded, EngineBusy, EngineFailed, ModelError, ModelNotFound, RequestRefused
+from dspy_toolkit.errors import DeadlineExceeded, EngineBusy, EngineFailed, ModelError, RequestRefused
+from dspy_toolkit.lm.litellm.remote import check_provider
 from dspy_toolkit.lm.litellm.translation import chunk, sign, signed, translate
 
 if TYPE_CHECKING:
@@ -38,22 +39,10 @@ PASSED_ON = (
 class LiteLLMBackend:
     """One LiteLLM model."""
 
-    def __init__(self, model: str, options: dict[str, Any]) -> None:
-        """Args: model: LiteLLM's name; options: of each call, such as api_key.
-
-        Raises:
-            ModelNotFound: LiteLLM knows no provider of that name.
-        """
-        import litellm
-        from litellm import exceptions
-
-        try:
-            litellm.get_llm_provider(model)
-        except exceptions.BadRequestError:
-            raise ModelNotFound(
-                f"lm.fallbacks names {model!r}, which LiteLLM does not know. Write provider/model, such as openai/gpt-4o."
-            ) from None
-        self.name, self._options = model, options
+    def __init__(self, model: str) -> None:
+        """Args: model: LiteLLM's name. Raises ModelNotFound when LiteLLM knows no provider of that name."""
+        check_provider(model, "lm.fallbacks")
+        self.name = model
         self.closed = False
 
     def open(self) -> None:
@@ -120,7 +109,6 @@ class LiteLLMBackend:
             "drop_params": True,
             "cache": {"no-cache": True, "no-store": True},  # DSPy's cache is the one in force
             **given,
-            **self._options,
         }
 
     @contextmanager

@@ -80,6 +80,7 @@ def bootstrap(search: Search, rows: list[dspy.Example], bootstrapped: int, demos
         metric_threshold=PASS,
         max_bootstrapped_demos=bootstrapped,
         max_labeled_demos=demos,
+        teacher_settings={"lm": search.teacher_lm},
         # One run that fails is one demonstration less.
         max_errors=len(rows) + 1,
     )

@@ -54,7 +54,7 @@ def search(search: Search, settings: dict[str, int]) -> None:
         max_metric_calls=settings["max_metric_calls"],
         reflection_lm=search.reflection_lm,
         # GEPA would ask for JSON, whose text no grammar bounds: a small model rambles until it is cut.
-        instruction_proposer=InstructionProposer(adapter=search.connection.reflection_adapter),
+        instruction_proposer=InstructionProposer(adapter=search.connection.adapter),
         reflection_minibatch_size=min(MINIBATCH, len(search.train)),
         # Else a program none of whose replies can be read gives it nothing to reflect on.
         add_format_failure_as_feedback=True,

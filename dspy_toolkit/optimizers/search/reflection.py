@@ -18,22 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dspy_toolkit.lm.connection import Connection
-    from dspy_toolkit.lm.meter import MeteredLM
 
-LEAST_TOKENS = 1_024
-"""Of a reply with an instruction. A task's own limit may be that of a label; under a grammar the text is bounded anyway."""
 SHORTEST_INSTRUCTION = 20
 LONGEST_INSTRUCTION = 2_000
 """Characters; a longer one is rambling, not an instruction."""
-
-
-def writer(connection: Connection) -> MeteredLM:
-    """The reflection model with room for an instruction, and a fresh meter."""
-    lm = connection.reflection_lm.metered()
-    room = lm.kwargs.get("max_tokens")
-    if room is None or room >= LEAST_TOKENS:
-        return lm
-    return lm.copy(max_tokens=LEAST_TOKENS)
 
 
 def try_reflection(
@@ -57,7 +45,7 @@ def try_reflection(
     shown = f"{dict(cases[0].inputs())} -> {dict(cases[0].labels())}"
     ask = dspy.Predict("instruction: str, example: str -> better_instruction: str")
     try:
-        with dspy.context(lm=writer(connection), adapter=connection.reflection_adapter):
+        with dspy.context(lm=connection.reflection.metered(), adapter=connection.adapter):
             answer = ask(instruction=old, example=shown).better_instruction
     except AdapterParseError:
         return False, "its reply could not be read"

@@ -21,14 +21,12 @@ from dspy.utils.exceptions import AdapterParseError
 
 from dspy_toolkit.errors import BudgetExhausted, RequestRefused
 from dspy_toolkit.evaluation import score_rows
-from dspy_toolkit.lm.adapter import GrammarAdapter
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import Metric, as_feedback, as_float
 from dspy_toolkit.optimizers.search.callback import CheckedMetric, Stopped, Watch
 from dspy_toolkit.optimizers.search.output_capture import aloud, quiet
-from dspy_toolkit.optimizers.search.reflection import writer
 from dspy_toolkit.optimizers.states import fill, prompt_of, state_of
 from dspy_toolkit.store import Frozen
 
@@ -87,9 +85,9 @@ class Search:
     def __post_init__(self) -> None:
         self._doing = "starting"
         self.lm: MeteredLM = self.connection.lm.metered(self.lm_calls, self._tell)
-        # One meter for both models: the budget is theirs together.
-        self.reflection_lm: MeteredLM = writer(self.connection)
-        self.reflection_lm.meter = self.lm.meter
+        # One meter for all models: the budget is theirs together.
+        self.reflection_lm, self.teacher_lm = self.connection.reflection.copy(), self.connection.teacher.copy()
+        self.reflection_lm.meter = self.teacher_lm.meter = self.lm.meter
         self.float_metric = CheckedMetric(as_float(self.metric))
         """For BootstrapFewShot and MIPROv2."""
         self.feedback_metric = CheckedMetric(as_feedback(self.metric))
@@ -227,7 +225,10 @@ class Search:
 
         watch = Watch(self.val, metric, self.meter, seen)
         callbacks = [*dspy.settings.get("callbacks", []), watch]
-        with quiet(), dspy.context(lm=self.lm, adapter=self._adapter, num_threads=self.threads, callbacks=callbacks):
+        with (
+            quiet(),
+            dspy.context(lm=self.lm, adapter=self.connection.adapter, num_threads=self.threads, callbacks=callbacks),
+        ):
             try:
                 return compile_(*args, **kwargs)
             except Stopped:
@@ -243,12 +244,6 @@ class Search:
         if watch.fault is not None:
             raise watch.fault
         return None
-
-    @property
-    def _adapter(self) -> dspy.Adapter:
-        """For both models: the one that sends grammars is an ordinary one to a model that takes none."""
-        adapters = (self.connection.adapter, self.connection.reflection_adapter)
-        return next((adapter for adapter in adapters if isinstance(adapter, GrammarAdapter)), adapters[0])
 
     def _close(self, watch: Watch) -> None:
         """Let no further call begin: DSPy leaves threads behind that work through what was queued."""

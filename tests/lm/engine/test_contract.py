@@ -204,7 +204,7 @@ def test_closing(make: Make) -> None:
 
 
 def test_engine_wide_deadline(make: Make) -> None:
-    engine = make(deadline_seconds=0.3)
+    engine = make(timeout=0.3)
     with pytest.raises(DeadlineExceeded, match=r"0\.3 s"):
         engine.submit(ask(max_tokens=400, deadline_seconds=60)).result(60)
 

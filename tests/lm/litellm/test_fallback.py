@@ -22,14 +22,12 @@ from dspy_toolkit.errors import (
     RequestRefused,
     ToolkitError,
 )
-from dspy_toolkit.lm import Connection, close_engines, root_error
-from dspy_toolkit.lm.connection import mlx_lm
+from dspy_toolkit.lm import Connection, close_engines, connect, root_error
 from dspy_toolkit.lm.engine.stats import exposition
 from dspy_toolkit.lm.litellm.fallback import FAILURES, Chain
 from dspy_toolkit.lm.litellm.provider import count_prompt, find_engine
 from dspy_toolkit.lm.protocol import GenerationRequest, PendingReply
-from dspy_toolkit.lm.reply_cache import use_cache
-from dspy_toolkit.settings import Settings
+from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.testing import FakeEngine
 from tests.lm.asking import HELLO
 from tests.lm.chains import Chains, Elsewhere, complete, engine_of, said
@@ -188,10 +186,7 @@ def test_nothing_moves_once_it_is_closed(chain: Chains, elsewhere: Elsewhere) ->
 
 
 def through_dspy(asked: Chain, home: Path) -> Connection:
-    settings = Settings(home=home)
-    use_cache(settings)
-    lm, adapter = mlx_lm(asked.model, settings)
-    return Connection(lm, adapter, lm, adapter)
+    return connect(Settings(home=home, lm=LMSettings(model=asked.model)))
 
 
 def test_history_says_who_answered_and_the_cache_keeps_no_others_reply(

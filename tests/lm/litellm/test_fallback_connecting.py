@@ -10,11 +10,8 @@ import pytest
 
 from dspy_toolkit.errors import EngineFailed, ModelError, ModelNotFound, SettingsError
 from dspy_toolkit.lm import close_engines, connect, root_error
-from dspy_toolkit.lm.connection import _backends
 from dspy_toolkit.lm.litellm.fallback import backend_order
-from dspy_toolkit.lm.litellm.litellm_backend import LiteLLMBackend
 from dspy_toolkit.lm.litellm.provider import EngineBackend, serve
-from dspy_toolkit.lm.models.weights import find_weights
 from dspy_toolkit.lm.protocol import TextEngine
 from dspy_toolkit.settings import LMSettings, load_settings
 from dspy_toolkit.testing import FakeEngine
@@ -43,14 +40,6 @@ def test_a_fallback_that_is_no_litellm_model_is_refused(name: str) -> None:
 def test_a_provider_that_litellm_does_not_know_is_refused_at_once(model_home: Path) -> None:
     with pytest.raises(ModelNotFound, match="nobody/big"):
         connect(load_settings(home=model_home, lm={"fallbacks": ["nobody/big"], "model": "mlx/smollm2-135m"}))
-
-
-def test_a_key_goes_to_one_provider_only(model_home: Path, elsewhere: Elsewhere) -> None:
-    weights = find_weights("mlx/smollm2-135m", model_home)
-    for listed, keys in ((["elsewhere/a"], ["secret"]), (["elsewhere/a", "elsewhere/b"], [None, None])):
-        settings = load_settings(home=model_home, lm={"fallbacks": listed, "api_key": "secret", "backend": "auto"})
-        backends = [backend for backend in _backends(weights, settings) if isinstance(backend, LiteLLMBackend)]
-        assert [backend._options.get("api_key") for backend in backends] == keys
 
 
 def test_weights_that_mlx_cannot_load(

@@ -49,7 +49,7 @@ def test_what_a_listed_model_is_asked(chain: Chains, elsewhere: Elsewhere) -> No
 )
 def test_errors_of_a_listed_model(elsewhere: Elsewhere, raised: Exception, told: type[ToolkitError]) -> None:
     elsewhere.error = raised
-    backend = LiteLLMBackend("elsewhere/big", {})
+    backend = LiteLLMBackend("elsewhere/big")
     call: dict[str, Any] = {"messages": HELLO}
     with pytest.raises(told, match="elsewhere/big"):
         backend.completion(call)

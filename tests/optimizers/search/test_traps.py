@@ -115,14 +115,16 @@ def test_graded_scores_are_compared_as_means(toy: Toy) -> None:
 def test_the_reflection_model_may_be_another_and_shares_the_budget(toy: Toy) -> None:
     toy.knows = by_instruction
     task, writes = toy.connect(model="mlx/fake@task"), toy.connect(model="mlx/fake@writer")
-    connection = replace(task, reflection_lm=writes.lm, reflection_adapter=writes.adapter)
+    connection = replace(task, others={"reflection": lambda: writes.reflection})
     chosen = choice("mipro", 110)
     compiled = toy.compile(chosen, connection)
     asked = len(engine_of(task).requests), len(engine_of(writes).requests)
     assert asked[1] >= 5
     assert sum(asked) == compiled.usage.physical_calls
     assert compiled.usage.lm_calls <= chosen.lm_calls
-    assert all(request.max_tokens == 1024 for request in engine_of(writes).requests)
+    # A quarter of the fake's context, and a temperature of its own where the proposer sets none.
+    assert {request.max_tokens for request in engine_of(writes).requests} == {2048}
+    assert {request.temperature for request in engine_of(writes).requests} == {1.0}
     assert all(request.max_tokens == 256 for request in engine_of(task).requests)
 
 
