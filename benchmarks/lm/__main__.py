@@ -123,7 +123,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows: the machine's, then each system's."""
-    from dspy_toolkit.lm.models.embedded import EMBEDDED, EMBEDDED_FILE, EMBEDDED_PACKAGE
+    from dspy_toolkit.lm.models.embedded import EMBEDDED
+    from dspy_toolkit.lm.models.gguf import find_gguf
     from dspy_toolkit.lm.models.hardware import inspect_hardware
     from dspy_toolkit.lm.models.weights import find_weights
     from dspy_toolkit.settings import load_settings
@@ -142,12 +143,7 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     shape: Shape | None = shape_of(config, bits)
     train, val = read_rows(settings)
     demos = demonstrations(train, weights)
-    gguf = None
-    if weights.name.startswith(f"mlx/{EMBEDDED}@"):
-        import importlib.util
-
-        spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-        gguf = Path(((spec and spec.submodule_search_locations) or [""])[0], EMBEDDED_FILE)
+    gguf = find_gguf() if weights.name.startswith(f"mlx/{EMBEDDED}@") else None
     with tempfile.TemporaryDirectory(prefix="dspy-toolkit-benchmark-") as scratch:
         for system, workloads in plan(arguments.only, arguments.systems).items():
             reason = missing(system)

@@ -2,6 +2,7 @@
 
 boundary  how a command ends: errors, Ctrl-C, closed pipes
 doctor    what this machine, home and configuration come to
+fetch     the embedded model, into this environment
 history   earlier optimizations
 predict   run a program
 programs  list, show and roll back saved programs
@@ -20,6 +21,7 @@ from cyclopts import App
 from dspy_toolkit.cli import programs
 from dspy_toolkit.cli.boundary import boundary
 from dspy_toolkit.cli.doctor import doctor
+from dspy_toolkit.cli.fetch import fetch_model
 from dspy_toolkit.cli.history import history
 from dspy_toolkit.cli.predict import predict
 
@@ -53,6 +55,7 @@ app = App(
     error_formatter=_usage_error,
 )
 app.command(doctor)
+app.command(fetch_model)
 app.command(history)
 app.command(predict)
 programs_app = App(name="programs", help="List, show and roll back saved programs.")

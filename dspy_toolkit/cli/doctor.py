@@ -54,7 +54,7 @@ def examine(*, generate: bool = False) -> Iterator[Finding]:
 
         hardware = inspect_hardware()
     except ImportError as error:
-        yield findings.wrong("machine", "mlx", f"cannot be imported: {error}", "Run `make setup`.")
+        yield findings.wrong("machine", "mlx", f"cannot be imported: {error}", findings.REINSTALL)
         hardware = None
     else:
         yield from findings.machine(hardware)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 SPARE_BYTES = 2 * 2**30
 """Free space under which a run may not get through: the converted model, caches and the database take about 1 GB."""
 SHOWN = ("dspy", "gepa", "litellm", "llguidance", "mlflow", "mlx", "mlx-lm", "optuna", "prefect", "transformers")
+REINSTALL = "Install dspy-toolkit again; in a clone, run `make setup`."
 CONNECT_SECONDS = 2.0
 ARROW = "  ← "
 """Between a setting's value and where it comes from."""
@@ -55,20 +56,20 @@ def packages() -> Iterator[Finding]:
 
     yield Finding(subject="packages", name="python", value=platform.python_version())
     yield Finding(subject="packages", name="dspy-toolkit", value=importlib.metadata.version("dspy-toolkit"))
-    wanted: dict[str, Requirement] = {}
-    for line in importlib.metadata.requires("dspy-toolkit") or []:
-        requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            wanted[requirement.name] = requirement
-    for name, requirement in sorted(wanted.items()):
+    extras = importlib.metadata.metadata("dspy-toolkit").get_all("Provides-Extra") or []
+    lines = importlib.metadata.requires("dspy-toolkit") or []
+    for requirement in sorted(map(Requirement, lines), key=lambda each: each.name):
+        name, marker = requirement.name, requirement.marker
+        by = [extra for extra in ("", *extras) if marker is None or marker.evaluate({"extra": extra})]
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield wrong("packages", name, "not installed", "Run `make setup`.")
+            if "" in by:  # what an extra needs is looked at where it is installed
+                yield wrong("packages", name, "not installed", REINSTALL)
             continue
-        if not requirement.specifier.contains(found, prereleases=True):
-            yield wrong("packages", name, f"{found}, but {requirement.specifier} is needed", "Run `make setup`.")
-        elif name in SHOWN:
+        if by and not requirement.specifier.contains(found, prereleases=True):
+            yield wrong("packages", name, f"{found}, but {requirement.specifier} is needed", REINSTALL)
+        elif by and name in SHOWN:
             yield Finding(subject="packages", name=name, value=found)
 
 

