@@ -5,7 +5,8 @@ for an MLX model (whose name ends in the hash of its weights), who answers for i
 between a request and its reply, and the packages below them; for any other model, its server and LiteLLM's version. An API
 key and a time-out change no reply, and are left out.
 
-A reply that another model gave in an MLX model's place is not kept: it would pass for that model's own for ever.
+A reply that another model gave in an MLX model's place is not kept: it would pass for that model's own for ever. A shard of
+the cache that turns out to be damaged is set aside, and its replies are asked for again.
 
 Not covered: the machine (a GPU rounds otherwise than a CPU), and a server that changes its model under one name.
 """
@@ -15,6 +16,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -22,6 +25,7 @@ from dspy.clients import DISK_CACHE_LIMIT
 from dspy.clients.cache import Cache
 
 from dspy_toolkit.code_version import LIBRARY, sources_sha256, versions
+from dspy_toolkit.durable import set_aside
 from dspy_toolkit.errors import ModelError, StoreError
 from dspy_toolkit.lm.litellm.provider import find_chain
 from dspy_toolkit.lm.models.weights import PREFIX
@@ -57,7 +61,22 @@ class ReplyCache(Cache):
 
     def __init__(self, folder: str) -> None:
         """Args: folder: where it is kept; nothing but plain replies is unpickled from it."""
-        super().__init__(True, True, folder, DISK_CACHE_LIMIT, restrict_pickle=True)
+        try:
+            super().__init__(True, True, folder, DISK_CACHE_LIMIT, restrict_pickle=True)
+        except sqlite3.DatabaseError:
+            if not set_aside_damaged(Path(folder)):
+                raise
+            super().__init__(True, True, folder, DISK_CACHE_LIMIT, restrict_pickle=True)
+
+    def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
+        """The reply that is kept, or None; also None where the shard that would hold it is damaged."""
+        try:
+            return super().get(request, ignored_args_for_cache_key)
+        except sqlite3.DatabaseError:  # damage that opening did not meet
+            with _lock:
+                if set_aside_damaged(Path(str(self.disk_cache_dir))):
+                    self.disk_cache = ReplyCache(str(self.disk_cache_dir)).disk_cache
+            return None
 
     def cache_key(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> str:
         """DSPy's key of the request and of `answered_by`; its wish to ignore the server's address is not followed."""
@@ -72,6 +91,24 @@ class ReplyCache(Cache):
         own = signed in (asked, f"torch/{asked.removeprefix(PREFIX)}") and signed == _answering(asked)[0]
         if own or not asked.startswith(PREFIX):
             super().put(request, value, *arguments, **options)
+
+
+def set_aside_damaged(folder: Path) -> bool:
+    """Set aside the shards of the cache in `folder` whose database is damaged; whether there was one."""
+    damaged: dict[Path, str] = {}
+    for database in sorted(folder.glob("[0-9][0-9][0-9]/cache.db")):
+        try:
+            with closing(sqlite3.connect(database)) as opened:
+                (said,) = opened.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError:  # locked, or not to be opened: no damage
+            continue
+        except sqlite3.DatabaseError as error:
+            said = str(error)
+        if said != "ok":
+            damaged[database.parent] = " ".join(said.split())
+    for shard, why in damaged.items():
+        set_aside(shard, why)
+    return bool(damaged)
 
 
 def answered_by(request: dict[str, Any]) -> list[Any]:

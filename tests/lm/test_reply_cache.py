@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,56 @@ def test_the_cache_of_another_home_is_another(chain: Chains, tmp_path: Path) -> 
     said = iter(["one", "two"])
     asked = chain(lambda request: next(said))
     assert [ask(asked, tmp_path / name) for name in ("a", "b", "b", "a")] == [["one"], ["two"], ["two"], ["one"]]
+
+
+def cut_short(database: Path) -> None:
+    database.write_bytes(database.read_bytes()[:5000])
+
+
+def scribbled_over(database: Path) -> None:
+    database.write_bytes(b"no database at all" * 500)
+
+
+def holed(database: Path) -> None:
+    """The head is whole, so that opening meets no damage."""
+    data = database.read_bytes()
+    database.write_bytes(data[:4096] + b"\xff" * (len(data) - 4096))
+
+
+@pytest.mark.parametrize("damage", [cut_short, scribbled_over, holed])
+def test_a_damaged_shard_is_set_aside_with_one_warning_and_filled_again(
+    chain: Chains, tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    said = iter(["one", "two"])
+    asked = chain(lambda request: next(said))
+    assert ask(asked, tmp_path / "a") == ["one"]
+    use_cache(Settings(home=tmp_path / "b"))  # closes the databases of the first
+    shards = sorted((tmp_path / "a" / "cache").glob("*/cache.db"))
+    for shard in shards:
+        damage(shard)
+    caplog.clear()
+    assert ask(asked, tmp_path / "a") == ["two"]
+    assert ask(asked, tmp_path / "a") == ["two"]  # kept again
+    aside = list((tmp_path / "a" / "cache").glob("*.damaged-*"))
+    assert (
+        len(aside) == len(shards) == len([record for record in caplog.records if "is damaged" in record.getMessage()])
+    )
+
+
+def test_a_shard_that_is_damaged_while_it_is_in_use(tmp_path: Path) -> None:
+    cache = ReplyCache(str(tmp_path / "cache"))
+    cache.put(REMOTE, "a reply", IGNORED)
+    cache.reset_memory_cache()
+    assert cache.get(REMOTE, IGNORED) == "a reply"
+    cache.reset_memory_cache()
+    for shard in tmp_path.glob("cache/*/cache.db"):
+        shard.with_name("cache.db-wal").unlink(missing_ok=True)
+        with shard.open("r+b") as file:
+            file.write(b"\xff" * 100_000)
+    with ThreadPoolExecutor(4) as pool:  # each thread opens the databases for itself
+        assert list(pool.map(lambda _: cache.get(REMOTE, IGNORED), range(8))) == [None] * 8
+    assert len(list(tmp_path.glob("cache/*.damaged-*"))) == len(list(tmp_path.glob("cache/[0-9][0-9][0-9]")))
+    cache.put(REMOTE, "another", IGNORED)
+    cache.reset_memory_cache()
+    assert cache.get(REMOTE, IGNORED) == "another"
+    cache.disk_cache.close()
