@@ -58,6 +58,13 @@ class Taken:
     path: Path
     _file: int
 
+    def lasting(self) -> bool:
+        """Whether its path still leads to it. A lock on what somebody has removed keeps nobody out."""
+        try:
+            return os.path.samestat(os.fstat(self._file), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
     def release(self) -> None:
         """Give it back."""
         os.close(self._file)
@@ -67,19 +74,17 @@ def take(path: Path) -> Taken | None:
     """Lock a file or folder that exists; None when somebody else has it. Each call is a holder of its own.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened or locked.
     """
-    file = os.open(path, os.O_RDONLY)
+    taken = Taken(path, os.open(path, os.O_RDONLY))
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Somebody may have removed it between the two lines above, and made it anew: the lock would keep nobody out.
-        if os.path.samestat(os.fstat(file), os.stat(path)):
-            taken = Taken(path, file)
-            file = -1
+        fcntl.flock(taken._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if taken.lasting():
             return taken
-    except (BlockingIOError, FileNotFoundError):
+    except BlockingIOError:
         pass
-    finally:
-        if file >= 0:
-            os.close(file)
+    except OSError:
+        taken.release()
+        raise
+    taken.release()
     return None

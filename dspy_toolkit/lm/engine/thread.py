@@ -29,6 +29,9 @@ from dspy_toolkit.settings import LMSettings
 
 log = logging.getLogger(__name__)
 
+IDLE_SECONDS = 60.0
+"""Without a request: then other processes may have the accelerator."""
+
 
 class EngineThread(ABC):
     """One model, one queue, one thread."""
@@ -53,6 +56,8 @@ class EngineThread(ABC):
         self._thread: threading.Thread | None = None
         self._serving = False  # the thread will look at the queue again
         self._closing = False
+        self._lease: Lease | None = None
+        self._device_leased = ""
         self._counts: dict[str, Any] = dict.fromkeys(EngineStats.model_fields, 0)
 
     # What callers use, on any thread.
@@ -142,7 +147,6 @@ class EngineThread(ABC):
 
     def _run(self, before: threading.Thread | None) -> None:
         """The thread: an isolation boundary. Whatever ends it reaches every waiting caller; the next request restarts it."""
-        self._lease: Lease | None = None
         try:
             if before is not None:
                 before.join()
@@ -162,13 +166,20 @@ class EngineThread(ABC):
             try:
                 self._free()
             finally:
-                if self._lease is not None:
-                    self._lease.release()
+                self._release_lease()
 
-    def _take_lease(self, device: str) -> None:
-        """Have the accelerator to this process, where the settings ask for it."""
-        if self._settings.lease == "wait":
-            self._lease = acquire(device, self._settings.lease_seconds, stop=self._stop_waiting)
+    def _take_lease(self, device: str | None = None) -> None:
+        """Have the accelerator to this process, where the settings ask for it; without `device`, that of last time."""
+        self._device_leased = device or self._device_leased
+        if self._lease is not None and not self._lease.in_force():
+            self._release_lease()
+        if self._lease is None and self._device_leased and self._settings.lease == "wait":
+            self._lease = acquire(self._device_leased, self._settings.lease_seconds, stop=self._stop_waiting)
+
+    def _release_lease(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
 
     def _stop_waiting(self) -> bool:
         """While another process holds the accelerator: deadlines still count, and closing does not wait."""
@@ -183,11 +194,19 @@ class EngineThread(ABC):
             return list(self._running)
 
     def _wait_for_work(self) -> bool:
-        """Sleep while nothing waits and nothing runs; False when the engine is closing."""
+        """Sleep while nothing waits and nothing runs; False when the engine is closing.
+
+        After a minute of that other processes may have the accelerator. The model stays loaded, and the lease is taken back
+        before anything is computed.
+        """
         with self._condition:
             while not (self._closing or self._waiting or self._running):
-                self._condition.wait()
-            return not self._closing
+                if not self._condition.wait(IDLE_SECONDS):
+                    self._release_lease()
+            if self._closing:
+                return False
+        self._take_lease()
+        return True
 
     def _next(self, fits: Callable[[Sequence], bool] = lambda sequence: True) -> Sequence | None:
         """Admit the sequence that waits for longest, if there is one and it `fits`."""

@@ -4,7 +4,8 @@ Two processes that decode on one accelerator are both slower than one after the 
 lock lies outside every home, so that processes with different homes see each other, in a folder of the user's own; the
 operating system gives it back when its holder dies. Engines of one process share it. `lm.lease = "share"` does without.
 
-What is locked is a folder, not a file in it: whoever tidies up files there lets no second holder in.
+What is locked is a folder, not a file in it: whoever tidies up files there lets no second holder in. Who removes the folder
+does, until the first one asks whether its lease is still `in_force`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ class Lease:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+
+    def in_force(self) -> bool:
+        """Whether it still keeps other processes out."""
+        return _holders[str(self.path)][0].lasting()
 
     def release(self) -> None:
         """Give it back; other processes may have it when the last engine of this one has."""
@@ -84,13 +89,13 @@ def acquire(
 def _take(path: Path) -> bool:
     with _guard:
         taken, holders = _holders.get(str(path), (None, 0))
-        if taken is None:
+        if taken is None or not taken.lasting():
             try:
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if path.parent.lstat().st_uid != os.getuid():  # everybody may make folders in /tmp
                     raise PermissionError(f"{path.parent} belongs to another user")
                 path.mkdir(exist_ok=True)
-                taken = take(path)
+                before, taken = taken, take(path)
             except OSError as error:
                 raise StoreError(
                     f"The accelerator's lock {path} cannot be had: {error.strerror or error}. Remove the folder, or set "
@@ -98,5 +103,7 @@ def _take(path: Path) -> bool:
                 ) from error
             if taken is None:
                 return False
+            if before is not None:
+                before.release()
         _holders[str(path)] = taken, holders + 1
         return True

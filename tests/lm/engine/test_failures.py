@@ -21,6 +21,7 @@ from dspy_toolkit.errors import (
     ModelTooLarge,
     RequestRefused,
 )
+from dspy_toolkit.lm.engine import thread
 from dspy_toolkit.lm.engine.engine import Engine
 from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.models import lease
@@ -189,8 +190,21 @@ def test_waiting_for_the_accelerator(model_home: Path, tmp_path: Path, monkeypat
             pending.result(1)
     finally:
         other.release()
+    monkeypatch.setattr(thread, "IDLE_SECONDS", 0.1)
     first = send(engine, turns("Hello!"), max_tokens=2)
     assert first.result(60).text
+    # Idle for a while, it lets others have the accelerator, and takes it back before it computes anything.
+    deadline = time.monotonic() + 10
+    while (other := take(tmp_path / "lock")) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert other is not None
+    model, waits = engine._batch, send(engine, turns("Hello!"), max_tokens=2)
+    assert not waits.future.done()
+    time.sleep(0.05)
+    assert not waits.future.done()
+    other.release()
+    assert waits.result(60).text and take(tmp_path / "lock") is None
+    assert engine._batch is model, "the model stays loaded"
     engine.close()
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from dspy_toolkit.errors import LeaseTimeout, StoreError
 from dspy_toolkit.lm.models.lease import acquire, lease_path
+from dspy_toolkit.locks import take
 
 HOLD = """
 import sys, time
@@ -114,3 +115,16 @@ def test_a_file_that_is_removed_lets_no_second_holder_in(path: Path, holder: sub
         path.unlink()
     with pytest.raises(LeaseTimeout):
         acquire("cpu", 0.2, path)
+
+
+def test_a_folder_that_is_removed_is_noticed(path: Path) -> None:
+    first, second = acquire("cpu", 0, path), acquire("cpu", 0, path)
+    assert first.in_force()
+    path.rmdir()
+    assert not first.in_force()
+    first.release()
+    third = acquire("cpu", 0, path)  # of the folder that is there now, for all engines of this process
+    assert third.in_force() and second.in_force()
+    third.release()
+    second.release()
+    assert take(path) is not None
