@@ -134,9 +134,8 @@ class Decoding:
         bits = None
         if any(sequence.matcher is not None for sequence in sequences):
             bits = self._masks.fill([sequence.matcher for sequence in sequences])
-        began = time.perf_counter()
-        mx.eval(logits)
-        waited = time.perf_counter() - began
+        # On a GPU the graph goes on to the tokens before anybody waits: a second wait would leave it idle in between.
+        waited = _wait(logits) if self._on_cpu else 0.0
         if self._on_cpu and all(_plain(sequence) for sequence in sequences):
             tokens = likeliest(np.array(logits, copy=False), bits)
             return [(index, token, None) for index, token in zip(ready, tokens, strict=True)], waited
@@ -152,7 +151,7 @@ class Decoding:
             for at, sequence in enumerate(sequences)
             if sequence.sampler is not None
         }
-        mx.eval(tokens, *drawn.values())
+        waited += _wait(tokens, *drawn.values())
         chosen = np.array(tokens).tolist()
         for at, draw in drawn.items():
             chosen[at] = int(draw.item())
@@ -170,6 +169,15 @@ class Decoding:
         logprob, top = top_logprobs(logprobs, token, alternatives)
         named = tuple((self._text(other), value) for other, value in top)
         return TokenLogprob(token=self._text(token), logprob=logprob, top=named)
+
+
+def _wait(*arrays: Any) -> float:
+    """Seconds until these are computed."""
+    import mlx.core as mx
+
+    began = time.perf_counter()
+    mx.eval(*arrays)
+    return time.perf_counter() - began
 
 
 def _plain(sequence: Sequence) -> bool:
