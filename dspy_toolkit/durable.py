@@ -125,6 +125,28 @@ def make_folder(path: Path) -> None:
             _sync_folder(folder.parent)
 
 
+def make_home(path: Path, refusal: type[ToolkitError] = StoreError) -> None:
+    """Make the folder that everything is kept in, rows and replies in clear: only its owner may look, and git does not.
+
+    One that is there already and that others may read was made by somebody who wants it so, and is left alone.
+
+    Raises:
+        StoreError: it cannot be made.
+    """
+    ignore = path / ".gitignore"
+    with writing(path, refusal):
+        if not path.exists():
+            make_folder(path.parent)
+            path.mkdir(mode=0o700, exist_ok=True)
+        if is_private(path) and os.access(path, os.W_OK) and not ignore.exists():
+            write_file(ignore, b"*\n", refusal)
+
+
+def is_private(path: Path) -> bool:
+    """Whether nobody but the owner of `path` may look into it."""
+    return not path.stat().st_mode & 0o077
+
+
 def set_aside(path: Path, why: str) -> None:
     """Rename a damaged file or folder to `NAME.damaged-TIME-…`, with one warning, so that it can be made again.
 

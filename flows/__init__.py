@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from pathlib import Path
 
 
 def prepare_environment() -> None:
     """Set what the user has not set."""
+    from dspy_toolkit.durable import make_home
+    from dspy_toolkit.errors import StoreError
     from dspy_toolkit.settings import Settings
 
     wanted = {
@@ -30,7 +33,8 @@ def prepare_environment() -> None:
         home = os.environ.get("DSPY_TOOLKIT_HOME") or Settings.model_fields["home"].default
         wanted["PREFECT_HOME"] = os.path.join(os.path.abspath(os.path.expanduser(home)), "prefect")
         # Prefect makes the last folder only. Where this one cannot be made, the flow says so when it starts.
-        with suppress(OSError):
+        with suppress(OSError, StoreError):
+            make_home(Path(wanted["PREFECT_HOME"]).parent)
             os.makedirs(wanted["PREFECT_HOME"], exist_ok=True)
     if "PREFECT__FLOW_RUN_ID" not in os.environ:
         # At a terminal the progress bars and the table speak; the log goes to Prefect's own page.

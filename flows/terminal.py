@@ -41,18 +41,12 @@ def run_at_terminal(flow: Any) -> None:
 
 def check_home(settings: Any) -> None:
     """Raise StoreError unless the home can be written: Prefect would wait for minutes for a server that cannot start."""
-    from dspy_toolkit.errors import StoreError
+    from dspy_toolkit.durable import make_home, writing
 
     home = settings.path()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=home) as probe:
-            probe.write(b"\0" * 2**16)
-    except OSError as error:
-        raise StoreError(
-            f"The home {home} cannot be written: {error.strerror}. Make it writable, free some space, or set "
-            "DSPY_TOOLKIT_HOME to another folder."
-        ) from error
+    make_home(home)
+    with writing(home), tempfile.TemporaryFile(dir=home) as probe:
+        probe.write(b"\0" * 2**16)
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database with its tables and nothing in them: making one takes seconds, copying one does not."""
     from dspy_toolkit.tracking.mlflow_client import connect
 
-    home = Settings(home=tmp_path_factory.mktemp("mlflow"))
+    home = Settings(home=tmp_path_factory.mktemp("mlflow") / "home")
     connect(home)
     return home.path("mlflow.db")
 

@@ -16,8 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspy_toolkit.durable import append_lines, new_folder, set_aside, watched, write_file
+from dspy_toolkit.durable import append_lines, make_home, new_folder, set_aside, watched, write_file
 from dspy_toolkit.errors import LedgerError, StoreError
+from dspy_toolkit.lm.models.weights import find_weights
+from dspy_toolkit.lm.reply_cache import use_cache
+from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.settings import Settings
 
 STEPS = ["create", "write", "sync", "rename", "sync folder"]
 
@@ -197,3 +201,69 @@ def test_a_signal_in_the_middle_leaves_no_temporary_file(tmp_path: Path) -> None
     with watched(interrupt), pytest.raises(KeyboardInterrupt):
         write_file(tmp_path / "file", b"new")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_home_is_for_its_owner_and_not_for_git(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    home = work / "deep" / ".dspy-toolkit"
+    for _ in range(2):
+        make_home(home)
+    assert home.stat().st_mode & 0o777 == 0o700
+    write_file(home / "objects" / "rows.parquet", b"rows in clear")
+    subprocess.run(["git", "init", "-q", str(work)], check=True)
+    seen = subprocess.run(["git", "-C", str(work), "status", "--short"], check=True, capture_output=True)
+    assert seen.stdout == b""
+
+
+def test_a_home_that_others_share_is_left_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o775)
+    make_home(tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o775
+    assert not list(tmp_path.iterdir())
+
+
+def _find_model(home: Path) -> None:
+    folder = home.parent / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).write_bytes(b"{}")
+    find_weights(f"mlx/{folder}", home)
+
+
+def _save_an_object(home: Path) -> None:
+    Context.open("router", Settings(home=home)).store.save_json(1)
+
+
+def _keep_replies(home: Path) -> None:
+    import dspy
+
+    before = vars(dspy).get("cache")
+    use_cache(Settings(home=home))
+    vars(dspy)["cache"] = before
+
+
+def _start_a_flow(home: Path) -> None:
+    from flows.terminal import check_home
+
+    check_home(Settings(home=home))
+
+
+def _import_flows(home: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    command = [sys.executable, "-c", "import flows"]
+    subprocess.run(command, env=clean | {"DSPY_TOOLKIT_HOME": str(home)}, cwd=Path(__file__).parents[1], check=True)
+
+
+@pytest.mark.parametrize("first", [_find_model, _save_an_object, _keep_replies, _start_a_flow, _import_flows])
+def test_whoever_comes_first_makes_the_home(first: Callable[[Path], None], tmp_path: Path) -> None:
+    first(tmp_path / "home")
+    check_made(tmp_path / "home")
+
+
+def test_a_first_run_in_mlflow_makes_the_home(empty_mlflow: Path) -> None:
+    check_made(empty_mlflow.parent)
+
+
+def check_made(home: Path) -> None:
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert (home / ".gitignore").read_text() == "*\n"

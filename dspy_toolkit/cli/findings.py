@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from dspy_toolkit.durable import is_private
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.lm.models.memory import size
 from dspy_toolkit.printable import without_password
@@ -112,7 +113,11 @@ def home(settings: Settings, spare: int = SPARE_BYTES) -> Iterator[Finding]:
         yield wrong("home", "folder", f"{folder} cannot be written", advice)
     else:
         made = "writable" if there == folder else "made by the first run"
-        yield Finding(subject="home", name="folder", value=f"{folder} ({made})")
+        if there == folder and not is_private(folder):
+            said, chmod = f"{folder} ({made}, and others may read it)", f"It holds rows in clear: `chmod 700 {folder}`."
+            yield Finding(subject="home", name="folder", value=said, state="note", advice=chmod)
+        else:
+            yield Finding(subject="home", name="folder", value=f"{folder} ({made})")
     usage = shutil.disk_usage(there)
     free = f"{size(usage.free)} free of {size(usage.total)}"
     if usage.free < spare:

@@ -25,7 +25,7 @@ from dspy.clients import DISK_CACHE_LIMIT
 from dspy.clients.cache import Cache
 
 from dspy_toolkit.code_version import LIBRARY, sources_sha256, versions
-from dspy_toolkit.durable import set_aside
+from dspy_toolkit.durable import make_home, set_aside
 from dspy_toolkit.errors import ModelError, StoreError
 from dspy_toolkit.lm.litellm.provider import find_chain
 from dspy_toolkit.lm.models.weights import PREFIX
@@ -150,6 +150,7 @@ def use_cache(settings: Settings) -> None:
         if isinstance(before, ReplyCache) and before.disk_cache_dir == folder:
             return
         allow_files()
+        make_home(settings.path())
         try:
             os.makedirs(folder, exist_ok=True)
             if (disk := getattr(before, "disk_cache", None)) is not None and hasattr(disk, "close"):

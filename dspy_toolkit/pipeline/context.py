@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from dspy_toolkit.durable import make_home
 from dspy_toolkit.lm.connection import Connection, connect
 from dspy_toolkit.project import Project, load_project
 from dspy_toolkit.settings import Settings
@@ -36,6 +37,7 @@ class Context:
     @cached_property
     def store(self) -> Store:
         """Where steps leave what they hand on."""
+        make_home(self.settings.path())
         return Store(self.settings.objects)
 
     @cached_property

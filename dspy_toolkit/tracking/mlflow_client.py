@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from dspy_toolkit.durable import make_home
 from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.locks import held
 
@@ -52,6 +53,8 @@ def connect(settings: Settings) -> MlflowClient:
     """
     uri = settings.tracking_uri
     if file := _sqlite_file(uri):
+        if file.parent == settings.path():
+            make_home(file.parent, RegistryError)
         _check_database(file)
     _load()
     from mlflow import MlflowClient

@@ -59,7 +59,7 @@ def test_a_home_that_cannot_be_written_is_one_clear_error(fresh_home: dict[str, 
     (tmp_path / "file").write_text("")
     done = optimize(fresh_home | {"DSPY_TOOLKIT_HOME": str(tmp_path / "file" / "home")}, "--project", "router")
     assert done.returncode == 1
-    assert "cannot be written" in done.stderr
+    assert "Cannot write" in done.stderr
     assert "Traceback" not in done.stderr
 
 

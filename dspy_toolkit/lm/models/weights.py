@@ -14,11 +14,12 @@ import hashlib
 import json
 import logging
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.durable import write_file
+from dspy_toolkit.durable import make_home, write_file
 from dspy_toolkit.errors import ModelError, ModelNotFound, StoreError
 from dspy_toolkit.lm.models import cpu
 from dspy_toolkit.lm.models.embedded import EMBEDDED, convert_embedded
@@ -58,6 +59,8 @@ def find_weights(model: str, home: Path) -> Weights:
     """
     full, wanted = _split_name(model.removeprefix(PREFIX))
     name, adapter = split_adapter(full)
+    with suppress(StoreError):  # what writes there says it
+        make_home(home)
     remembered = home / "models" / "hashes.json"
     if name == EMBEDDED:
         folder = convert_embedded(home / "models")
