@@ -10,6 +10,7 @@ Not covered: types. A CSV cell `3` is the text "3" until the signature says that
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,36 +21,46 @@ from dspy_toolkit.errors import DatasetError, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
 
-
-def read_rows(path: Path) -> pd.DataFrame:
-    """Read a .csv, .jsonl or .parquet file.
-
-    Returns:
-        One column a field, of Python objects (None where missing), in file order; the index `row` holds row numbers.
+def read_file(path: Path) -> bytes:
+    """The bytes of a .csv, .jsonl or .parquet file.
 
     Raises:
-        DatasetError: the file is missing (the nearest names in its folder are given), of another type, damaged, or
-            without rows.
+        DatasetError: the file is missing (the nearest names in its folder are given), of another type, or not readable.
     """
-    path = Path(path)
     if not path.is_file():
         _refuse_missing(path)
-    reader = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}.get(path.suffix.lower())
-    if reader is None:
+    if path.suffix.lower() not in READERS:
         kind = path.suffix or "no suffix"
         raise DatasetError(
             f"{path} cannot be read: {kind} is not one of {', '.join(SUFFIXES)}. Save it as one of them."
         )
     try:
-        numbers, records = reader(path)
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
+
+
+def read_rows(path: Path, content: bytes | None = None) -> pd.DataFrame:
+    """Read a .csv, .jsonl or .parquet file.
+
+    Args:
+        content: its bytes, where they were read already: what is parsed is then what was hashed, whoever writes meanwhile.
+
+    Returns:
+        One column a field, of Python objects (None where missing), in file order; the index `row` holds row numbers.
+
+    Raises:
+        DatasetError: as `read_file`; or the file is damaged, or without rows.
+    """
+    path = Path(path)
+    content = read_file(path) if content is None else content
+    try:
+        numbers, records = READERS[path.suffix.lower()](path, content)
     except UnicodeDecodeError as error:
         raise DatasetError(
             f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}. Save it as UTF-8."
         ) from None
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
     if not records:
         raise DatasetError(f"{path} has no rows. Add some under its header, or name another file.")
     return from_records(records, numbers)
@@ -86,11 +97,13 @@ def _refuse_missing(path: Path) -> NoReturn:
     raise DatasetError(f"{path} does not exist.{nearest(path.name, names)} Correct the dataset's source.")
 
 
-def _read_csv(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+def _read_csv(path: Path, content: bytes) -> tuple[list[int], list[dict[str, Any]]]:
     import pandas as pd
 
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig")
+        frame = pd.read_csv(
+            io.BytesIO(content), dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
+        )
     except pd.errors.EmptyDataError:
         return [], []
     except pd.errors.ParserError as error:
@@ -111,10 +124,11 @@ def _read_csv(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
     return numbers, records
 
 
-def _read_jsonl(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+def _read_jsonl(path: Path, content: bytes) -> tuple[list[int], list[dict[str, Any]]]:
     numbers, records, problems = [], [], []
     # Split at \n only: str.splitlines also splits at U+2028, which JSON allows inside a string.
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -132,12 +146,16 @@ def _read_jsonl(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
     return numbers, records
 
 
-def _read_parquet(path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+def _read_parquet(path: Path, content: bytes) -> tuple[list[int], list[dict[str, Any]]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        records = pq.read_table(path).to_pylist()
+        records = pq.read_table(pa.BufferReader(content)).to_pylist()
     except pa.ArrowInvalid as error:
         raise DatasetError(f"{path} is not a whole Parquet file: {error}. Write it again.") from None
     return list(range(1, len(records) + 1)), records
+
+
+READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+SUFFIXES = tuple(READERS)

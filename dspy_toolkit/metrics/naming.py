@@ -14,7 +14,7 @@ from typing import Any
 from dspy_toolkit.metrics.answers import exact_match, numeric_closeness, token_f1
 from dspy_toolkit.metrics.scores import Metric
 from dspy_toolkit.metrics.structures import json_fields, set_overlap
-from dspy_toolkit.user_code import PREFIX, text_of
+from dspy_toolkit.user_sources import PREFIX, text_of
 
 BUILT_IN: dict[str, Metric] = {
     "exact_match": exact_match,

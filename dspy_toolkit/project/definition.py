@@ -5,6 +5,7 @@ Covered: the fields and their checks, making a fresh program. Not covered: readi
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import ProjectError, nearest
 from dspy_toolkit.metrics import Metric, outputs_needed
 from dspy_toolkit.settings import OptimizerName, parse_budget
-from dspy_toolkit.user_code import explain
+from dspy_toolkit.user_code import explain, missing_file
 
 if TYPE_CHECKING:
     import dspy
@@ -50,8 +51,12 @@ class Project:
     """Old field name → new, for versions that were saved before a field was renamed."""
     reference_rules: Mapping[str, ReferenceRule] = field(default_factory=dict)
     """Simple rules to print beside the program's score: name → what fits one to the training rows."""
+    files: tuple[str, ...] = ()
+    """What the program or the metric reads, relative to `folder`: files, folders, or patterns such as `rules/*.md`. A result is
+    made anew when one of them changes.
+    """
     folder: Path = Path()
-    """What `dataset.source` is relative to; the folder of the project's file when it is not given."""
+    """What `dataset.source` and `files` are relative to; the folder of the project's file when it is not given."""
     location: str = ""
     """What `load_project` finds this project by; it sets it."""
     code: str = field(default="", repr=False)
@@ -68,6 +73,8 @@ class Project:
                 raise ProjectError(f"project {self.name}: {key} is {value!r}. Give a function.")
         if not isinstance(self.dataset, DatasetSpec):
             raise ProjectError(f"project {self.name}: dataset is {self.dataset!r}. Give a DatasetSpec.")
+        if isinstance(self.files, str):
+            raise ProjectError(f'project {self.name}: files is {self.files!r}. Write a list: files = ["…"].')
         self._check_metric()
         if self.optimizer not in (known := get_args(OptimizerName)):
             raise ProjectError(f"project {self.name}: no optimizer {self.optimizer!r}.{nearest(self.optimizer, known)}")
@@ -95,6 +102,28 @@ class Project:
     def data_path(self) -> Path:
         """Where the rows are: `dataset.source` from `folder`, absolute."""
         return (self.folder / Path(self.dataset.source).expanduser()).resolve()
+
+    @property
+    def declared_files(self) -> dict[str, Path]:
+        """The files that `files` stands for: their names from `folder` → where they are.
+
+        Raises:
+            ProjectError: an entry stands for none.
+        """
+        found: dict[str, Path] = {}
+        for entry in self.files:
+            place = self.folder / Path(entry).expanduser()
+            if place.is_dir():
+                paths = place.rglob("*")
+            else:
+                matches = [entry] if place.is_file() else glob.glob(entry, root_dir=self.folder, recursive=True)
+                paths = (self.folder / Path(match).expanduser() for match in matches)
+            if not (here := [path for path in paths if path.is_file()]):
+                raise ProjectError(f"project {self.name}: files has {entry!r}. {missing_file(place)}")
+            for path in here:
+                inside = path.is_relative_to(self.folder)
+                found[path.relative_to(self.folder).as_posix() if inside else path.name] = path
+        return dict(sorted(found.items()))
 
     def build(self) -> dspy.Module:
         """A fresh program.

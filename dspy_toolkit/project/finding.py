@@ -17,7 +17,8 @@ from dspy_toolkit.errors import ProjectError, nearest
 from dspy_toolkit.project.definition import Project
 from dspy_toolkit.project.toml import read_toml
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.user_code import import_file, import_named, make_importable, missing_file, text_of_module
+from dspy_toolkit.user_code import import_file, import_named, make_importable, missing_file
+from dspy_toolkit.user_sources import text_of_module
 
 GROUP = "dspy_toolkit.projects"
 _registered: dict[str, Project] = {}

@@ -14,13 +14,14 @@ import json
 from pathlib import Path
 
 from dspy_toolkit.code_version import versions
-from dspy_toolkit.errors import DatasetError
+from dspy_toolkit.datasets.reading import read_file
+from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.metrics import models_of, source_of
 from dspy_toolkit.project import signatures
 from dspy_toolkit.project.definition import Project
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.store import Frozen, Ref, digest
-from dspy_toolkit.user_code import missing_file, text_of
+from dspy_toolkit.user_sources import text_of
 
 DATA_CODE = ("python", "dspy-toolkit sources", "numpy", "pandas", "pyarrow", "pydantic")
 """Of `versions`: what reads, checks and splits rows."""
@@ -46,8 +47,8 @@ class ProgramPart(Frozen):
     reflection_model: str
     """The model that writes instructions, with its weights hash."""
     fingerprint: str
-    """sha256 over the code and state of the program, the metric's code and options, both models and the metric's own,
-    temperature, max_tokens, the seed, and `code_version.versions`."""
+    """sha256 over the code and state of the program, the metric's code and options, the bytes of the declared files, both
+    models and the metric's own, temperature, max_tokens, the seed, and `code_version.versions`."""
 
 
 class ChampionPart(Frozen):
@@ -107,7 +108,7 @@ def resolve(
 
     Raises:
         DatasetError: the data file is missing or cannot be read.
-        ProjectError: the program cannot be made.
+        ProjectError: the program cannot be made, or a declared file is missing or cannot be read.
         ModelNotFound: the metric names a model that is not there.
     """
     program = project.build()
@@ -115,7 +116,7 @@ def resolve(
     spec = project.dataset
     fields = signatures.fields_of(program)
     data = digest(
-        _sha256(project.data_path),
+        read_file(project.data_path),
         project.data_path.suffix.lower(),
         spec.model_dump(mode="json", exclude={"source"}),
         {name: signatures.schema_of(fields[name]) for name in (*spec.inputs, *spec.outputs) if name in fields},
@@ -143,6 +144,7 @@ def fingerprint_program(project: Project, settings: Settings, *, model: str, ref
     return digest(
         [project.code, text_of(project.program), *sorted(code)],
         source_of(project.metric),
+        {name: _sha256(path) for name, path in project.declared_files.items()},
         signatures.signature_hash(program),
         json.loads(json.dumps(program.dump_state(), default=str)),
         [model, reflection_model, *_judges(project, settings)],
@@ -163,10 +165,8 @@ def _judges(project: Project, settings: Settings) -> list[str]:
 
 
 def _sha256(path: Path) -> str:
-    if not path.is_file():
-        raise DatasetError(missing_file(path))
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error}. Make it readable.") from error
+        raise ProjectError(f"{path} cannot be read: {error.strerror or error}. Make it readable.") from error

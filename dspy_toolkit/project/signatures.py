@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.project.annotations import read_type
 from dspy_toolkit.store import digest
-from dspy_toolkit.user_code import PREFIX
+from dspy_toolkit.user_sources import PREFIX
 
 if TYPE_CHECKING:
     import dspy

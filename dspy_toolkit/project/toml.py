@@ -8,6 +8,7 @@
     metric = "exact_match"          # a built-in, "module:function" (looked for beside this file first), or a table
     optimizer = "auto"              # or race, labelled, bootstrap, random, mipro, gepa
     budget = "light"                # or medium, heavy, "800" LM calls, "15m"
+    files = ["rules/*.md"]          # what the metric reads, so that a change of it is seen
     [dataset]
     source = "questions.csv"        # csv, jsonl, parquet; relative to this file
     inputs = ["text"]
@@ -53,6 +54,7 @@ class _Table(Frozen):
     """A name, or a table with a name and options."""
     optimizer: OptimizerName = "auto"
     budget: BudgetName | None = None
+    files: tuple[str, ...] = ()
     dataset: DatasetSpec
 
     @field_validator("metric")
@@ -94,6 +96,7 @@ def read_toml(location: str) -> Project:
             dataset=table.dataset,
             optimizer=table.optimizer,
             budget=table.budget,
+            files=table.files,
             folder=path.parent,
             location=location,
             code=text,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.errors import DatasetError, ModelNotFound
+from dspy_toolkit.errors import DatasetError, ModelNotFound, ProjectError
 from dspy_toolkit.project import ChampionPart, ProjectRef, load_project, resolve
 from dspy_toolkit.settings import Settings
 
@@ -186,5 +188,99 @@ def test_fingerprints_are_the_same_in_every_process(toml: Callable[..., str], tm
 
 def test_a_missing_data_file_is_named_with_the_nearest(toml: Callable[..., str]) -> None:
     location = toml(('"questions.csv"', '"question.csv"'))
-    with pytest.raises(DatasetError, match=r"question\.csv\. Did you mean questions\.csv"):
+    with pytest.raises(DatasetError, match=r"question\.csv does not exist\. Did you mean questions\.csv"):
         read(location)
+
+
+def test_a_declared_file_changes_the_program_part_alone(toml: Callable[..., str], tmp_path: Path) -> None:
+    rules = tmp_path / "project" / "rules"
+    location = toml(("[dataset]", 'files = ["rules/*.md", "word list.txt"]\n[dataset]'))
+    rules.mkdir()
+    (rules / "a.md").write_text("Be kind.")
+    (tmp_path / "project" / "word list.txt").write_text("yes\nno\n")
+    refs = [read(location)]
+    (rules / "a.md").write_text("Be just.")
+    refs.append(read(location))
+    (rules / "b.md").touch()
+    refs.append(read(location))
+    (tmp_path / "project" / "word list.txt").write_text("yes\n")
+    refs.append(read(location))
+    (rules / "notes.txt").touch()
+    assert read(location) == refs[-1]
+    assert len({ref.program.fingerprint for ref in refs}) == len(refs)
+    assert len({ref.data.fingerprint for ref in refs}) == 1
+
+
+@pytest.mark.parametrize("entry", ["rules/a.md", "rules/*.md", "/nowhere/at/all"])
+def test_a_declared_file_that_is_not_there_is_named(toml: Callable[..., str], entry: str) -> None:
+    location = toml(("[dataset]", f'files = ["{entry}"]\n[dataset]'))
+    with pytest.raises(ProjectError, match=f"files has {re.escape(repr(entry))}. There is no file"):
+        read(location)
+
+
+def test_a_declared_folder_is_all_of_its_files(toml: Callable[..., str], tmp_path: Path) -> None:
+    location = toml(("[dataset]", 'files = ["rules"]\n[dataset]'))
+    (tmp_path / "project" / "rules" / "deep").mkdir(parents=True)
+    for name in ("deep/b.md", "a.md"):
+        (tmp_path / "project" / "rules" / name).touch()
+    assert list(load_project(location).declared_files) == ["rules/a.md", "rules/deep/b.md"]
+
+
+def test_a_file_that_a_file_imports_is_imported_again_when_it_changed(tmp_path: Path, python_text: str) -> None:
+    """What runs is what the fingerprint says, also two imports away."""
+    (tmp_path / "rows.csv").write_text("text,label\na,true\n")
+    (tmp_path / "number_one.py").write_text("from number_two import TWO\n")
+    main = "import number_one\n" + python_text.replace('summary="Mine"', 'summary=f"{number_one.TWO}"')
+    (tmp_path / "mine.py").write_text(main)
+    seen = []
+    for number in (2, 3, 3):
+        (tmp_path / "number_two.py").write_text(f"TWO = {number}\n")
+        location = f"{tmp_path}/mine.py:project"
+        seen.append((load_project(location).summary, read(location).program.fingerprint))
+    assert [summary for summary, _ in seen] == ["2", "3", "3"]
+    assert seen[0] != seen[1] == seen[2]
+
+
+def test_a_module_of_another_folder_is_not_taken_for_one_of_its_name(tmp_path: Path, python_text: str) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same_name.py").write_text(f"NAME = '{folder}'\n")
+        (tmp_path / folder / "mine.py").write_text("import same_name\n" + python_text)
+    load_project(f"{tmp_path}/one/mine.py:project")
+    with pytest.raises(ProjectError, match=r"mine.py imports .*two/same_name.py, but this process has imported .*one/"):
+        load_project(f"{tmp_path}/two/mine.py:project")
+
+
+def test_a_module_that_changed_since_it_was_imported_stands_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that Python imported by itself, and that somebody still holds."""
+    import importlib
+
+    from dspy_toolkit.user_sources import text_of
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "held_metric.py").write_text("def held(example, prediction):\n    return 1\n")
+    held = importlib.import_module("held_metric").held
+    assert "return 1" in text_of(held)
+    (tmp_path / "held_metric.py").write_text("def held(example, prediction):\n    return 0\n")
+    with pytest.raises(ProjectError, match="held_metric has changed since this process imported it. Run it again"):
+        text_of(held)
+
+
+def test_an_editable_install_is_followed_and_an_installed_package_has_its_version(
+    tmp_path: Path, python_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\na,true\n")
+    (tmp_path / "elsewhere" / "our_library").mkdir(parents=True)
+    library = tmp_path / "elsewhere" / "our_library" / "__init__.py"
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    (tmp_path / "mine.py").write_text("import jinja2.nodes, our_library, yaml\n" + python_text)
+    seen = []
+    for text in ("", "LIMIT = 4\n"):
+        library.write_text(text)
+        seen.append(read(f"{tmp_path}/mine.py:project").program.fingerprint)
+    assert seen[0] != seen[1]
+    code = load_project(f"{tmp_path}/mine.py:project").code
+    assert f"# jinja2 {version('jinja2')}" in code
+    assert f"# yaml PyYAML {version('PyYAML')}" in code
