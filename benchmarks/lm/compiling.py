@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
-from typing import Any
 
 from benchmarks.lm.asking import Caller, Found, Setting
 from benchmarks.lm.systems import System
 from benchmarks.lm.workloads import Way, Workload
+from dspy_toolkit.optimizers.settings import MiproSettings, OptimizerSettings, RandomSettings
 from dspy_toolkit.tracking.throughput import THREADS
 
-COMPILATIONS: dict[str, tuple[str, dict[str, int], int]] = {
-    "bootstrap": ("random", {"candidates": 2, "max_bootstrapped_demos": 4, "val_rows": 32}, 160),
-    "mipro": ("mipro", {"trials": 4, "demo_sets": 4, "slice": 12, "val_rows": 30}, 300),
+COMPILATIONS: dict[str, tuple[OptimizerSettings, int]] = {
+    "bootstrap": (RandomSettings(candidates=2, max_bootstrapped_demos=4, val_rows=32), 160),
+    "mipro": (MiproSettings(trials=4, demo_sets=4, slice=12, val_rows=30), 300),
 }
-"""Workload → optimizer, its settings, and the calls that it may spend."""
+"""Workload → the settings of an optimizer, and the calls that it may spend."""
 
 
 def compilation(system: System, workload: Workload, way: Way, setting: Setting) -> Iterator[Found]:
@@ -28,10 +27,16 @@ def compilation(system: System, workload: Workload, way: Way, setting: Setting) 
     from dspy_toolkit.projects.router import project
     from dspy_toolkit.store import Store
 
-    optimizer, settings, calls = COMPILATIONS[workload.name]
-    settings = {**settings, "val_rows": max(round(settings["val_rows"] * setting.scale), 4)}
-    chosen: dict[str, Any] = {"optimizer": optimizer, "settings": settings, "budget": "light", "reason": "benchmark"}
-    choice = Choice(**chosen, lm_calls=calls, predicted_lm_calls=calls, alternatives={})
+    settings, calls = COMPILATIONS[workload.name]
+    settings = settings.model_copy(update={"val_rows": max(round(settings.val_rows * setting.scale), 4)})
+    choice = Choice(
+        settings=settings,
+        budget="light",
+        lm_calls=calls,
+        predicted_lm_calls=calls,
+        reason="benchmark",
+        alternatives={},
+    )
     train, val = (
         from_records(rows).assign(_row=[row_hash(row) for row in rows]) for rows in (setting.train, setting.val)
     )
@@ -49,6 +54,8 @@ def compilation(system: System, workload: Workload, way: Way, setting: Setting) 
             threads=THREADS,
         )
         compiled = compile_program(problem, choice)
-    yield Found("seconds", compiled.seconds, "s", f"{compiled.usage.lm_calls} calls, settings {json.dumps(settings)}")
+    yield Found(
+        "seconds", compiled.seconds, "s", f"{compiled.usage.lm_calls} calls, settings {settings.model_dump_json()}"
+    )
     yield Found("rate", compiled.usage.lm_calls / compiled.seconds, "requests/s")
     yield Found("right", 100 * compiled.val_mean, "%", f"validation, {100 * compiled.val_baseline:.0f} % before")

@@ -54,8 +54,8 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
 
 
 def never_below(rows: Sequence[Row], system: str) -> Goal:
-    """On no task and seed does the interval of the difference from the program as it is lie below 0."""
-    name = f"{system}: never below the program as it is, beyond its interval"
+    """On no task and seed does the interval of the difference from the baseline lie below 0."""
+    name = f"{system}: never below the baseline, beyond its interval"
     ends = {
         f"{task} (seed {seed})": high
         for task in tasks_of(rows)

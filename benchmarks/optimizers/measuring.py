@@ -1,7 +1,7 @@
-"""One task under one seed: the profile, the program as it is, then each system, all on the same splits.
+"""One task under one seed: the profile, the baseline, then each system, all on the same splits.
 
 A system is an optimizer alone, `race` or `auto`. Each is compiled on train and val, and its program is run on the sealed
-rows, beside the program as it is. These are the rows of a benchmark: they are opened once for each system, directly, with no
+rows, beside the baseline. These are the rows of a benchmark: they are opened once for each system, directly, with no
 ledger; the home is one of the benchmark's own.
 
 Costs are logical LM calls, which no cache changes. Physical calls and seconds are those of systems that ran one after the
@@ -59,7 +59,7 @@ def measure(
         say: told what is going on.
 
     Raises:
-        ToolkitError: the rows, the profile or the program as it is cannot be had. What a system fails with is a row.
+        ToolkitError: the rows, the profile or the baseline cannot be had. What a system fails with is a row.
     """
     context = Context(task.project, settings, records=task.records(settings))
     yield from measure_context(context, budget, systems, kept, say)
@@ -87,7 +87,7 @@ def measure_context(
             yield [_row(name, seed, system, "impossible", None, "", str(error))]
             continue
         # What another rule would choose, or with other settings, is measured anew.
-        key = (*origin, system, choice.optimizer, choice.settings)
+        key = (*origin, system, choice.settings.model_dump(mode="json"))
         rows = kept.find(*key)
         if rows is None:
             say(f"{name}, seed {seed}: {system}")
@@ -116,7 +116,7 @@ def profile_entries(profile: Profile) -> list[Entry]:
 
 
 def baseline_entries(report: Report) -> list[Entry]:
-    """The program as it is on the sealed rows."""
+    """The baseline on the sealed rows."""
     return [
         (BASELINE, "sealed", report.mean, "share", ""),
         (BASELINE, "sealed_low", report.low, "share", ""),
@@ -155,7 +155,7 @@ def system_entries(system: str, choice: Choice, compiled: Compiled, compared: Se
         (system, "physical_calls", compiled.usage.physical_calls, "calls", ""),
         (system, "seconds", compiled.seconds, "s", ""),
         (system, "candidates", max(len(compiled.trials) - 1, 0), "", ""),
-        (system, "tokens_ratio", compared.tokens_ratio, "", "prompt tokens over those of the program as it is"),
+        (system, "tokens_ratio", compared.tokens_ratio, "", "prompt tokens over those of the baseline"),
     ]
     return entries + [
         (system, f"arm:{arm.name}", arm.mean, "share", f"{arm.verdict}: {arm.reason}") for arm in compiled.arms

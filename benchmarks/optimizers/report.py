@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HEADER = (
-    "task", "seed", "system", "validation", "sealed", "against the program as it is", "LM calls (predicted)", "physical", "s",
+    "task", "seed", "system", "validation", "sealed", "against the baseline", "LM calls (predicted)", "physical", "s",
 )  # fmt: skip
 GOALS = ("goal", "", "found")
 NOTED = 60

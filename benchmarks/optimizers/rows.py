@@ -22,7 +22,7 @@ ALONE = ("labelled", "bootstrap", "random", "mipro", "gepa")
 JOINT = ("race", "auto")
 """What takes one of them, or several."""
 SYSTEMS = (*ALONE, *JOINT)
-BASELINE = "as it is"
+BASELINE = "baseline"
 PROFILE = "profile"
 SCRIPTED = "scripted"
 """The task of GEPA between scripted models; see `scripted`."""

@@ -26,7 +26,7 @@ def history(
 ) -> None:
     """Show earlier optimizations, the newest first.
 
-    Gains are in points: on validation over the program as it came, on the sealed rows over the champion, with the
+    Gains are in points: on validation over the baseline, on the sealed rows over the champion, with the
     interval that decided. Calls are those that compiling spent, and in brackets those that were predicted.
 
     Args:

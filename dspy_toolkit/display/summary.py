@@ -102,7 +102,7 @@ def print_choice(choice: Choice, console: Console | None = None) -> None:
     )
     for column, right in (("", False), ("LM calls", True), ("tokens", True), ("minutes", True), ("", False)):
         table.add_column(column, justify="right" if right else "left", no_wrap=right)
-    arms = choice.settings.get("arms", ())
+    arms = getattr(choice.settings, "arms", ())
     for name in dict.fromkeys((choice.optimizer, *arms, *choice.alternatives)):
         cost = choice.forecasts.get(name)
         what = "in the race" if name in arms else choice.alternatives.get(name, "taken")
@@ -139,7 +139,7 @@ def print_arms(compiled: Compiled, console: Console | None = None) -> None:
         table.add_column(column, justify="right" if right else "left", no_wrap=right)
     for arm in compiled.arms:
         table.add_row(
-            "as it is" if arm.name == "none" else arm.name,
+            arm.name,
             _percent(arm.mean if arm.items else None),
             str(arm.items or ""),
             str(arm.rounds or ""),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from dspy_toolkit.optimizers.settings import OptimizerSettings
 from dspy_toolkit.store import Frozen
 
 if TYPE_CHECKING:
@@ -15,8 +16,7 @@ Optimizer = Literal["none", "race", "labelled", "bootstrap", "random", "mipro", 
 class Plan(Frozen):
     """Settings that fit a budget."""
 
-    settings: dict[str, Any]
-    """JSON values; `val_rows` among them: how many validation rows candidates are compared on."""
+    settings: OptimizerSettings
     predicted_lm_calls: int
     demos: float = 0.0
     """Demonstrations in a prompt, over all calls on average."""
@@ -41,8 +41,7 @@ class Infeasible(Frozen):
 class Choice(Frozen):
     """Which optimizer runs, how, and why."""
 
-    optimizer: Optimizer
-    settings: dict[str, Any]
+    settings: OptimizerSettings
     budget: str
     lm_calls: int
     """The budget, in logical calls."""
@@ -54,6 +53,11 @@ class Choice(Frozen):
     """Of every optimizer that could run, the chosen one too."""
 
     @property
+    def optimizer(self) -> Optimizer:
+        """Its name."""
+        return self.settings.optimizer
+
+    @property
     def unexplained(self) -> Choice:
         """This without its words and forecasts: what is cached under it is not made again because a sentence reads differently
         or the machine was slower.
@@ -63,7 +67,7 @@ class Choice(Frozen):
     @property
     def val_rows(self) -> int:
         """Validation rows that candidates are compared on; 0 when nothing is compiled."""
-        return int(self.settings.get("val_rows", 0))
+        return self.settings.val_rows
 
 
 def unfit(profile: Profile) -> str | None:

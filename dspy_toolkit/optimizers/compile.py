@@ -1,7 +1,7 @@
 """Compiling a program as chosen: the one door to the optimizers.
 
 Given the training and validation rows only. What comes back is a program's state as JSON, and whether anything changed:
-a candidate that is not better than the program as it came, on the same validation rows, is not a change.
+a candidate that is not better than the baseline, on the same validation rows, is not a change.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Compiled(Frozen):
     program: Ref
     """The program's state (DSPy's JSON)."""
     changed: bool
-    """Whether its prompt differs from that of the program as it came."""
+    """Whether its prompt differs from that of the baseline."""
     val_mean: float = 0.0
     """Of this program, on the validation rows that candidates were compared on."""
     val_baseline: float = 0.0
-    """Of the program as it came, on the same rows."""
+    """Of the baseline, on the same rows."""
     usage: Usage = Usage()
     seconds: float
     """Wall time."""
@@ -48,17 +48,17 @@ class Compiled(Frozen):
         if self.optimizer == "none":
             return "Nothing changed: there was nothing to gain."
         if not self.trials:
-            return f"Nothing changed: {self.usage.lm_calls} LM calls were spent before the program as it is was scored."
+            return f"Nothing changed: {self.usage.lm_calls} LM calls were spent before the baseline was scored."
         if self.arms:
             won = self.arms[0]
-            what = "Nothing changed: the program as it is" if not self.changed else won.name
-            return f"{what} won the race: {won.reason} The program as it is: {self.val_baseline:.1%}."
+            what = "Nothing changed: the baseline" if not self.changed else won.name
+            return f"{what} won the race: {won.reason} The baseline: {self.val_baseline:.1%}."
         if not self.changed:
             best = max((t.val_mean for t in self.trials[1:]), default=None)
             tried = (
                 "no candidate got as far as validation" if best is None else f"the best candidate reached {best:.1%}"
             )
-            return f"Nothing changed: {tried}, the program as it is {self.val_baseline:.1%} on validation."
+            return f"Nothing changed: {tried}, the baseline {self.val_baseline:.1%} on validation."
         return f"{self.optimizer} went from {self.val_baseline:.1%} to {self.val_mean:.1%} on validation."
 
 

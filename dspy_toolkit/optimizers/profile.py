@@ -20,7 +20,7 @@ class Profile(Frozen):
     probed: int
     """Runs made."""
     baseline: float = Field(ge=0, le=1)
-    """Mean score of the program as it is."""
+    """Mean score of the baseline."""
     pass_rate: float = Field(ge=0, le=1)
     """Share of runs that scored at least one half."""
     parse_failures: int

@@ -129,7 +129,7 @@ def parameters_of(context: Context, made: Compilation) -> dict[str, Any]:
         "winner": compiled.arms[0].name if compiled.arms else compiled.optimizer,
         "chosen": choice.optimizer,
         "search": search_of(ref, made.dataset, choice),
-        "settings": choice.settings,
+        "settings": choice.settings.model_dump(exclude={"optimizer"}),
         "budget": choice.budget,
         "start": ref.start.name if ref.start else "",
         "task": task_kind(context.project),
@@ -148,7 +148,7 @@ def search_of(ref: ProjectRef, dataset: Dataset, choice: Choice) -> str:
     return digest(
         ref.program.fingerprint,
         [dataset.train.sha256, dataset.val.sha256],
-        [choice.optimizer, choice.settings, choice.lm_calls],
+        [choice.settings.model_dump(mode="json"), choice.lm_calls],
         ref.start.state.sha256 if ref.start else "",
     )
 

@@ -112,7 +112,7 @@ def manifest_of(context: Context, run: Run) -> Manifest:
     return Manifest(
         **_origin(project, project.build()),
         optimizer=run.compiled.optimizer,
-        optimizer_settings=run.choice.settings,
+        optimizer_settings=run.choice.settings.model_dump(exclude={"optimizer"}),
         model=run.ref.program.model,
         split_sha256={name: getattr(run.dataset, name).sha256 for name in ("train", "val", "sealed")},
         trained_rows=tuple(sorted({*inherited, *(str(row) for part in rows for row in part)})),

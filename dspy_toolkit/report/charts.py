@@ -28,7 +28,7 @@ def search_chart(curves: Sequence[Curve], baseline: float) -> Markup:
 
     Args:
         curves: at least one, with at least one point.
-        baseline: the program as it came, drawn as a dashed line.
+        baseline: the baseline, drawn as a dashed line.
     """
     scores = [point.score for curve in curves for point in curve.points]
     last = max(point.lm_calls for curve in curves for point in curve.points)
@@ -42,7 +42,7 @@ def search_chart(curves: Sequence[Curve], baseline: float) -> Markup:
         for point in curve.points:
             said = f"{curve.name}, {point.label}: {percent(point.score)} at {count(point.lm_calls)} calls"
             parts.append(mark(kind, across.place(point.lm_calls), up.place(point.score), said))
-    title = f"Best validation score so far against LM calls; the program as it came scores {percent(baseline)}"
+    title = f"Best validation score so far against LM calls; the baseline scores {percent(baseline)}"
     return _svg(WIDTH, HEIGHT, title, parts)
 
 

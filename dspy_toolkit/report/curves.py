@@ -10,14 +10,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from dspy_toolkit.metrics.pareto import Objectives, pareto_front
-from dspy_toolkit.optimizers.search.search import UNCHANGED
+from dspy_toolkit.optimizers.search.search import BASELINE
 from dspy_toolkit.report.words import readable
 
 if TYPE_CHECKING:
     from dspy_toolkit.optimizers.compile import Compiled
     from dspy_toolkit.optimizers.search.search import Trial
-
-AS_IT_CAME = "as it came"
 
 
 class Point(NamedTuple):
@@ -63,30 +61,25 @@ class Front(NamedTuple):
 
 def curves(compiled: Compiled) -> tuple[Curve, ...]:
     """One curve for every arm that scored a candidate; the arms of a race in its order."""
-    arms: dict[str, list[Trial]] = {called(arm.name): [] for arm in compiled.arms}
+    arms: dict[str, list[Trial]] = {readable(arm.name): [] for arm in compiled.arms}
     for trial in compiled.trials:
         arms.setdefault(_arm(trial, compiled), []).append(trial)
     return tuple(_curve(name, trials) for name, trials in arms.items() if trials)
 
 
 def baseline(compiled: Compiled) -> float:
-    """What the program as it came scores on the rows that the curves are of: the first candidate is that program."""
+    """What the baseline scores on the rows that the curves are of: the first candidate is that program."""
     return compiled.trials[0].val_mean if compiled.trials else compiled.val_baseline
-
-
-def called(arm: str) -> str:
-    """An arm's name for people: the program as it came runs along in a race as `none`."""
-    return AS_IT_CAME if arm == "none" else readable(arm)
 
 
 def front(compiled: Compiled) -> Front | None:
     """Every candidate with its tokens and seconds, those marked that no other beats; None when fewer than two have any.
 
-    The program as it came is one candidate, however many arms began with it.
+    The baseline is one candidate, however many arms began with it.
     """
     known = [trial for trial in compiled.trials if trial.tokens > 0]
-    first = next((trial for trial in known if trial.label == UNCHANGED), None)
-    known = [trial for trial in known if trial.label != UNCHANGED or trial is first]
+    first = next((trial for trial in known if trial.label == BASELINE), None)
+    known = [trial for trial in known if trial.label != BASELINE or trial is first]
     if len(known) < 2:
         return None
     timed = all(trial.seconds > 0 for trial in known)
@@ -106,7 +99,7 @@ def front(compiled: Compiled) -> Front | None:
 
 
 def _arm(trial: Trial, compiled: Compiled) -> str:
-    return called(trial.arm) if trial.arm else AS_IT_CAME if compiled.arms else compiled.optimizer
+    return readable(trial.arm) if trial.arm else BASELINE if compiled.arms else compiled.optimizer
 
 
 def _curve(name: str, trials: Sequence[Trial]) -> Curve:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.errors import StoreError
 from dspy_toolkit.report.answers import Changes, Classes, changes, classes
 from dspy_toolkit.report.costs import Cost, costs
-from dspy_toolkit.report.curves import Curve, Front, baseline, called, curves, front
+from dspy_toolkit.report.curves import Curve, Front, baseline, curves, front
 from dspy_toolkit.report.prompts import Predictor, predictors
 from dspy_toolkit.report.words import Field, count, duration, level, percent, points, readable, shown
 
@@ -73,7 +73,7 @@ class Page:
     curves: tuple[Curve, ...]
     """Empty when nothing was scored."""
     baseline: float
-    """Of the program as it came, on the rows that the curves are of."""
+    """Of the baseline, on the rows that the curves are of."""
     front: Front | None
     arms: tuple[ArmLine, ...]
     predictors: tuple[Predictor, ...]
@@ -156,7 +156,7 @@ def gather(
         front=front(compiled),
         arms=tuple(
             ArmLine(
-                called(arm.name), arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls
+                readable(arm.name), arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls
             )
             for arm in compiled.arms
         ),
@@ -188,7 +188,7 @@ def _compared(run: Run) -> tuple[Report, Report] | None:
 
 def _champion(run: Run) -> str:
     version = run.ref.champion.version
-    return "the program as it came" if version is None else f"version {version}, the champion"
+    return "the baseline" if version is None else f"version {version}, the champion"
 
 
 def _remarks(run: ReleasedRun) -> Iterator[str]:
@@ -223,7 +223,7 @@ def _facts(run: Run, project: Project) -> Iterator[Field]:
 def _scores(run: Run) -> Iterator[ScoreLine]:
     compiled, comparison, test = run.compiled, run.comparison, run.comparison.sealed
     if compiled.trials:
-        yield ScoreLine("program as it came", percent(compiled.val_baseline), None)
+        yield ScoreLine("baseline", percent(compiled.val_baseline), None)
     sealed = (test.champion, test.candidate) if test else (None, None)
     if comparison.champion_val is not None or sealed[0] is not None:
         yield _score("champion", comparison.champion_val, sealed[0])
@@ -282,15 +282,14 @@ def _choice(run: Run) -> Iterator[Field]:
     yield Field("Reason", readable(choice.reason))
     yield Field("Budget", f"{choice.budget}: {count(choice.lm_calls)} LM calls")
     yield Field("Predicted", f"{count(choice.predicted_lm_calls)} LM calls")
-    if choice.settings:
-        yield Field(
-            "Settings", "\n".join(f"{readable(name)} = {shown(value)}" for name, value in choice.settings.items())
-        )
+    settings = choice.settings.model_dump(exclude={"optimizer"})
+    if choice.optimizer != "none":
+        yield Field("Settings", "\n".join(f"{readable(name)} = {shown(value)}" for name, value in settings.items()))
 
 
 def _profile(run: Run) -> Iterator[Field]:
     seen = run.profile
-    yield Field("Score as it came", f"{percent(seen.baseline)} on {count(seen.probed)} validation rows")
+    yield Field("Baseline", f"{percent(seen.baseline)} on {count(seen.probed)} validation rows")
     yield Field("Runs that scored one half or more", percent(seen.pass_rate))
     yield Field("Replies that could not be read", count(seen.parse_failures))
     yield Field("Rows whose metric failed", count(seen.metric_errors))

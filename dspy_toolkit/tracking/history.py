@@ -44,12 +44,12 @@ class PastRun(Frozen):
     optimizer: str
     """The one that ran; `none` where there was nothing to gain."""
     winner: str
-    """The one that made the program: of a race its winner, `none` where the program as it came won it."""
+    """The one that made the program: of a race its winner, `none` where the baseline won it."""
     budget: str
     start: str
     """The program that the search started from; empty for the project's own."""
     baseline: float = Field(ge=0, le=1)
-    """Of the program as it came, in the probe."""
+    """Of the baseline, in the probe."""
     graded: bool
     feedback: bool
     predictors: int

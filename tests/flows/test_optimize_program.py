@@ -54,7 +54,7 @@ def test_a_better_program_is_promoted_and_recorded_and_a_second_run_comes_from_t
 ) -> None:
     decision = optimize(playground)
     assert decision.outcome == "promoted", decision.reason
-    assert (decision.version, decision.previous) == (2, 1), "version 1 is the program as it came"
+    assert (decision.version, decision.previous) == (2, 1), "version 1 is the baseline"
     settings = playground.settings
     assert champion(settings, "questions").version == 2
     state, manifest = load_version(settings, "questions@champion")
@@ -232,7 +232,7 @@ def test_a_run_from_another_projects_program(playground: Any) -> None:
     assert decision.outcome == "promoted", decision.reason
     _, manifest = load_version(playground.settings, "asks@champion")
     assert manifest.parent == "questions@2"
-    assert [trial["label"] for trial in manifest.reports["compiled"]["trials"][:2]] == ["unchanged", "from questions@2"]
+    assert [trial["label"] for trial in manifest.reports["compiled"]["trials"][:2]] == ["baseline", "from questions@2"]
 
 
 def test_the_start_is_called_from_at_the_terminal() -> None:

@@ -73,7 +73,7 @@ def test_a_better_program_is_found_within_the_budget_and_in_silence(
     requests = engine_of(connection).requests
     assert len(requests) == compiled.usage.physical_calls <= compiled.usage.lm_calls <= chosen.lm_calls
     assert compiled.usage.prompt_tokens > 0 < compiled.usage.completion_tokens
-    assert compiled.trials[0].label == "unchanged"
+    assert compiled.trials[0].label == "baseline"
     assert [trial.lm_calls for trial in compiled.trials] == sorted({trial.lm_calls for trial in compiled.trials})
     assert max(done for done, _ in spent) == compiled.usage.lm_calls
     assert {total for _, total in spent} == {chosen.lm_calls}
@@ -108,7 +108,7 @@ def test_a_spent_budget_keeps_the_best_so_far(toy: Toy, name: str, calls: int) -
     assert compiled.val_mean == max((trial.val_mean for trial in compiled.trials), default=0)
     assert compiled.changed == (compiled.val_mean > compiled.val_baseline)
     if calls == 5:
-        assert compiled.summary == "Nothing changed: 5 LM calls were spent before the program as it is was scored."
+        assert compiled.summary == "Nothing changed: 5 LM calls were spent before the baseline was scored."
 
 
 def test_a_budget_that_is_just_enough_did_not_run_out(toy: Toy) -> None:

@@ -57,7 +57,7 @@ def test_an_optimizer(problem: Problem, name: str, capfd: pytest.CaptureFixture[
     choice = select(profile(train=6, val=5, probed=5), name, budget)
     compiled = compile_program(problem, choice, progress=lambda *said: None)
     assert compiled.usage.lm_calls <= LM_CALLS[name]
-    assert compiled.trials[0].label == "unchanged"
+    assert compiled.trials[0].label == "baseline"
     assert len(compiled.trials) > 1 or name == "gepa"
     assert compiled.changed == (compiled.val_mean > compiled.val_baseline)
     assert capfd.readouterr() == ("", "")

@@ -133,14 +133,14 @@ class TestWhatFits:
 
 @pytest.mark.parametrize("optimizer", ["bootstrap", "mipro", "gepa"])
 class TestSearching:
-    """A start beside the unchanged program, in each optimizer."""
+    """A start beside the baseline, in each optimizer."""
 
     def test_a_better_start_is_scored_second_and_searched_from(self, toy: Toy, optimizer: str) -> None:
         toy.knows = by_instruction
         toy.instruction = "Answer with a word."
         compiled = toy.compile(choice(optimizer, 300), start=Start(told(demos=[]), "from tones@1"))
         labels = [trial.label for trial in compiled.trials]
-        assert labels[:2] == ["unchanged", "from tones@1"]
+        assert labels[:2] == ["baseline", "from tones@1"]
         assert compiled.trials[1].val_mean == compiled.val_mean == 1.0
         assert compiled.changed
         assert HINT in json.dumps(toy.state(compiled))
@@ -154,7 +154,7 @@ class TestSearching:
         start = Start(told("Guess.", demos=[]), "from tones@1")
         compiled = toy.compile(choice(optimizer, 300, val=12), start=start)
         unchanged, started = compiled.trials[:2]
-        assert (unchanged.label, started.label) == ("unchanged", "from tones@1")
+        assert (unchanged.label, started.label) == ("baseline", "from tones@1")
         assert started.val_mean < unchanged.val_mean == 1.0
         assert not compiled.changed
         assert compiled.val_baseline == 1.0
@@ -294,7 +294,7 @@ def test_a_whole_run_from_another_projects_program(shared: Shared) -> None:
     run, _ = shared.whole(optimizer="bootstrap", start="tones@1")
     decision = run.decision
     assert decision.outcome == "promoted", decision.reason
-    assert [trial.label for trial in run.compiled.trials[:2]] == ["unchanged", "from tones@1"]
+    assert [trial.label for trial in run.compiled.trials[:2]] == ["baseline", "from tones@1"]
     manifest = load_program(shared.toy.settings, "colours@champion").manifest
     assert manifest is not None
     assert manifest.parent == "tones@1"
@@ -338,7 +338,7 @@ def test_from_python(toy: Toy) -> None:
         program(), records(110), optimizer="bootstrap", start=given, settings=toy.settings, connection=connection
     )
     assert result.improved
-    assert [trial.label for trial in result.compiled.trials[:2]] == ["unchanged", "from the given program"]
+    assert [trial.label for trial in result.compiled.trials[:2]] == ["baseline", "from the given program"]
     assert result.program.signature.instructions == HINT
     with pytest.raises(ProjectError, match="No predictor of the given program fits"):
         optimize(

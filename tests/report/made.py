@@ -16,6 +16,7 @@ from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
 from dspy_toolkit.optimizers.search.search import Trial
+from dspy_toolkit.optimizers.settings import GepaSettings
 from dspy_toolkit.optimizers.states import state_of
 from dspy_toolkit.project import ChampionPart, DataPart, ProgramPart, Project, ProjectRef
 from dspy_toolkit.registry import Decision
@@ -128,7 +129,7 @@ class Desk:
         split = Ref(sha256="0" * 64, kind="parquet")
         part = {"project": "colours", "location": ""}
         model = {"model": "mlx/toy@1", "reflection_model": "openai/big"}
-        trials = (trial("unchanged", 0.2, 10), trial("candidate 1", 0.5, 40), trial("candidate 2", 0.4, 70))
+        trials = (trial("baseline", 0.2, 10), trial("candidate 1", 0.5, 40), trial("candidate 2", 0.4, 70))
         made: dict[str, Any] = {
             "optimizer": "gepa",
             "program": same,
@@ -140,8 +141,7 @@ class Desk:
             "trials": trials,
         }
         chosen: dict[str, Any] = {
-            "optimizer": "gepa",
-            "settings": {"val_rows": 10},
+            "settings": GepaSettings(val_rows=10, max_metric_calls=250),
             "budget": "light",
             "lm_calls": 300,
             "predicted_lm_calls": 290,

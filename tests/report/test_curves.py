@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_toolkit.optimizers.compile import ArmResult, Compiled
+from dspy_toolkit.optimizers.search.search import BASELINE
 from dspy_toolkit.report.charts import KINDS, front_chart, key_mark, search_chart
-from dspy_toolkit.report.curves import AS_IT_CAME, baseline, curves, front
+from dspy_toolkit.report.curves import baseline, curves, front
 from dspy_toolkit.store import Ref
 from tests.report.looking import Seen
 from tests.report.made import trial
@@ -26,10 +27,10 @@ def arm(name: str, verdict: Any = "dropped") -> ArmResult:
 
 
 def test_a_curve_holds_the_best_so_far() -> None:
-    (curve,) = curves(compiled(trial("unchanged", 0.2, 10), trial("b", 0.5, 40), trial("c", 0.4, 70)))
+    (curve,) = curves(compiled(trial("baseline", 0.2, 10), trial("b", 0.5, 40), trial("c", 0.4, 70)))
     assert curve.name == "gepa"
     assert [(point.label, point.score, point.best) for point in curve.points] == [
-        ("unchanged", 0.2, 0.2),
+        ("baseline", 0.2, 0.2),
         ("b", 0.5, 0.5),
         ("c", 0.4, 0.5),
     ]
@@ -37,25 +38,25 @@ def test_a_curve_holds_the_best_so_far() -> None:
 
 def test_the_arms_of_a_race_have_a_curve_each_in_the_races_order() -> None:
     trials = (
-        trial("unchanged", 0.2, 10),
+        trial("baseline", 0.2, 10),
         trial("a", 0.3, 30, arm="bootstrap"),
         trial("b", 0.5, 40, arm="mipro"),
         trial("c", 0.4, 20, arm="bootstrap"),
     )
     found = curves(compiled(*trials, arms=(arm("mipro", "won"), arm("bootstrap"), arm("gepa", "left out"))))
-    assert [curve.name for curve in found] == ["mipro", "bootstrap", AS_IT_CAME]
+    assert [curve.name for curve in found] == ["mipro", "bootstrap", BASELINE]
     assert [point.label for point in found[1].points] == ["c", "a"]
 
 
 def test_the_program_as_it_came_runs_along_in_a_race_under_a_name_for_people() -> None:
-    trials = trial("unchanged", 0.3, 10, arm="mipro"), trial("unchanged", 0.3, 10, arm="none")
-    made = compiled(*trials, arms=(arm("mipro", "won"), arm("none")))
-    assert [curve.name for curve in curves(made)] == ["mipro", AS_IT_CAME]
+    trials = trial("baseline", 0.3, 10, arm="mipro"), trial("baseline", 0.3, 10, arm="baseline")
+    made = compiled(*trials, arms=(arm("mipro", "won"), arm("baseline")))
+    assert [curve.name for curve in curves(made)] == ["mipro", BASELINE]
 
 
 def test_the_baseline_is_that_of_the_rows_that_the_curves_are_of() -> None:
     """A race gives `val_baseline` on other rows than those that its arms choose by."""
-    assert baseline(compiled(trial("unchanged", 0.3, 10)).model_copy(update={"val_baseline": 0.9})) == 0.3
+    assert baseline(compiled(trial("baseline", 0.3, 10)).model_copy(update={"val_baseline": 0.9})) == 0.3
     assert baseline(compiled()) == 0.0
 
 
@@ -76,10 +77,10 @@ def test_the_front_needs_tokens_and_takes_seconds_only_when_all_have_them() -> N
 
 
 def test_the_program_as_it_came_is_one_candidate_of_the_front() -> None:
-    same = [trial("unchanged", 0.3, 10, tokens=20, arm=name) for name in ("mipro", "labelled")]
+    same = [trial("baseline", 0.3, 10, tokens=20, arm=name) for name in ("mipro", "labelled")]
     made = front(compiled(*same, trial("a", 0.5, 30, tokens=40, arm="mipro")))
     assert made is not None
-    assert [(one.arm, one.label) for one in made.candidates] == [("mipro", "a"), ("mipro", "unchanged")]
+    assert [(one.arm, one.label) for one in made.candidates] == [("mipro", "a"), ("mipro", "baseline")]
 
 
 measured = st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 4))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.compile import ArmResult
+from dspy_toolkit.optimizers.settings import NoSearch
 from tests.report.looking import Seen, look
 from tests.report.made import Desk, row, trial
 
@@ -44,7 +45,7 @@ def test_a_promoted_run_says_everything(desk: Desk) -> None:
     assert "Version 2 is the champion now." in seen.text
     assert seen.table("Mean scores") == [
         ["program", "validation", "sealed test", "faults"],
-        ["program as it came", "20.0 %", "–", "–"],
+        ["baseline", "20.0 %", "–", "–"],
         ["champion", "33.3 % (23.3 to 43.3, 6 rows)", "33.3 % (23.3 to 43.3, 6 rows)", "–"],
         ["candidate", "66.7 % (56.7 to 76.7, 6 rows)", "66.7 % (56.7 to 76.7, 6 rows)", "–"],
         ["keyword rule (a simple rule)", "–", "29.2 %", "–"],
@@ -61,7 +62,7 @@ def test_a_promoted_run_says_everything(desk: Desk) -> None:
     assert "Of 6 rows of the sealed test, 3 scored higher after and 1 lower." in seen.text
     assert {(3, "Won: 3"), (3, "Lost: 1")} <= set(seen.headings)
     assert "These rows are sealed" in seen.text
-    assert [line[1] for line in seen.table("Every candidate")[1:]] == ["unchanged", "candidate 1", "candidate 2"]
+    assert [line[1] for line in seen.table("Every candidate")[1:]] == ["baseline", "candidate 1", "candidate 2"]
     assert "gepa comes first" in seen.text
     assert "Compiling spent 70 of 300 logical LM calls (light); 290 were predicted." in seen.text
 
@@ -100,14 +101,16 @@ def test_an_unchanged_run_has_its_search_and_no_comparison(desk: Desk) -> None:
 def test_a_run_that_compiled_nothing_says_why(desk: Desk) -> None:
     reason = "The program scores 100% as it is: there is nothing to gain."
     nothing = {"optimizer": "none", "trials": (), "usage": Usage(), "changed": False}
-    run = desk.run(outcome="unchanged", champion=None, choice={"optimizer": "none", "reason": reason}, compiled=nothing)
+    run = desk.run(
+        outcome="unchanged", champion=None, choice={"settings": NoSearch(), "reason": reason}, compiled=nothing
+    )
     seen = look(desk.html(run))
     assert reason in seen.text
     assert "No candidate was scored." in seen.text
     assert "Nothing was spent on compiling." in seen.text
     assert "svg" not in seen.tags
     assert not seen.section("Scores")
-    assert "Before is the program as it came." in seen.text
+    assert "Before is the baseline." in seen.text
     assert [line[0] for line in seen.table("What each step")] == ["step", "probe", "all"]
 
 
@@ -118,7 +121,7 @@ def test_a_race_has_a_table_and_a_curve_for_each_arm(desk: Desk) -> None:
         ArmResult(name="gepa", verdict="failed", reason="The reflector <broke>."),
     )
     trials = (
-        trial("unchanged", 0.2, 10, tokens=100.0),
+        trial("baseline", 0.2, 10, tokens=100.0),
         trial("trial 1", 0.7, 200, arm="mipro", tokens=300.0, seconds=0.5),
         trial("4 demonstrations", 0.5, 90, arm="bootstrap", tokens=400.0),
     )
@@ -133,7 +136,7 @@ def test_a_race_has_a_table_and_a_curve_for_each_arm(desk: Desk) -> None:
     assert html.count('<path class="steps') == 3
     assert seen.table("Candidates that no other")[1:] == [
         ["mipro", "trial 1", "70.0 %", "300", "0.50"],
-        ["as it came", "unchanged", "20.0 %", "100", "–"],
+        ["baseline", "baseline", "20.0 %", "100", "–"],
     ]
     assert "with as few tokens." in seen.text
     assert 'href="#race"' in html
@@ -168,7 +171,7 @@ def test_foreign_text_stays_text_wherever_it_stands(desk: Desk, text: str) -> No
         before,
         after,
         state=desk.state(text, [{"text": text, "label": text}]),
-        choice={"reason": text, "settings": {text: text}, "alternatives": {text: text}},
+        choice={"reason": text, "alternatives": {text: text}},
         compiled={
             "arms": (arm,),
             "trials": (trial(text, 0.5, 3, arm=text, tokens=4.0), trial(text, 0.6, 4, tokens=3.0)),

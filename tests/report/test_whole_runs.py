@@ -129,6 +129,6 @@ def test_optimize_gives_a_page(tmp_path: Path) -> None:
     seen = look(result.report())
     assert result.improved
     assert result.reason in seen.text
-    assert "Before is the program as it came." in seen.text
+    assert "Before is the baseline." in seen.text
     assert HINT in seen.text
     assert not toy.settings.path("reports").exists()

@@ -144,4 +144,4 @@ def test_the_nightly_deployment_and_the_arms_of_a_race_run_on_a_worker(
     assert "The race" in printed
     assert "labelled" in printed
     arms = run(["flow-run", "ls", "--flow-name", "run-arm", "--state-type", "COMPLETED"], environment)
-    assert arms.count("COMP") >= 4, "two rounds of one arm and the program as it is"
+    assert arms.count("COMP") >= 4, "two rounds of one arm and the baseline"

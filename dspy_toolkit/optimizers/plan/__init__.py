@@ -1,6 +1,6 @@
 """Before anything is spent: a look at the program, and the choice of an optimizer.
 
-probe         some thirty runs of the program as it is
+probe         some thirty runs of the baseline
 selection     which optimizer, with a written reason
 similar_runs  orders the optimizers by what earlier runs gained
 """

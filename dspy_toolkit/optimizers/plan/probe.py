@@ -26,7 +26,7 @@ PROBE_ROWS = 30
 
 
 def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = None) -> Profile:
-    """Run the program as it came on up to PROBE_ROWS validation rows, and let the reflection model try once.
+    """Run the baseline on up to PROBE_ROWS validation rows, and let the reflection model try once.
 
     Raises:
         MetricError: the metric fails on more than a tenth of the rows.

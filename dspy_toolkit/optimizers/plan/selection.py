@@ -11,15 +11,16 @@ out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, get_args
 
 from dspy_toolkit.errors import OptimizerError, nearest
 from dspy_toolkit.optimizers.budget import Budget
-from dspy_toolkit.optimizers.choice import Choice, Forecast, Infeasible, Optimizer, Plan, unfit
+from dspy_toolkit.optimizers.choice import Choice, Forecast, Infeasible, Plan, unfit
 from dspy_toolkit.optimizers.plan.similar_runs import Preference, prefer
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.race import race
-from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS, forecast, plan
+from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS, forecast, plan_optimizer
+from dspy_toolkit.optimizers.settings import NoSearch
 from dspy_toolkit.settings import OptimizerName
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def select(
     check_optimizer(optimizer)
     if optimizer == "auto" and profile.baseline >= PERFECT:
         why = f"The program scores {profile.baseline:.0%} as it is: there is nothing to gain."
-        return _choice("none", Plan(settings={}, predicted_lm_calls=0), budget, why, dict.fromkeys(OPTIMIZERS, why), {})
+        return _choice(Plan(settings=NoSearch(), predicted_lm_calls=0), budget, why, dict.fromkeys(OPTIMIZERS, why), {})
     budget = budget.within(profile.seconds_per_call)
-    plans = {name: plan(name, profile, budget) for name in OPTIMIZERS}
+    plans = {name: plan_optimizer(name, profile, budget) for name in OPTIMIZERS}
     costs = {name: forecast(each, profile) for name, each in plans.items() if isinstance(each, Plan)}
     preference = prefer(order(profile), history)
     if optimizer == "race":
@@ -64,7 +65,7 @@ def select(
                 f"{optimizer} cannot run here: {asked.reason}. Take a larger --budget or --optimizer auto."
             )
         others = {name: "not asked for" for name in plans if name != optimizer}
-        return _choice(optimizer, asked, budget, f"{optimizer} was asked for.", others, costs)
+        return _choice(asked, budget, f"{optimizer} was asked for.", others, costs)
     return _best(profile, plans, budget, costs, preference)
 
 
@@ -106,13 +107,13 @@ def _race(
         raise OptimizerError(f"race cannot run here: {reason}. Add rows.")
     against = {name: reason for name in OPTIMIZERS if (reason := objection(name, profile)) is not None}
     names = [name for name in preference.order if name not in against]
-    settings, left_out = race.enter(names, profile, budget, started=started)
-    if not settings["arms"]:
+    settings, left_out = race.plan_race(names, profile, budget, started=started)
+    if not settings.arms:
         why = "; ".join(f"{name}: {reason}" for name, reason in {**against, **left_out}.items())
         raise OptimizerError(f"race cannot run here ({why}). Take a larger --budget.")
-    why = f"A race of {', '.join(settings['arms'])} against the program as it is was asked for. {preference.reason}"
+    why = f"A race of {', '.join(settings.arms)} against the baseline was asked for. {preference.reason}"
     whole = Plan(settings=settings, predicted_lm_calls=budget.lm_calls)
-    return _choice("race", whole, budget, why.rstrip(), {**against, **left_out}, costs)
+    return _choice(whole, budget, why.rstrip(), {**against, **left_out}, costs)
 
 
 def _best(
@@ -131,7 +132,7 @@ def _best(
             continue
         rest = {other: f"{name} comes first" for other in plans if other != name and other not in against}
         why = f"{_praise(name, profile)} {preference.reason}".rstrip()
-        return _choice(name, found, budget, why, {**against, **rest}, costs)
+        return _choice(found, budget, why, {**against, **rest}, costs)
     why = "; ".join(f"{name}: {reason}" for name, reason in against.items())
     raise OptimizerError(f"No optimizer can run here ({why}). Add rows, or take a larger --budget.")
 
@@ -148,10 +149,9 @@ def _praise(name: str, profile: Profile) -> str:
 
 
 def _choice(
-    name: str, plan: Plan, budget: Budget, reason: str, alternatives: dict[str, str], costs: dict[str, Forecast]
+    plan: Plan, budget: Budget, reason: str, alternatives: dict[str, str], costs: dict[str, Forecast]
 ) -> Choice:
     return Choice(
-        optimizer=cast("Optimizer", name),
         settings=plan.settings,
         budget=budget.name,
         lm_calls=budget.lm_calls,

@@ -4,13 +4,12 @@ A lap begins its search from the beginning. What an earlier lap of the same arm 
 it costs nothing again; what it counts are logical calls from the beginning, as if it had never stopped. A lap that another
 machine runs, without that cache, computes more and finds the same.
 
-The arm `none` is the program as it came: it searches nothing.
+The arm `baseline` is the program before: it searches nothing.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from dspy_toolkit.errors import MetricError, OptimizerError, RequestRefused, ToolkitError
 from dspy_toolkit.evaluation import score_rows
@@ -18,6 +17,7 @@ from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS
 from dspy_toolkit.optimizers.search.search import Progress, Search, Stopwatch, Trial
+from dspy_toolkit.optimizers.settings import OptimizerSettings
 from dspy_toolkit.optimizers.states import prompt_of, state_of
 from dspy_toolkit.store import Frozen, Ref, digest
 from dspy_toolkit.user_code import explain
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 AT_FAULT = (MetricError, OptimizerError, RequestRefused)
 """The toolkit's errors that an arm itself brings about: a prompt that does not fit the model among them."""
-NONE = "none"
+BASELINE = "baseline"
 """The arm that searches nothing."""
 
 
@@ -34,7 +34,7 @@ class ArmRun(Frozen):
     """What an arm is to do."""
 
     arm: str
-    settings: dict[str, Any]
+    settings: OptimizerSettings
     """Of its optimizer."""
     lm_calls: int
     """Logical calls that the search may spend, from its beginning."""
@@ -78,7 +78,7 @@ def run_arm(problem: Problem, lap: ArmRun, progress: Progress | None = None) -> 
     watch = Stopwatch()
     try:
         search = None
-        if lap.arm != NONE:
+        if lap.arm != BASELINE:
             search = run_search(problem, lap.arm, lap.settings, lap.lm_calls, lap.rows, progress)
         best = problem.program if search is None else search.best or problem.program
         items = problem.val_sample(lap.rows + lap.items).iloc[lap.rows :]
@@ -94,9 +94,9 @@ def run_arm(problem: Problem, lap: ArmRun, progress: Progress | None = None) -> 
             threads=problem.threads,
         )
     except Exception as error:  # isolation boundary: one arm of a race
-        # The model's failure is everybody's, and may pass; so is one of the program as it came. The rest speaks against the arm.
+        # The model's failure is everybody's, and may pass; so is one of the baseline. The rest speaks against the arm.
         model_failed = isinstance(error, ToolkitError) and not isinstance(error, AT_FAULT)
-        if model_failed or lap.arm == NONE:
+        if model_failed or lap.arm == BASELINE:
             raise
         log.warning("The arm %s of the race failed: %s", lap.arm, explain(error))
         return ArmRunResult(arm=lap.arm, error=explain(error), seconds=float(watch))
@@ -117,7 +117,12 @@ def run_arm(problem: Problem, lap: ArmRun, progress: Progress | None = None) -> 
 
 
 def run_search(
-    problem: Problem, optimizer: str, settings: dict[str, Any], lm_calls: int, val_rows: int, progress: Progress | None
+    problem: Problem,
+    optimizer: str,
+    settings: OptimizerSettings,
+    lm_calls: int,
+    val_rows: int,
+    progress: Progress | None,
 ) -> Search:
     """One optimizer's search, run to its end.
 
@@ -145,5 +150,5 @@ def run_search(
     if not search.exhausted:
         OPTIMIZERS[optimizer].search(search, settings)
     if not search.exhausted:
-        search.score_unchanged()
+        search.score_baseline()
     return search

@@ -20,16 +20,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from dspy_toolkit.errors import OptimizerError
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.budget import Budget
 from dspy_toolkit.optimizers.choice import Choice, Infeasible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import Profile
-from dspy_toolkit.optimizers.race.arm_run import NONE, ArmRun, ArmRunResult
+from dspy_toolkit.optimizers.race.arm_run import BASELINE, ArmRun, ArmRunResult
 from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS, least
 from dspy_toolkit.optimizers.search.search import Trial
+from dspy_toolkit.optimizers.settings import NoSearch, OptimizerSettings, RaceSettings
 from dspy_toolkit.store import Frozen, Ref
 
 Runner = Callable[[Sequence[ArmRun]], Sequence[ArmRunResult]]
@@ -45,7 +46,7 @@ MOST_ROUNDS = 3
 """More of them leave too little for each to search with."""
 ITEMS_SHARE = 0.1
 """Of the budget, that scoring one program on the last round's items may cost."""
-ORDER = (NONE, *reversed(OPTIMIZERS))
+ORDER = (BASELINE, *reversed(OPTIMIZERS))
 """From the cheapest program to the dearest: the earlier wins where two arms are equal."""
 
 
@@ -74,11 +75,11 @@ class RaceResult(Frozen):
     mean: float
     """Of the winner, on the items of the last round."""
     baseline: float
-    """Of the program as it came, on the same items."""
+    """Of the baseline, on the same items."""
     arms: tuple[ArmResult, ...]
     """The winner first, then by rounds and mean."""
     changed: bool
-    """Whether the winner's prompt differs from that of the program as it came."""
+    """Whether the winner's prompt differs from that of the baseline."""
     trials: tuple[Trial, ...]
     """Of all arms."""
     usage: Usage
@@ -93,7 +94,7 @@ class _Arm:
     start: int
     """Of these, for what it starts from."""
     allowance: int = 0
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: OptimizerSettings = field(default_factory=NoSearch)
     result: ArmRunResult | None = None
     """Of the latest lap that gave a program."""
     item_calls: int = 0
@@ -104,9 +105,9 @@ class _Arm:
     verdict: Literal["won", "dropped", "left out", "failed"] | None = None
     reason: str = ""
 
-    def settle(self, profile: Profile, calls: int, rows: int) -> Plan | Infeasible:
+    def plan(self, profile: Profile, calls: int, rows: int) -> Plan | Infeasible:
         """What it would do with `calls` from its beginning."""
-        return OPTIMIZERS[self.name].settle(profile, Budget(name="remaining", lm_calls=calls - self.start), rows)
+        return OPTIMIZERS[self.name].plan(profile, Budget(name="remaining", lm_calls=calls - self.start), rows)
 
     @property
     def charged(self) -> int:
@@ -117,9 +118,9 @@ class _Arm:
         return sum(self.result.values) / len(self.result.values) if self.result else 0.0
 
 
-def enter(
+def plan_race(
     names: Sequence[str], profile: Profile, budget: Budget, *, started: bool = False
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[RaceSettings, dict[str, str]]:
     """(settings of a race between those that the budget has room for, reason against each of the others).
 
     The first of `names` that can run enters first, then the cheapest, as long as the first candidates of all take no more than
@@ -149,7 +150,7 @@ def enter(
     for name in sorted(names, key=turn):
         calls = needed[name]
         if items < 1 or calls is None:
-            settled = OPTIMIZERS[name].settle(profile, budget, rows)
+            settled = OPTIMIZERS[name].plan(profile, budget, rows)
             left_out[name] = (
                 settled.reason if isinstance(settled, Infeasible) else "there are no validation rows to race on"
             )
@@ -162,8 +163,14 @@ def enter(
             arms.append(name)
             room -= calls + items * cost
     last = _items(items, most, _rounds(len(arms)))
-    settings = {"arms": arms, "rows": rows, "items": items, "most": most, "val_rows": rows + last}
-    settings["start_calls"] = start_calls
+    settings = RaceSettings(
+        val_rows=rows + last,
+        arms=tuple(arms),
+        rows=rows,
+        holdout_rows=items,
+        most_holdout_rows=most,
+        start_calls=start_calls,
+    )
     return settings, left_out
 
 
@@ -177,14 +184,16 @@ def race(choice: Choice, profile: Profile, run: Runner, say: Callable[[int, str]
         say: told the logical calls charged so far and what is going on.
 
     Raises:
-        OptimizerError: the program as it came cannot be scored.
+        OptimizerError: the baseline cannot be scored.
     """
     settings = choice.settings
-    rows, most, start = settings["rows"], settings["most"], settings["start_calls"]
-    arms = [_Arm(name, (least(name, profile, rows, choice.lm_calls) or 0) + start, start) for name in settings["arms"]]
-    baseline = _Arm(NONE, 0, 0)
+    if not isinstance(settings, RaceSettings):
+        raise OptimizerError(f"{choice.optimizer} was chosen, not a race. Choose with --optimizer race.")
+    rows, most, start = settings.rows, settings.most_holdout_rows, settings.start_calls
+    arms = [_Arm(name, (least(name, profile, rows, choice.lm_calls) or 0) + start, start) for name in settings.arms]
+    baseline = _Arm(BASELINE, 0, 0)
     rounds = _rounds(len(arms))
-    items = settings["items"]
+    items = settings.holdout_rows
     for number in range(1, rounds + 1):
         running = [arm for arm in arms if arm.verdict is None]
         spent = sum(arm.charged for arm in (*arms, baseline))
@@ -198,7 +207,7 @@ def race(choice: Choice, profile: Profile, run: Runner, say: Callable[[int, str]
         for arm, result in zip((baseline, *running), run(laps), strict=True):
             _take(arm, result)
         if baseline.result is None:
-            raise OptimizerError(f"The program as it is cannot be scored: {baseline.reason}")
+            raise OptimizerError(f"The baseline cannot be scored: {baseline.reason}")
         _drop_worse([baseline, *(arm for arm in running if arm.verdict is None)], len(arms), rounds, number)
         if not any(arm.verdict is None for arm in arms):
             break
@@ -244,7 +253,7 @@ def _allow(
         if first:
             extra = max(extra, arm.least)
         pool = max(pool - extra, 0)
-        settled = arm.settle(profile, arm.allowance + extra, rows)
+        settled = arm.plan(profile, arm.allowance + extra, rows)
         if not isinstance(settled, Infeasible) and settled.settings != arm.settings:
             arm.allowance, arm.settings = arm.allowance + extra, settled.settings
     return running
@@ -252,7 +261,7 @@ def _allow(
 
 def _useful(arm: _Arm, profile: Profile, rows: int, pool: int) -> int:
     """Calls, up to `pool`, that the arm could make something of."""
-    settled = arm.settle(profile, arm.allowance + pool, rows)
+    settled = arm.plan(profile, arm.allowance + pool, rows)
     if isinstance(settled, Infeasible) or settled.settings == arm.settings:
         return 0
     # A little more than predicted: predictions are means.
@@ -272,11 +281,11 @@ def _take(arm: _Arm, result: ArmRunResult) -> None:
 
 
 def _drop_worse(running: list[_Arm], arms: int, rounds: int, number: int) -> None:
-    """Drop the arms that the paired test shows to be worse than the leader. The program as it came only runs along."""
+    """Drop the arms that the paired test shows to be worse than the leader. The baseline only runs along."""
     leader = min(running, key=lambda arm: (-arm.mean, ORDER.index(arm.name)))
     alpha = ERROR / (max(arms, 1) * rounds)
     for arm in running:
-        if arm is leader or arm.name == NONE:
+        if arm is leader or arm.name == BASELINE:
             continue
         high = upper_end(arm.result, leader.result, alpha)
         if high < 0:
@@ -341,4 +350,4 @@ def _count(arm: _Arm) -> int:
 
 
 def _called(name: str) -> str:
-    return "the program as it is" if name == NONE else name
+    return "the baseline" if name == BASELINE else name

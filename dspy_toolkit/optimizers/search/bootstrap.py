@@ -13,12 +13,13 @@ from dspy_toolkit.optimizers.choice import Infeasible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import PASS, Profile
 from dspy_toolkit.optimizers.sampling import balanced, shorter_half
 from dspy_toolkit.optimizers.search.search import Search
+from dspy_toolkit.optimizers.settings import BootstrapSettings
 
 if TYPE_CHECKING:
     import dspy
 
 SHARE = 1 / 4
-"""Of the budget, for one evaluation: the unchanged program and the one candidate."""
+"""Of the budget, for one evaluation: the baseline and the one candidate."""
 BOOTSTRAPPED = 4
 """Demonstrations with a trace, at most; DSPy's default."""
 DEMOS = 8
@@ -29,7 +30,7 @@ SPARE = 1.5
 """Rows to have ready for each that will be needed on average: chance needs some room."""
 
 
-def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
+def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
     """One candidate, scored on `rows` validation rows; training rows are tried until BOOTSTRAPPED were answered rightly."""
     cost = run_cost(profile)
     needed = BOOTSTRAPPED / max(profile.pass_rate, 1e-9)
@@ -44,20 +45,20 @@ def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
             reason=f"its candidate costs about {least:.0f} LM calls, and the {budget.name} budget has {budget.lm_calls}"
         )
     demos = min(DEMOS, slice_)
-    settings = {"slice": slice_, "max_bootstrapped_demos": BOOTSTRAPPED, "val_rows": rows}
+    settings = BootstrapSettings(slice=slice_, max_bootstrapped_demos=BOOTSTRAPPED, val_rows=rows)
     return Plan(settings=settings, predicted_lm_calls=round(calls), demos=demos / 2)
 
 
-def search(search: Search, settings: dict[str, int]) -> None:
-    """Score the unchanged program, make the candidate, score it."""
-    search.score_unchanged()
+def search(search: Search, settings: BootstrapSettings) -> None:
+    """Score the baseline, make the candidate, score it."""
+    search.score_baseline()
     if search.exhausted:
         return
     # The first of one and the same order, so that a larger slice begins as a smaller one.
-    rows = balanced(shorter_half(search.train, MOST_ROWS), MOST_ROWS, seed=search.seed)[: settings["slice"]]
+    rows = balanced(shorter_half(search.train, MOST_ROWS), MOST_ROWS, seed=search.seed)[: settings.slice]
     search.say(f"demonstrations from {len(rows)} rows")
     most = min(DEMOS, len(rows))
-    candidate = bootstrap(search, rows, min(settings["max_bootstrapped_demos"], most), most)
+    candidate = bootstrap(search, rows, min(settings.max_bootstrapped_demos, most), most)
     if candidate is not None:
         search.score(candidate, f"candidate ({most} demonstrations)")
 
@@ -70,7 +71,7 @@ def bootstrap(search: Search, rows: list[dspy.Example], bootstrapped: int, demos
         bootstrapped: demonstrations with a trace, at most.
         demos: demonstrations together, at most.
 
-    Returns: the program as it came, with the demonstrations; None when the budget ran out.
+    Returns: the baseline, with the demonstrations; None when the budget ran out.
     """
     from dspy.teleprompt import BootstrapFewShot
 

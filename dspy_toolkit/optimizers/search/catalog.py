@@ -1,6 +1,6 @@
 """The optimizers by name: what each plans, what it will cost, and how it searches.
 
-Every optimizer settles its number of steps by what it may spend and by how many validation rows a candidate is scored on.
+Every optimizer plans its number of steps by what it may spend and by how many validation rows a candidate is scored on.
 More to spend means more steps of the same kind in the same order, so that a search with a small allowance is the beginning
 of one with a larger: a race goes on from there, with the cache of replies in place of what was paid already.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from dspy_toolkit.optimizers.budget import Budget, rows_for
 from dspy_toolkit.optimizers.choice import Forecast, Infeasible, Plan, run_cost, unfit
@@ -18,7 +19,7 @@ from dspy_toolkit.optimizers.search.search import Search
 
 
 @dataclass(frozen=True)
-class Kind:
+class OptimizerSpec:
     """One optimizer."""
 
     name: str
@@ -26,40 +27,41 @@ class Kind:
     """For people."""
     share: float
     """Of a budget, for one evaluation on the validation rows."""
-    settle: Callable[[Profile, Budget, int], Plan | Infeasible]
-    """(profile, budget, validation rows) → settings; they hold `val_rows`."""
-    search: Callable[[Search, dict[str, int]], None]
+    plan: Callable[[Profile, Budget, int], Plan | Infeasible]
+    """(profile, budget, validation rows) → settings and their cost."""
+    search: Callable[[Search, Any], None]
+    """Runs with settings of its own kind."""
 
 
 OPTIMIZERS = {
-    kind.name: kind
-    for kind in (
-        Kind("gepa", "GEPA", gepa.SHARE, gepa.settle, gepa.search),
-        Kind("mipro", "MIPROv2", mipro.SHARE, mipro.settle, mipro.search),
-        Kind("random", "random search", random_search.SHARE, random_search.settle, random_search.search),
-        Kind("bootstrap", "BootstrapFewShot", bootstrap.SHARE, bootstrap.settle, bootstrap.search),
-        Kind("labelled", "labelled demonstrations", labelled.SHARE, labelled.settle, labelled.search),
+    spec.name: spec
+    for spec in (
+        OptimizerSpec("gepa", "GEPA", gepa.SHARE, gepa.plan, gepa.search),
+        OptimizerSpec("mipro", "MIPROv2", mipro.SHARE, mipro.plan, mipro.search),
+        OptimizerSpec("random", "random search", random_search.SHARE, random_search.plan, random_search.search),
+        OptimizerSpec("bootstrap", "BootstrapFewShot", bootstrap.SHARE, bootstrap.plan, bootstrap.search),
+        OptimizerSpec("labelled", "labelled demonstrations", labelled.SHARE, labelled.plan, labelled.search),
     )
 }
 """From the dearest program to the cheapest."""
 
 
-def plan(name: str, profile: Profile, budget: Budget) -> Plan | Infeasible:
+def plan_optimizer(name: str, profile: Profile, budget: Budget) -> Plan | Infeasible:
     """What the optimizer `name` would do with all of `budget`."""
-    kind = OPTIMIZERS[name]
+    spec = OPTIMIZERS[name]
     if reason := unfit(profile):
         return Infeasible(reason=reason)
-    return kind.settle(profile, budget, rows_for(kind.share, budget, run_cost(profile), profile.val))
+    return spec.plan(profile, budget, rows_for(spec.share, budget, run_cost(profile), profile.val))
 
 
 def least(name: str, profile: Profile, rows: int, most: int) -> int | None:
     """The smallest allowance, in LM calls, with which the optimizer `name` makes a candidate; None where `most` is too little."""
-    if unfit(profile) or isinstance(OPTIMIZERS[name].settle(profile, _allowance(most), rows), Infeasible):
+    if unfit(profile) or isinstance(OPTIMIZERS[name].plan(profile, _allowance(most), rows), Infeasible):
         return None
     low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
-        if isinstance(OPTIMIZERS[name].settle(profile, _allowance(middle), rows), Infeasible):
+        if isinstance(OPTIMIZERS[name].plan(profile, _allowance(middle), rows), Infeasible):
             low = middle
         else:
             high = middle

@@ -12,6 +12,7 @@ from dspy_toolkit.optimizers.choice import Infeasible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.sampling import balanced
 from dspy_toolkit.optimizers.search.search import Search
+from dspy_toolkit.optimizers.settings import GepaSettings
 
 SHARE = 1 / 10
 """Of the budget, for one evaluation on the validation rows."""
@@ -23,7 +24,7 @@ OVERSHOOT = 2 * MINIBATCH
 """GEPA looks at its limit between iterations only."""
 
 
-def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
+def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
     """Metric calls that, with the reflections they cause, fit the budget; candidates are scored on `rows` validation rows."""
     cost = run_cost(profile)
     evaluation = rows * cost
@@ -37,21 +38,21 @@ def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
             reason=f"it needs {LEAST_EVALUATIONS} evaluations of {rows} rows to evolve anything, "
             f"and the {budget.name} budget of {budget.lm_calls} LM calls has room for {max(metric_calls, 0) / rows:.1f}"
         )
-    settings = {"max_metric_calls": metric_calls, "val_rows": rows}
+    settings = GepaSettings(max_metric_calls=metric_calls, val_rows=rows)
     # An iteration whose minibatch is perfect reflects on nothing: at worst all do, at best none.
     reflections = metric_calls / (2 * MINIBATCH) * profile.predictors / 2
     return Plan(settings=settings, predicted_lm_calls=round(metric_calls * cost + reflections))
 
 
-def search(search: Search, settings: dict[str, int]) -> None:
-    """Let GEPA evolve the instructions; its first candidate is the unchanged program."""
+def search(search: Search, settings: GepaSettings) -> None:
+    """Let GEPA evolve the instructions; its first candidate is the baseline."""
     import dspy
     from dspy.teleprompt.gepa import InstructionProposer
 
     search.say("reflecting on training rows")
     optimizer = dspy.GEPA(
         metric=search.feedback_metric,
-        max_metric_calls=settings["max_metric_calls"],
+        max_metric_calls=settings.max_metric_calls,
         reflection_lm=search.reflection_lm,
         # GEPA would ask for JSON, whose text no grammar bounds: a small model rambles until it is cut.
         instruction_proposer=InstructionProposer(adapter=search.connection.adapter),

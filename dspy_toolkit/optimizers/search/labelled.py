@@ -11,14 +11,15 @@ from dspy_toolkit.optimizers.choice import Infeasible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.sampling import balanced, shorter_half
 from dspy_toolkit.optimizers.search.search import Search
+from dspy_toolkit.optimizers.settings import LabelledSettings
 
 SHARE = 1 / 4
-"""Of the budget, for one evaluation: three candidates beside the unchanged program."""
+"""Of the budget, for one evaluation: three candidates beside the baseline."""
 SIZES = (8, 4, 16)
 """Numbers of demonstrations, in turn."""
 
 
-def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
+def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
     """As many of SIZES as the budget carries, each scored on `rows` validation rows."""
     if profile.predictors > 1:
         return Infeasible(
@@ -33,16 +34,16 @@ def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
             f"{budget.lm_calls}"
         )
     return Plan(
-        settings={"candidates": candidates, "val_rows": rows},
+        settings=LabelledSettings(candidates=candidates, val_rows=rows),
         predicted_lm_calls=round((1 + candidates) * evaluation),
         demos=sum(sizes[:candidates]) / (1 + candidates),
     )
 
 
-def search(search: Search, settings: dict[str, int]) -> None:
-    """Score the unchanged program, then one candidate for each number of demonstrations."""
-    search.score_unchanged()
-    for number, size in enumerate(_sizes(len(search.train))[: settings["candidates"]]):
+def search(search: Search, settings: LabelledSettings) -> None:
+    """Score the baseline, then one candidate for each number of demonstrations."""
+    search.score_baseline()
+    for number, size in enumerate(_sizes(len(search.train))[: settings.candidates]):
         if search.exhausted:
             return
         candidate = search.student()

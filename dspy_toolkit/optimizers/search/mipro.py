@@ -12,6 +12,7 @@ from dspy_toolkit.optimizers.choice import Infeasible, Plan, run_cost
 from dspy_toolkit.optimizers.profile import PASS, Profile
 from dspy_toolkit.optimizers.sampling import balanced
 from dspy_toolkit.optimizers.search.search import Search
+from dspy_toolkit.optimizers.settings import MiproSettings
 
 SHARE = 1 / 10
 """Of the budget, for one trial."""
@@ -25,7 +26,7 @@ LEAST_TRIALS = 3
 MOST_TRIALS = 60
 
 
-def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
+def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
     """As many trials as the budget carries after proposing and bootstrapping, each scored on `rows` validation rows."""
     if profile.train < 2:
         return Infeasible(reason=f"it needs at least 2 training rows, and there are {profile.train}")
@@ -36,25 +37,25 @@ def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
     # The proposer: a few calls on the data, then one for each instruction of each predictor.
     fixed = bootstrapping + DATA_CALLS + DEMO_SETS * profile.predictors
     evaluation = rows * cost
-    # The unchanged program is evaluated first; it is not one of the trials.
+    # The baseline is evaluated first; it is not one of the trials.
     trials = min(MOST_TRIALS, int((budget.lm_calls - fixed) // evaluation) - 1)
     if trials < LEAST_TRIALS:
         return Infeasible(
             reason=f"{LEAST_TRIALS} trials cost about {fixed + (LEAST_TRIALS + 1) * evaluation:.0f} LM calls, "
             f"and the {budget.name} budget has {budget.lm_calls}"
         )
-    settings = {"trials": trials, "demo_sets": DEMO_SETS, "slice": slice_, "val_rows": rows}
+    settings = MiproSettings(trials=trials, demo_sets=DEMO_SETS, slice=slice_, val_rows=rows)
     demos = min(8, slice_) * (DEMO_SETS - 1) / DEMO_SETS
     return Plan(settings=settings, predicted_lm_calls=round(fixed + (trials + 1) * evaluation), demos=demos)
 
 
-def search(search: Search, settings: dict[str, int]) -> None:
-    """Let MIPROv2 search; its first evaluation is that of the unchanged program."""
+def search(search: Search, settings: MiproSettings) -> None:
+    """Let MIPROv2 search; its first evaluation is that of the baseline."""
     # DSPy imports it after proposing and bootstrapping: too late to find that it is not there.
     import optuna  # noqa: F401
     from dspy.teleprompt import MIPROv2
 
-    rows = balanced(search.train, settings["slice"], seed=search.seed)
+    rows = balanced(search.train, settings.slice, seed=search.seed)
     search.say("proposing instructions and demonstrations")
     optimizer = MIPROv2(
         metric=search.float_metric,
@@ -62,7 +63,7 @@ def search(search: Search, settings: dict[str, int]) -> None:
         prompt_model=search.reflection_lm,
         task_model=search.lm,
         auto=None,
-        num_candidates=settings["demo_sets"],
+        num_candidates=settings.demo_sets,
         num_threads=search.threads,
         max_bootstrapped_demos=min(4, len(rows)),
         max_labeled_demos=min(8, len(rows)),
@@ -76,7 +77,7 @@ def search(search: Search, settings: dict[str, int]) -> None:
         teacher=search.teacher(),
         trainset=rows,
         valset=search.val,
-        num_trials=settings["trials"],
+        num_trials=settings.trials,
         minibatch=False,
         # The program's source and its description are long prompts, which small models cannot use.
         program_aware_proposer=False,

@@ -13,15 +13,16 @@ from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.sampling import balanced, shorter_half
 from dspy_toolkit.optimizers.search.bootstrap import BOOTSTRAPPED, bootstrap
 from dspy_toolkit.optimizers.search.search import Search
+from dspy_toolkit.optimizers.settings import RandomSettings
 
 SHARE = 1 / 6
-"""Of the budget, for one evaluation: four or five candidates beside the unchanged program."""
+"""Of the budget, for one evaluation: four or five candidates beside the baseline."""
 DEMOS = (6, 8, 4, 12)
 """Sizes of the demonstration sets, in turn."""
 MOST_CANDIDATES = 24
 
 
-def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
+def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
     """As many candidates as the budget carries, each scored on `rows` validation rows."""
     cost = run_cost(profile)
     calls, candidates = rows * cost, 0
@@ -35,7 +36,7 @@ def settle(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
             reason=f"one candidate costs about {calls + (rows + _size(0, profile.train)) * cost:.0f} LM calls, "
             f"and the {budget.name} budget has {budget.lm_calls}"
         )
-    settings = {"candidates": candidates, "max_bootstrapped_demos": BOOTSTRAPPED, "val_rows": rows}
+    settings = RandomSettings(candidates=candidates, max_bootstrapped_demos=BOOTSTRAPPED, val_rows=rows)
     sizes = [0, *(_size(candidate, profile.train) for candidate in range(candidates))]
     return Plan(settings=settings, predicted_lm_calls=round(calls), demos=sum(sizes) / len(sizes))
 
@@ -44,16 +45,16 @@ def _size(candidate: int, train: int) -> int:
     return min(DEMOS[candidate % len(DEMOS)], train)
 
 
-def search(search: Search, settings: dict[str, int]) -> None:
-    """Score the unchanged program, then candidate after candidate until they, or the budget, are through."""
-    search.score_unchanged()
-    for number in range(settings["candidates"]):
+def search(search: Search, settings: RandomSettings) -> None:
+    """Score the baseline, then candidate after candidate until they, or the budget, are through."""
+    search.score_baseline()
+    for number in range(settings.candidates):
         if search.exhausted:
             return
         size = _size(number, len(search.train))
         rows = balanced(shorter_half(search.train, size), size, seed=search.seed * 1_000 + number)
         search.say(f"candidate {number + 1}: demonstrations from {size} rows")
-        candidate = bootstrap(search, rows, min(settings["max_bootstrapped_demos"], size), size)
+        candidate = bootstrap(search, rows, min(settings.max_bootstrapped_demos, size), size)
         if candidate is None:
             return
         search.score(candidate, f"candidate {number + 1} ({size} demonstrations)")

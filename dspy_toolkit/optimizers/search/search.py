@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], None]
 """Told (logical calls spent, calls granted, what is going on), from any thread."""
-UNCHANGED = "unchanged"
-"""The label of the program as it came, each search's first candidate."""
+BASELINE = "baseline"
+"""The label of the program before the search, its first candidate."""
 
 
 class Trial(Frozen):
@@ -75,7 +75,7 @@ class Search:
     """Of the optimizer, for the record."""
     progress: Progress | None = None
     start: dspy.Module | None = None
-    """What an optimizer starts from, where that is not the program as it came; see `begin_from`."""
+    """What an optimizer starts from, where that is not the baseline; see `begin_from`."""
     trials: list[Trial] = field(default_factory=list)
     best: dspy.Module | None = None
     best_mean: float = -1.0
@@ -113,19 +113,19 @@ class Search:
         return teacher
 
     def begin_from(self, program: dspy.Module, label: str) -> None:
-        """Score the program as it came, then `program`, and start from the better of the two.
+        """Score the baseline, then `program`, and start from the better of the two.
 
         Where the budget ends before both are scored, `exhausted` says so.
         """
-        self.score_unchanged()
+        self.score_baseline()
         if not self.exhausted:
             self.score(program.deepcopy(), label)
         self.start = self.best
 
-    def score_unchanged(self) -> None:
-        """Score the program as it came, unless that is done."""
+    def score_baseline(self) -> None:
+        """Score the baseline, unless that is done."""
         if not self.trials:
-            self.score(self.program.deepcopy(), UNCHANGED)
+            self.score(self.program.deepcopy(), BASELINE)
 
     def say(self, doing: str) -> None:
         """What is going on, for the progress display."""
@@ -143,7 +143,7 @@ class Search:
 
         Raises:
             MetricError: the metric fails on more than a tenth of the rows.
-            RequestRefused: the prompts of the unchanged program do not fit the model.
+            RequestRefused: the prompts of the baseline do not fit the model.
         """
         self.say(label)
         since = self.meter.usage
@@ -171,7 +171,7 @@ class Search:
         return mean
 
     def note(self, candidate: dspy.Module, label: str, mean: float, since: Usage) -> None:
-        """Enter a candidate with its mean on the validation rows; the first one is the program as it came.
+        """Enter a candidate with its mean on the validation rows; the first one is the baseline.
 
         Args:
             since: the meter, as it was before the candidate ran on them.
@@ -191,7 +191,7 @@ class Search:
                 seconds=latency * asked.lm_calls / runs,
             )
         )
-        # Equal is not better: of two that score alike the earlier, the unchanged program first of all, is kept.
+        # Equal is not better: of two that score alike the earlier, the baseline first of all, is kept.
         if mean > self.best_mean:
             self.best, self.best_mean = candidate, mean
         self.say(f"{label}: {mean:.0%}")
@@ -221,7 +221,7 @@ class Search:
                 return
             # What it is made of, not itself: GEPA gives programs another `forward` while it evaluates them.
             made = fill(self.program.deepcopy(), state_of(program))
-            self.note(made, f"{candidates} {len(self.trials)}" if self.trials else UNCHANGED, mean, since)
+            self.note(made, f"{candidates} {len(self.trials)}" if self.trials else BASELINE, mean, since)
 
         watch = Watch(self.val, metric, self.meter, seen)
         callbacks = [*dspy.settings.get("callbacks", []), watch]

@@ -50,7 +50,7 @@ def test_nothing_helps(toy: Toy) -> None:
     found, _ = raced(toy)
     assert not found.changed
     assert found.arms[0].name == "none"
-    assert found.summary.startswith("Nothing changed: the program as it is won the race")
+    assert found.summary.startswith("Nothing changed: the baseline won the race")
 
 
 def test_an_optimizer_that_fails_midway_is_left_behind_with_its_reason(

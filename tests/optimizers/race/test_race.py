@@ -13,7 +13,7 @@ from scipy.stats import binom
 
 from dspy_toolkit.errors import OptimizerError
 from dspy_toolkit.optimizers import Budget, Choice, select
-from dspy_toolkit.optimizers.race.arm_run import NONE, ArmRun, ArmRunResult
+from dspy_toolkit.optimizers.race.arm_run import BASELINE, ArmRun, ArmRunResult
 from dspy_toolkit.optimizers.race.race import ERROR, RaceResult, race
 from dspy_toolkit.store import Ref
 from tests.optimizers.past_runs import past
@@ -51,7 +51,7 @@ class Arms:
             prompt=lap.arm,
             values=values,
             groups=tuple(str(number) for number in range(lap.items)),
-            search_calls=0 if lap.arm == NONE else lap.lm_calls,
+            search_calls=0 if lap.arm == BASELINE else lap.lm_calls,
             item_calls=lap.items,
         )
 
@@ -68,7 +68,9 @@ def run(arms: Arms, choice: Choice = USUAL) -> RaceResult:
 
 
 def scores(best: str | None, at: float = 0.75, others: float = 0.35) -> dict[str, float]:
-    return {name: at if name == best else others for name in (NONE, "labelled", "bootstrap", "random", "mipro", "gepa")}
+    return {
+        name: at if name == best else others for name in (BASELINE, "labelled", "bootstrap", "random", "mipro", "gepa")
+    }
 
 
 @pytest.mark.parametrize("seeds", [FEW, MANY])
@@ -102,9 +104,9 @@ def test_arms_that_are_clearly_worse_leave_early_and_leave_their_part_to_the_oth
 
 def test_of_equal_arms_the_cheapest_wins() -> None:
     found = run(Arms(dict.fromkeys(scores(None), 1.0)))
-    assert found.winner == NONE
+    assert found.winner == BASELINE
     assert not found.changed
-    assert "the program as it is 100.0%" in next(arm.reason for arm in found.arms if arm.name == "labelled")
+    assert "the baseline 100.0%" in next(arm.reason for arm in found.arms if arm.name == "labelled")
 
 
 def test_an_arm_that_fails_leaves_and_the_race_goes_on() -> None:
@@ -117,18 +119,18 @@ def test_an_arm_that_fails_leaves_and_the_race_goes_on() -> None:
 
 def test_a_program_that_cannot_be_scored_ends_the_race() -> None:
     with pytest.raises(OptimizerError, match="cannot be scored: ValueError: it broke"):
-        run(Arms(scores("random"), fails=[NONE]))
+        run(Arms(scores("random"), fails=[BASELINE]))
 
 
 def test_no_items_are_rows_that_an_arm_chose_by() -> None:
     arms = Arms(scores("random"))
     choice = choose()
     run(arms, choice)
-    assert {lap.rows for lap in arms.laps} == {choice.settings["rows"]}
-    items = [lap.items for lap in arms.laps if lap.arm == NONE]
+    assert {lap.rows for lap in arms.laps} == {choice.settings.rows}
+    items = [lap.items for lap in arms.laps if lap.arm == BASELINE]
     assert items == sorted(set(items))
-    assert choice.settings["rows"] + items[-1] <= PROFILE.val
-    assert choice.val_rows >= choice.settings["rows"] + items[-1]
+    assert choice.settings.rows + items[-1] <= PROFILE.val
+    assert choice.val_rows >= choice.settings.rows + items[-1]
 
 
 def test_an_arm_goes_on_from_where_it_was() -> None:
@@ -145,7 +147,7 @@ def test_what_an_arm_did_before_is_charged_once() -> None:
     found = run(arms)
     for arm in found.arms:
         laps = [lap for lap in arms.laps if lap.arm == arm.name]
-        assert arm.lm_calls == pytest.approx((0 if arm.name == NONE else laps[-1].lm_calls) + laps[-1].items, abs=2)
+        assert arm.lm_calls == pytest.approx((0 if arm.name == BASELINE else laps[-1].lm_calls) + laps[-1].items, abs=2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -178,28 +180,28 @@ def test_the_budget_holds(
     found = race(choice, seen, with_costs)
     assert found.usage.lm_calls <= lm_calls + len(found.arms)  # each arm's items are rounded up
     assert found.usage.lm_calls == sum(arm.lm_calls for arm in found.arms)
-    assert {arm.name for arm in found.arms} == {NONE, *choice.settings["arms"]}
+    assert {arm.name for arm in found.arms} == {BASELINE, *choice.settings.arms}
     assert all(arm.reason for arm in found.arms)
     assert [arm.verdict for arm in found.arms].count("won") == 1
-    assert set(choice.alternatives) | set(choice.settings["arms"]) == set(scores(None)) - {NONE}
+    assert set(choice.alternatives) | set(choice.settings.arms) == set(scores(None)) - {BASELINE}
 
 
 def test_a_small_budget_leaves_the_dear_arms_out_and_says_so() -> None:
     choice = choose(Budget(name="light", lm_calls=300))
-    assert {"labelled", "random"} <= set(choice.settings["arms"])
+    assert {"labelled", "random"} <= set(choice.settings.arms)
     assert "more than half of the light budget of 300" in choice.alternatives["mipro"]
 
 
 def test_what_auto_would_take_enters_before_what_is_cheaper() -> None:
     light = Budget(name="light", lm_calls=300)
-    assert choose(light).settings["arms"][0] == select(PROFILE, "auto", light).optimizer == "gepa"
+    assert choose(light).settings.arms[0] == select(PROFILE, "auto", light).optimizer == "gepa"
     past_gains = [past("mipro", 0.2, number) for number in range(3)] + [past("gepa", 0.0, 9)]
-    assert select(PROFILE, "race", light, past_gains).settings["arms"][0] == "mipro"
+    assert select(PROFILE, "race", light, past_gains).settings.arms[0] == "mipro"
 
 
 def test_an_arm_that_the_profile_speaks_against_is_left_out() -> None:
     choice = choose(reflector_ok=False, reflector_note="it gave the old instruction back")
-    assert set(choice.settings["arms"]) == {"labelled", "random", "bootstrap", "mipro"}
+    assert set(choice.settings.arms) == {"labelled", "random", "bootstrap", "mipro"}
     assert "it gave the old instruction back" in choice.alternatives["gepa"]
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from dspy_toolkit.optimizers import Budget
 from dspy_toolkit.optimizers.choice import Infeasible, Plan
 from dspy_toolkit.optimizers.search import gepa
-from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS, forecast, least, plan
+from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS, forecast, least, plan_optimizer
+from dspy_toolkit.optimizers.settings import NoSearch
 from tests.optimizers.toys import profile
 
 
@@ -28,23 +29,23 @@ def test_a_plan_stays_within_its_budget(
     name: str, train: int, val: int, predictors: int, cost: float, lm_calls: int
 ) -> None:
     seen = profile(train=train, val=val, predictors=predictors, calls_per_run=cost)
-    settled = plan(name, seen, Budget(name="b", lm_calls=lm_calls))
+    settled = plan_optimizer(name, seen, Budget(name="b", lm_calls=lm_calls))
     if isinstance(settled, Infeasible):
         assert settled.reason
         return
     assert 0 < settled.predicted_lm_calls <= lm_calls
-    assert 1 <= settled.settings["val_rows"] <= val
+    assert 1 <= settled.settings.val_rows <= val
     assert forecast(settled, seen).lm_calls == settled.predicted_lm_calls
     if name == "gepa":
         # Until GEPA stops: reflections with the runs that cause them, and one last evaluation that it did not foresee.
-        runs = settled.settings["max_metric_calls"]
+        runs = settled.settings.max_metric_calls
         cost = max(cost, 1)
         assert runs * cost + runs / (2 * gepa.MINIBATCH) * predictors <= lm_calls
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_the_light_budget_is_enough_for_an_ordinary_project(name: str) -> None:
-    settled = plan(name, profile(train=200, val=130), Budget(name="light", lm_calls=300))
+    settled = plan_optimizer(name, profile(train=200, val=130), Budget(name="light", lm_calls=300))
     assert isinstance(settled, Plan)
     assert settled.predicted_lm_calls >= (150 if name == "bootstrap" else 200)
 
@@ -66,16 +67,18 @@ def test_the_light_budget_is_enough_for_an_ordinary_project(name: str) -> None:
     ],
 )
 def test_a_plan_that_cannot_be_says_why(name: str, changes: dict[str, float], lm_calls: int, reason: str) -> None:
-    settled = plan(name, profile(**changes), Budget(name="tiny", lm_calls=lm_calls))
+    settled = plan_optimizer(name, profile(**changes), Budget(name="tiny", lm_calls=lm_calls))
     assert isinstance(settled, Infeasible)
     assert re.search(reason, settled.reason), settled.reason
 
 
 def test_a_costlier_program_gets_fewer_candidates() -> None:
-    cheap, dear = (plan("random", profile(calls_per_run=cost), Budget(name="b", lm_calls=1200)) for cost in (1.0, 4.0))
+    cheap, dear = (
+        plan_optimizer("random", profile(calls_per_run=cost), Budget(name="b", lm_calls=1200)) for cost in (1.0, 4.0)
+    )
     assert isinstance(cheap, Plan)
     assert isinstance(dear, Plan)
-    assert dear.settings["candidates"] < cheap.settings["candidates"]
+    assert dear.settings.candidates < cheap.settings.candidates
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -85,7 +88,7 @@ def test_the_least_allowance_is_the_least(name: str, cost: float, rows: int, tra
     seen = profile(train=train, val=100, calls_per_run=cost, pass_rate=pass_rate)
     calls = least(name, seen, rows, 5000)
     assert calls is not None
-    settle = OPTIMIZERS[name].settle
+    settle = OPTIMIZERS[name].plan
     assert isinstance(settle(seen, Budget(name="b", lm_calls=calls), rows), Plan)
     assert isinstance(settle(seen, Budget(name="b", lm_calls=calls - 1), rows), Infeasible)
 
@@ -96,20 +99,20 @@ def test_the_least_allowance_is_the_least(name: str, cost: float, rows: int, tra
 def test_more_to_spend_is_never_fewer_steps(name: str, rows: int, train: int, small: int, more: int) -> None:
     """A race goes on from where an arm was; its earlier choices must stay as they are."""
     seen = profile(train=train, val=100)
-    before, after = (OPTIMIZERS[name].settle(seen, Budget(name="b", lm_calls=n), rows) for n in (small, small + more))
+    before, after = (OPTIMIZERS[name].plan(seen, Budget(name="b", lm_calls=n), rows) for n in (small, small + more))
     if isinstance(before, Infeasible):
         return
     assert isinstance(after, Plan)
-    for key, value in before.settings.items():
+    for key, value in before.settings:
         if key in ("candidates", "trials", "max_metric_calls", "slice"):
-            assert after.settings[key] >= value
+            assert getattr(after.settings, key) >= value
         else:
-            assert after.settings[key] == value
+            assert getattr(after.settings, key) == value
 
 
 def test_a_forecast_in_tokens_and_seconds() -> None:
     seen = profile(prompt_tokens=100.0, demo_tokens=20.0, seconds_per_call=0.5)
-    settled = Plan(settings={}, predicted_lm_calls=40, demos=4.0)
+    settled = Plan(settings=NoSearch(), predicted_lm_calls=40, demos=4.0)
     cost = forecast(settled, seen)
     assert (cost.lm_calls, cost.prompt_tokens, cost.seconds) == (40, 40 * 180, 20.0)
     assert forecast(settled, profile(seconds_per_call=0.0)).seconds is None

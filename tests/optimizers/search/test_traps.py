@@ -84,7 +84,7 @@ def test_a_reflection_that_cannot_be_read_ends_in_no_change(toy: Toy, name: str)
     engine_of(connection)._function = reply
     compiled = toy.compile(choice(name, 110), connection)
     assert not compiled.changed
-    assert compiled.trials[0].label == "unchanged"
+    assert compiled.trials[0].label == "baseline"
     assert 0 < compiled.val_baseline < 0.5
 
 
