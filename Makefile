@@ -40,11 +40,12 @@ soak: setup
 bench: setup
 	$(BIN)/python -m benchmarks.lm $(BENCH)
 
-# Lint, format, types and documentation; no tests.
+# Lint, format, types, the order of imports and documentation; no tests.
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python docs/build.py --check
 
 docs: setup

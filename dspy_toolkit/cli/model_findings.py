@@ -46,7 +46,8 @@ def models(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
 def backends(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
     """What would run an `mlx/` model, in the order of trying; nothing is imported or asked."""
     from dspy_toolkit.lm.litellm.fallback import backend_order
-    from dspy_toolkit.lm.torch.weights import INSTALL, torch_installed
+    from dspy_toolkit.lm.models.hardware import torch_installed
+    from dspy_toolkit.lm.torch.weights import INSTALL
 
     def about(name: str) -> str:
         if name == "mlx":

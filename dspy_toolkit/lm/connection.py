@@ -19,11 +19,11 @@ import dspy
 
 from dspy_toolkit.lm.adapter import adapter_for
 from dspy_toolkit.lm.litellm.fallback import Backend, Chain, backend_order
-from dspy_toolkit.lm.litellm.litellm_backend import LiteLLMBackend
 from dspy_toolkit.lm.litellm.provider import EngineBackend, find_chain, import_litellm, serve, withdraw
-from dspy_toolkit.lm.litellm.remote import remote_lm
+from dspy_toolkit.lm.litellm_backend import LiteLLMBackend
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX, Weights, find_weights
+from dspy_toolkit.lm.remote import remote_lm
 from dspy_toolkit.lm.reply_cache import use_cache
 from dspy_toolkit.lm.roles import Role, RoleModel, role_model
 from dspy_toolkit.lm.torch.weights import calm_threads

@@ -76,7 +76,7 @@ def test_a_setting_tells_where_it_comes_from_and_keeps_its_secret(
 
 
 def test_the_order_of_the_backends(command, monkeypatch: pytest.MonkeyPatch, home: Settings) -> None:
-    for name in ("litellm.fallback", "torch.weights"):
+    for name in ("litellm.fallback", "models.hardware"):
         monkeypatch.setattr(f"dspy_toolkit.lm.{name}.torch_installed", lambda: False)
     monkeypatch.setenv("DSPY_TOOLKIT_LM__FALLBACKS", '["openai/gpt-4o-mini"]')
     found = lines(command("doctor", "--json"))["model.backends"]

@@ -39,7 +39,8 @@ def send(engine: TextEngine, messages: list[dict[str, str]], **fields: Any) -> P
 
 def needs_torch() -> None:
     """Skip the test where the extra `torch` is not installed."""
-    from dspy_toolkit.lm.torch.weights import INSTALL, torch_installed
+    from dspy_toolkit.lm.models.hardware import torch_installed
+    from dspy_toolkit.lm.torch.weights import INSTALL
 
     if not torch_installed():
         pytest.skip(f"torch is not installed. {INSTALL} `make test-system` brings a CPU build of its own.")

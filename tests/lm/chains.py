@@ -12,8 +12,8 @@ from litellm.llms.custom_llm import CustomLLM
 
 from dspy_toolkit.lm.connection import _answer
 from dspy_toolkit.lm.litellm.fallback import Chain
-from dspy_toolkit.lm.litellm.litellm_backend import LiteLLMBackend
 from dspy_toolkit.lm.litellm.provider import EngineBackend
+from dspy_toolkit.lm.litellm_backend import LiteLLMBackend
 from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.testing import FakeEngine
 from tests.lm.asking import HELLO

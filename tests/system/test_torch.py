@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 @pytest.fixture(scope="session")
 def torch_path() -> str:
     """What PYTHONPATH must hold for torch to be found; nothing where it is installed anyway."""
-    from dspy_toolkit.lm.torch.weights import torch_installed
+    from dspy_toolkit.lm.models.hardware import torch_installed
 
     if torch_installed():
         return ""

@@ -5,5 +5,4 @@ batch     the scheduler: which sequences are prefilled, and which take a decode 
 sequence  one reply being generated
 prefill   reading prompts; prefixes finds what prompts share, caches and quantized hold the keys and values
 decode    one step of all sequences; masks holds them to grammars, sampling chooses tokens
-stats     what the engine counted
 """

@@ -2,5 +2,5 @@
 
 provider         the custom provider `mlx`
 translation      LiteLLM's calls and replies to the engine's and back; constraints makes grammars of what a call asks for
-fallback         who answers when the first who should cannot; litellm_backend asks a model that LiteLLM serves
+fallback         who answers when the first who should cannot
 """

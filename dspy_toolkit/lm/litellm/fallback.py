@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dspy_toolkit.errors import EngineFailed, ModelError, ToolkitError
-from dspy_toolkit.lm.torch.weights import torch_installed
+from dspy_toolkit.lm.models.hardware import torch_installed
 from dspy_toolkit.settings import LMSettings
 
 if TYPE_CHECKING:

@@ -213,3 +213,8 @@ def _read_statistic(path: Path, name: str) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)
+
+
+def torch_installed() -> bool:
+    """Whether torch and transformers are there, without importing them."""
+    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))

@@ -20,6 +20,7 @@ import numpy as np
 from dspy_toolkit.errors import ModelError, RequestRefused, ToolkitError
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.thread import EngineThread
+from dspy_toolkit.lm.models.hardware import torch_installed
 from dspy_toolkit.lm.models.weights import Weights
 from dspy_toolkit.lm.torch.sampling import Sampler
 from dspy_toolkit.lm.torch.weights import (
@@ -30,7 +31,6 @@ from dspy_toolkit.lm.torch.weights import (
     free_memory,
     import_torch,
     load_torch_model,
-    torch_installed,
 )
 from dspy_toolkit.settings import LMSettings
 

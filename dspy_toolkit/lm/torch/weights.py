@@ -12,7 +12,6 @@ Not covered: quantizations other than affine, models that bring their own Python
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -29,11 +28,6 @@ WORKING_BYTES = 600 * 2**20
 """Room for the attention cache and activations of one request, beside the weights."""
 ROTATED = ("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")
 """Parameters whose rows are the rotary pairs."""
-
-
-def torch_installed() -> bool:
-    """Whether torch and transformers are there, without importing them."""
-    return all(importlib.util.find_spec(name) is not None for name in ("torch", "transformers"))
 
 
 def calm_threads() -> None:

@@ -23,7 +23,7 @@ from dspy_toolkit.errors import (
     ToolkitError,
 )
 from dspy_toolkit.lm import Connection, close_engines, connect, root_error
-from dspy_toolkit.lm.engine.stats import exposition
+from dspy_toolkit.lm.exporter import exposition
 from dspy_toolkit.lm.litellm.fallback import FAILURES, Chain
 from dspy_toolkit.lm.litellm.provider import count_prompt, find_engine
 from dspy_toolkit.lm.protocol import GenerationRequest, PendingReply

@@ -16,7 +16,7 @@ from dspy_toolkit.errors import (
     ToolkitError,
 )
 from dspy_toolkit.lm import root_error
-from dspy_toolkit.lm.litellm.litellm_backend import LiteLLMBackend
+from dspy_toolkit.lm.litellm_backend import LiteLLMBackend
 from tests.lm.asking import HELLO
 from tests.lm.chains import Chains, Elsewhere
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import DeadlineExceeded, EngineBusy, EngineFailed, ModelError, RequestRefused
-from dspy_toolkit.lm.litellm.remote import check_provider
 from dspy_toolkit.lm.litellm.translation import chunk, sign, signed, translate
+from dspy_toolkit.lm.remote import check_provider
 
 if TYPE_CHECKING:
     from litellm.types.utils import GenericStreamingChunk, ModelResponse
