@@ -96,6 +96,7 @@ def generation(settings: Settings) -> Iterator[Finding]:
 
 
 def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> Iterator[Finding]:
+    from dspy_toolkit.display.memory_plan import memory_lines
     from dspy_toolkit.lm.models.embedded import EMBEDDED
     from dspy_toolkit.lm.models.memory import plan_model, size
     from dspy_toolkit.lm.models.weights import Weights, hash_weights
@@ -119,8 +120,8 @@ def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> It
     yield Finding(subject="model", name=role, value=f"{about}; needs {size(plan.least_bytes)} or more")
     # Each model has an engine of its own; the second one's plan is made with what the first has left.
     subject = "memory" if role == "model" else f"memory of the {role}"
-    for decision in plan.decisions:
-        yield Finding(subject=subject, name=decision.name, value=f"{decision.value}: {decision.why}")
+    for line in memory_lines(plan, settings.lm):
+        yield Finding(subject=subject, name=line.name, value=f"{line.value}: {line.why}")
 
 
 def _folder(bare: str, settings: Settings) -> Path | None:

@@ -1,14 +1,17 @@
-"""How the memory of this machine is divided between a model and what it works with, and what is given up when it runs short.
+"""How this machine's memory is divided between a model and what it works with, and what is given up when memory runs
+short.
 
-`plan_memory` is arithmetic only: what there is, less the weights and one step's activations, goes to the KV cache of the
-running rows, to kept prefixes and to buffers that MLX keeps for reuse, in the proportion 9 : 2 : 2, each up to what is of
-use. The proportion is that of the amounts that a small machine gets by with: 384 MiB of rows, which are held up to three
-times while rows join and leave, 256 MiB of prefixes, 256 MiB of buffers. A model is refused before it is loaded when
-no row would fit beside it. `Pressure` watches what is really left while the engine runs.
+`plan_memory` is arithmetic. What there is, less the weights and one step's activations, goes to the KV cache of the
+running sequences, to kept prefixes, and to buffers that MLX keeps for reuse, in the proportion 9 : 2 : 2, each up to
+what is of use. A small machine gets by with 384 MiB for sequences (held up to three times while some join and others
+leave), 256 MiB for prefixes and 256 MiB for buffers, hence the proportion. A model is refused before it is loaded when
+no sequence would fit beside it. `Pressure` watches what is really left while the engine runs.
 
-What is covered: the machine's memory, a container's limit, Metal's recommended working set, a CUDA device's memory. What is
-not: a second engine of the same process (it plans with what the first has left when it is made), what NumPy takes for a
-step on the CPU beyond its share. Metal's and CUDA's part is tested on records of what they report, not on the devices.
+Covered: the machine's memory, a container's limit, Metal's recommended working set, a CUDA device's memory. Metal's and
+    CUDA's part is tested on records of what they report, not on the devices. Not covered: a second engine of the same
+    process
+(it plans with what the first has left when it is made), what NumPy takes for a step on the CPU beyond its share, and a
+plan in words (`display.memory_plan`).
 """
 
 from __future__ import annotations
@@ -30,42 +33,40 @@ log = logging.getLogger(__name__)
 
 MIB = 2**20
 HELD = 3
-"""Times that the running rows' KV cache is held while rows join, at most: the batch as it was, the rows that were read, and the
-batch that both are copied into, which grows ahead of what it holds."""
+"""Times that the running sequences' KV cache is held at most, while some join: the batch as it was, the sequences
+that were prefilled, and the batch that both are copied into, which grows ahead of what it holds."""
 KV_LEAST, PREFIX_LEAST, CACHE_LEAST = 384 * MIB, 256 * MIB, 256 * MIB
-"""Of rows, prefixes and freed buffers: what a small machine gets by with, and what even the smallest model may have."""
+"""Of sequences, prefixes and freed buffers: what a small machine gets by with, and what even the smallest model may
+have."""
 STEP_LEAST = 256 * MIB
 """Activations, masks and logits of one step."""
 RESERVE_LEAST, RESERVE_MOST = 256 * MIB, 1024 * MIB
 """Left to the rest of the machine."""
 MINIMUM_CONTEXT = 2048
-"""Tokens that a row must be able to have: a prompt with a few demonstrations and its reply."""
-USUAL_ROW = 1536
-"""Tokens of a row with many demonstrations; a full batch of them is as much as shared prefixes are worth keeping."""
-SHORT_ROW = 256
-"""Tokens of a row with none."""
+"""Tokens that a sequence must be able to have: a prompt with a few demonstrations and its reply."""
+LONG_SEQUENCE = 1536
+"""Tokens of a prompt with many demonstrations and its reply; a full batch of them is as much as prefixes are worth."""
+SHORT_SEQUENCE = 256
+"""Tokens of one with none."""
 UNKNOWN_CONTEXT = 2**20
 """Tokens, where a model does not say."""
-READ_SECONDS = 1.0
+LOOK_SECONDS = 1.0
+"""Between two looks at the memory that is left."""
 CALM_SECONDS = 10.0
-"""With memory to spare for so long, what was given up comes back, one thing at a time."""
+"""After so long with memory to spare, what was given up comes back, one thing at a time."""
 
 Shed = Literal["nothing", "prefixes", "width"]
-
-
-class Decision(Frozen):
-    """One part of a plan, for people."""
-
-    name: str
-    value: str
-    why: str
 
 
 class MemoryPlan(Frozen):
     """What each part may take. Together they are never more than `have_bytes`."""
 
+    device: str
+    """`metal`, `cuda` or `cpu`."""
     have_bytes: int
     """What there is for all of them."""
+    origin: str
+    """Where that number comes from, for people."""
     reserve_bytes: int
     """What is left to the rest of the machine."""
     model_bytes: int
@@ -74,7 +75,7 @@ class MemoryPlan(Frozen):
     token_bytes: float
     """KV cache of one token, unquantized; 0 for a model whose cache does not grow."""
     kv_budget_bytes: int
-    """KV cache of the running rows; always enough for one row of `context_size`."""
+    """KV cache of the running sequences; always enough for one of `context_size`."""
     prefix_budget_bytes: int
     """KV cache kept for shared prefixes."""
     cache_limit_bytes: int
@@ -82,23 +83,23 @@ class MemoryPlan(Frozen):
     wired_limit_bytes: int | None
     """Memory that Metal may keep resident; None elsewhere."""
     batch_width: int
-    """Rows decoded together, at most."""
+    """Sequences decoded together, at most."""
     context_size: int
     """Tokens of one prompt and its reply: the model's, or as many as there is memory for."""
+    model_context: int
+    """Tokens of the model's own context."""
     kv_bits: Literal[4, 8] | None
-    """Of a number in a kept prefix; None: as the model computed it. Running rows are never quantized."""
-    decisions: tuple[Decision, ...]
+    """Of a number in a kept prefix; None: as the model computed it. Running sequences are never quantized."""
 
     @property
     def least_bytes(self) -> int:
-        """What the weights and a step take, with no row at all."""
+        """What the weights and a step take, with no sequence at all."""
         return self.model_bytes + self.step_bytes
 
     @property
     def most_bytes(self) -> int:
         """What everything takes when every part is full."""
-        rows = HELD * self.kv_budget_bytes
-        return self.least_bytes + rows + self.prefix_budget_bytes + self.cache_limit_bytes
+        return self.least_bytes + HELD * self.kv_budget_bytes + self.prefix_budget_bytes + self.cache_limit_bytes
 
 
 def plan_model(weights: Weights, hardware: Hardware, settings: LMSettings) -> MemoryPlan:
@@ -139,7 +140,7 @@ def plan_memory(
         name: of the model, for the error.
 
     Raises:
-        ModelTooLarge: there is no room for one row beside the weights; with all numbers.
+        ModelTooLarge: there is no room for one sequence beside the weights; with all numbers.
     """
     have, reserve, origin = _have(hardware, settings)
     step = max(STEP_LEAST, model_bytes // 16)
@@ -150,50 +151,24 @@ def plan_memory(
         need = model_bytes + step + HELD * row
         raise ModelTooLarge(
             f"{name} needs about {size(need)} on this machine's {hardware.device}: {size(model_bytes)} of weights, "
-            f"{size(step)} for a step, {size(HELD * row)} for one row of {shortest} tokens. There are {size(have)} "
+            f"{size(step)} for a step, {size(HELD * row)} for one sequence of {shortest} tokens. There are {size(have)} "
             f"({origin}). Close something, choose a smaller or more quantized model (lm.model), or lower lm.max_tokens."
         )
-    usual = math.ceil(settings.batch_size * USUAL_ROW * token_bytes)
-    # Every part is a minimum or maximum of terms that grow with the memory, so that more memory never means less of one.
+    usual = math.ceil(settings.batch_size * LONG_SEQUENCE * token_bytes)
+    # Each part is a minimum or maximum of terms that grow with the memory, so that more memory never means less of any.
     kv = min(max(spare * 3 // 13, row), max(KV_LEAST, usual, math.ceil(context_size * token_bytes)))
     share = min(spare * 2 // 13, (spare - HELD * row) // 2)
     prefixes, cache = min(share, max(PREFIX_LEAST, usual)), min(share, max(CACHE_LEAST, usual // 2))
     width, context = settings.batch_size, context_size
     if token_bytes:
-        width = max(1, min(width, int(kv / (SHORT_ROW * token_bytes))))
+        width = max(1, min(width, int(kv / (SHORT_SEQUENCE * token_bytes))))
         context = min(context, max(shortest, int(kv / token_bytes)))
     most = model_bytes + step + HELD * kv + prefixes + cache
     wired = min(most, hardware.working_set_bytes or most) if hardware.device == "metal" else None
-    said = {
-        "for the engine": (size(have), origin),
-        "weights": (size(model_bytes), f"on {hardware.device}; {size(step)} more for a step's activations"),
-        "KV cache": (
-            size(kv),
-            f"{size(token_bytes)} a token; up to {HELD} times as much for a moment, while rows join",
-        ),
-        "prefixes": (size(prefixes), "beginnings that prompts share, the least recently used going first"),
-        "freed buffers": (size(cache), "what MLX may keep for reuse"),
-        "batch width": (
-            _count(width, "row"),
-            "lm.batch_size" if width == settings.batch_size else f"as many of {SHORT_ROW} tokens as the KV cache holds",
-        ),
-        "context": (
-            _count(context, "token"),
-            "the model's"
-            if context == context_size
-            else f"as many as the KV cache holds, of the model's {context_size}",
-        ),
-        "kept prefixes": (
-            "unquantized" if settings.kv_bits is None else f"{settings.kv_bits} bits a number",
-            f"lm.kv_bits {'is not set' if settings.kv_bits is None else 'says so'}; running rows are never quantized, since mlx_lm cannot batch quantized caches",
-        ),
-        "wired limit": (
-            "none" if wired is None else size(wired),
-            "only Metal wires memory" if wired is None else "what the engine takes at most stays resident",
-        ),
-    }
     return MemoryPlan(
+        device=hardware.device,
         have_bytes=have,
+        origin=origin,
         reserve_bytes=reserve,
         model_bytes=model_bytes,
         step_bytes=step,
@@ -204,8 +179,8 @@ def plan_memory(
         wired_limit_bytes=wired,
         batch_width=width,
         context_size=context,
+        model_context=context_size,
         kv_bits=settings.kv_bits,
-        decisions=tuple(Decision(name=name, value=value, why=why) for name, (value, why) in said.items()),
     )
 
 
@@ -230,9 +205,10 @@ def _have(hardware: Hardware, settings: LMSettings) -> tuple[int, int, str]:
 
 
 def token_bytes_of(config: Mapping[str, Any], device: str) -> float:
-    """KV cache of one token by a model's `config.json`, before anything is loaded; 0 where it says nothing of attention.
+    """KV cache of one token by a model's `config.json`, before anything is loaded; 0 where it says nothing of
+    attention.
 
-    An estimate from above: layers with a sliding window, or with none of their own, are counted as if they were full ones.
+    An upper estimate: layers with a sliding window, or with no cache of their own, are counted as full ones.
 
     Args:
         config: as read.
@@ -254,8 +230,8 @@ def token_bytes_of(config: Mapping[str, Any], device: str) -> float:
 class Pressure:
     """What to give up as memory runs short: kept prefixes first, then half of the batch width, again and again.
 
-    `width` and `prefix_budget_bytes` are what is in force; running rows go on, and no more join than `width`. Both come
-    back as memory does. For the engine's thread only.
+    `width` and `prefix_budget_bytes` are what is in force: running sequences go on, and none joins beyond `width`. Both
+    come back as memory does. For the engine's thread only.
     """
 
     def __init__(
@@ -271,14 +247,14 @@ class Pressure:
         self._next = self._calm_since = clock()
 
     def ask(self) -> Shed:
-        """What to give up now. As cheap as reading a clock, but for one look at the memory a second.
+        """What to give up now. Looks at the memory once a second; in between it only reads a clock.
 
-        The machine is short when less than half of the reserve is left, and calm again when all of it is.
+        Memory is short when less than half of the reserve is left, and plentiful again when all of it is.
         """
         now = self._clock()
         if now < self._next:
             return "nothing"
-        self._next = now + READ_SECONDS
+        self._next = now + LOOK_SECONDS
         left, reserve = self._read(self._device), self._plan.reserve_bytes
         if left < reserve:
             self._calm_since = now
@@ -292,11 +268,11 @@ class Pressure:
     def _shed(self, left: int) -> Shed:
         if self.prefix_budget_bytes:
             self.prefix_budget_bytes = 0
-            log.warning("Memory is short (%s left): shared prefixes are no longer kept.", size(left))
+            log.warning("Memory is short (%s left): prefixes are no longer kept.", size(left))
             return "prefixes"
         if self.width > 1:
             self.width //= 2
-            log.warning("Memory is short (%s left): %s decoded together.", size(left), _count(self.width, "row"))
+            log.warning("Memory is short (%s left): the batch width is now %d.", size(left), self.width)
             return "width"
         return "nothing"
 
@@ -307,7 +283,7 @@ class Pressure:
             self.prefix_budget_bytes = self._plan.prefix_budget_bytes
         else:
             return
-        log.info("Memory is back: %s together, %s of prefixes.", self.width, size(self.prefix_budget_bytes))
+        log.info("Memory is back: batch width %d, %s of prefixes.", self.width, size(self.prefix_budget_bytes))
 
 
 def size(count: float) -> str:
@@ -317,7 +293,3 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GB"
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number} {unit}{'s' * (number != 1)}"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dspy_toolkit.display.memory_plan import memory_lines
 from dspy_toolkit.errors import ModelError, ModelTooLarge
 from dspy_toolkit.lm.models.hardware import Hardware, working_set_memory
 from dspy_toolkit.lm.models.memory import (
@@ -136,7 +137,7 @@ def test_the_laws_of_a_plan(
         assert (plan.wired_limit_bytes is not None) == (hardware.device == "metal")
         if plan.wired_limit_bytes is not None:
             assert plan.wired_limit_bytes <= (hardware.working_set_bytes or 0)
-        assert all(decision.why for decision in plan.decisions)
+        assert all(line.why for line in memory_lines(plan, settings))
     less, more = plans
     # With more memory no part is smaller, and what fits still fits.
     if less is not None:
@@ -162,9 +163,9 @@ def test_an_m1_with_8_gb() -> None:
     # Its 40,960 tokens do not fit beside 2.1 GB of weights; a prompt with demonstrations does.
     assert 2048 <= large.context_size < 5000
     assert large.most_bytes <= M1_8GB["max_recommended_working_set_size"] - large.reserve_bytes
-    lines = {decision.name: f"{decision.value}: {decision.why}" for decision in large.decisions}
-    assert "of the model's 40960" in lines["context"]
-    assert "working set that Metal recommends" in lines["for the engine"]
+    said = {line.name: line.why for line in memory_lines(large, LMSettings())}
+    assert "of the model's 40960" in said["context"]
+    assert "working set that Metal recommends" in said["for the engine"]
     with pytest.raises(ModelTooLarge, match=r"mlx/8bit needs about .* 5\.\d GB of weights, .* There are 4\.8 GB"):
         plan_memory(hardware, int(5.5 * GIB), 147456, LMSettings(), 40960, "mlx/8bit")
 
@@ -190,7 +191,7 @@ def test_a_container_with_4_gb() -> None:
     assert plan.most_bytes <= 3.6 * GIB - plan.reserve_bytes
     assert plan.kv_budget_bytes > KV_LEAST and plan.context_size == 8192
     assert plan.wired_limit_bytes is None
-    assert "limited by the cgroup" in plan.decisions[0].why
+    assert "limited by the cgroup" in plan.origin
     with pytest.raises(ModelTooLarge):
         plan_memory(machine("cpu", 4 * GIB, int(3.6 * GIB)), 14 * GIB, 294912, LMSettings(), 40960)
 
@@ -206,7 +207,7 @@ def test_settings_bound_the_plan() -> None:
     assert smollm(hardware, batch_size=3).batch_width == 3
     limited = smollm(hardware, memory_limit_gb=2)
     assert limited.most_bytes <= limited.have_bytes == 2 * GIB
-    assert "lm.memory_limit_gb is 2" in limited.decisions[0].why
+    assert "lm.memory_limit_gb is 2" in limited.origin
     assert smollm(hardware, memory_limit_gb=1000).have_bytes == 32 * GIB
     assert smollm(hardware, kv_bits=8).kv_bits == 8
     with pytest.raises(ModelTooLarge, match="lower lm.max_tokens"):
@@ -214,9 +215,13 @@ def test_settings_bound_the_plan() -> None:
 
 
 def test_little_memory_narrows_the_batch() -> None:
-    plan = plan_memory(machine("cpu", 4 * GIB, 3 * GIB), GIB, 100 * 1024, LMSettings(batch_size=64), 40960)
+    settings = LMSettings(batch_size=64)
+    plan = plan_memory(machine("cpu", 4 * GIB, 3 * GIB), GIB, 100 * 1024, settings, 40960)
     assert plan.batch_width == plan.kv_budget_bytes // (256 * 100 * 1024) < 64
-    assert "as many of 256 tokens as the KV cache holds" in {d.name: d.why for d in plan.decisions}["batch width"]
+    assert (
+        "as many of 256 tokens as the KV cache holds"
+        in {line.name: line.why for line in memory_lines(plan, settings)}["batch width"]
+    )
 
 
 @pytest.mark.parametrize(
