@@ -27,26 +27,26 @@ OUTCOMES = ("finished", "failed", "cancelled")
 COUNTERS: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
     "prompt_tokens": ("Tokens of all admitted prompts.", lambda s: s.prompt_tokens),
     "reused_tokens": ("Prompt tokens that came from a shared prefix.", lambda s: s.reused_tokens),
-    "prefill_tokens": ("Prompt tokens that the model read, padding included.", lambda s: s.computed_tokens),
+    "prefill_tokens": ("Prompt tokens that were prefilled, padding included.", lambda s: s.computed_tokens),
     "padding_tokens": ("Padding among the prefill tokens.", lambda s: s.padding_tokens),
     "decode_tokens": ("Reply tokens that the model decoded.", lambda s: s.decoded_tokens),
     "forced_tokens": ("Reply tokens that a grammar left no choice about.", lambda s: s.forced_tokens),
     "prefix_hits": ("Admitted prompts that began with a kept or shared prefix.", lambda s: s.prefix_hits),
     "steps": ("Decoding steps.", lambda s: s.steps),
-    "step_rows": ("Rows of all decoding steps together.", lambda s: s.batched_rows),
+    "step_rows": ("Sequences of all decoding steps together.", lambda s: s.batched_rows),
     "step_seconds": ("Time of all decoding steps together.", lambda s: s.step_seconds),
     "model_seconds": ("Time of the decoding steps that the model itself took.", lambda s: s.model_seconds),
-    "prefill_model_seconds": ("Time of reading prompts and prefixes.", lambda s: s.prefill_model_seconds),
+    "prefill_model_seconds": ("Time of prefilling prompts and prefixes.", lambda s: s.prefill_model_seconds),
 }
 GAUGES: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
     "queued_requests": ("Requests that wait for admission.", lambda s: s.queued),
-    "active_rows": ("Requests that are being generated.", lambda s: s.active),
-    "step_rows_mean": ("Mean rows of a decoding step.", lambda s: s.batched_rows / s.steps if s.steps else 0.0),
+    "active_rows": ("Requests that are being answered.", lambda s: s.active),
+    "step_rows_mean": ("Mean sequences of a decoding step.", lambda s: s.batched_rows / s.steps if s.steps else 0.0),
     "prefix_hit_ratio": (
         "Share of the prompt tokens that came from a shared prefix.",
         lambda s: s.reused_tokens / s.prompt_tokens if s.prompt_tokens else 0.0,
     ),
-    "kv_cache_bytes": ("KV cache of the running rows.", lambda s: s.cache_bytes),
+    "kv_cache_bytes": ("KV cache of the running sequences.", lambda s: s.cache_bytes),
     "prefix_cache_bytes": ("KV cache kept for shared prefixes.", lambda s: s.prefix_bytes),
 }
 MEMORY = {
@@ -60,8 +60,8 @@ class EngineCollector:
     """A collector for `prometheus_client`: `REGISTRY.register(EngineCollector())`."""
 
     def __init__(self, engines: Callable[[], Mapping[str, TextEngine]] | None = None) -> None:
-        """Args: engines: those to report by name; by default those that this process serves at the time of the scrape."""
-        self._engines = engines or (provider.served)
+        """Args: engines: those to report, by name; by default all that this process serves when it is scraped."""
+        self._engines = engines or provider.served
 
     def describe(self) -> list[Metric]:
         """Nothing: registering collects nothing yet."""
@@ -77,25 +77,21 @@ class EngineCollector:
             for outcome in OUTCOMES:
                 requests.add_metric([model, outcome], getattr(stats, outcome))
         yield requests
-        for name, (about, value) in COUNTERS.items():
-            counter = CounterMetricFamily(f"{PREFIX}{name}", about, labels=["model"])
-            for model, stats in seen.items():
-                counter.add_metric([model], value(stats))
-            yield counter
-        for name, (about, value) in GAUGES.items():
-            gauge = GaugeMetricFamily(f"{PREFIX}{name}", about, labels=["model"])
-            for model, stats in seen.items():
-                gauge.add_metric([model], value(stats))
-            yield gauge
+        for kind, numbers in ((CounterMetricFamily, COUNTERS), (GaugeMetricFamily, GAUGES)):
+            for name, (about, value) in numbers.items():
+                family = kind(f"{PREFIX}{name}", about, labels=["model"])
+                for model, stats in seen.items():
+                    family.add_metric([model], value(stats))
+                yield family
         fallbacks = CounterMetricFamily(
             f"{PREFIX}fallbacks",
-            "Requests that moved from one who could not answer to the next.",
+            "Requests that moved from a model that could not answer to the next one.",
             labels=["from", "to"],
         )
         for names, count in provider.moves().items():
             fallbacks.add_metric(names, count)
         yield fallbacks
-        # Not imported for this: a process that has no engine of MLX has no numbers of it.
+        # Not imported for this: a process without an MLX engine has no such numbers.
         mx: Any = sys.modules.get("mlx.core")
         for name, (about, function) in MEMORY.items() if mx is not None else ():
             yield GaugeMetricFamily(f"{PREFIX}{name}", about, value=getattr(mx, function)())

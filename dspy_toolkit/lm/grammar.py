@@ -1,13 +1,13 @@
-"""From the output fields of a DSPy signature, a JSON schema, a pattern or a list of tools to a grammar.
+"""Grammars for the output fields of a DSPy signature, a JSON schema, a pattern or a list of tools.
 
 A reply that ends under the grammar always parses: `ChatAdapter` gets every header in order, a Literal or enum is one of
-its values, numbers and booleans are written as Python reads them, lists and pydantic models are JSON of their schema, and
-every length is bounded so that a small model cannot ramble for ever. Llguidance's dialect of Lark is the notation.
+its values, numbers and booleans are written as Python reads them, lists and pydantic models are JSON of their schema,
+and every length is bounded, so that a small model cannot go on for ever. The notation is llguidance's dialect of Lark.
 
-Not covered, so that the signature gets no grammar at all: fields of DSPy's own types (images, tools, …), a Literal whose
-values do not survive parsing (spaces at an end, line breaks), a JSON schema with what llguidance does not know (uniqueItems,
-look-around, some formats). Not covered inside a grammar: validators written in Python, the
-depth of a model that contains itself, the length of a string with a pattern or format of its own.
+A signature gets no grammar if it has fields of DSPy's own types (images, tools, …), a Literal whose values do not
+survive parsing (spaces at an end, line breaks), or a JSON schema with what llguidance does not know (uniqueItems,
+look-around, some formats). A grammar does not cover validators written in Python, the depth of a model that contains
+itself, or the length of a string with a pattern or format of its own.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ FORMATS = {"date": f"^{DATE}$", "time": f"^{TIME}$", "date-time": f"^{DATE}T{TIM
 
 
 def signature_grammar(signature: type[dspy.Signature]) -> str | None:
-    """The grammar of a whole `ChatAdapter` reply for `signature`, or None where it has a field that none can describe."""
+    """The grammar of a whole `ChatAdapter` reply for `signature`; None where no grammar can describe a field."""
     fields = tuple((name, field.annotation, max_length(field)) for name, field in signature.output_fields.items())
     try:
         return _grammar(fields)
-    except TypeError:  # an unhashable annotation: not worth remembering, still worth having
+    except TypeError:  # an unhashable annotation cannot be cached
         return _grammar.__wrapped__(fields)
 
 
@@ -73,7 +73,7 @@ def _grammar(fields: tuple[tuple[str, Any, int | None], ...]) -> str | None:
         after = _header(fields[index + 1][0] if index + 1 < len(fields) else "completed")
         start.append(f"field_{index}")
         if is_text(annotation):
-            # The header that follows is part of the text's rule: text ends where it first appears, or at its greatest length.
+            # The next header is part of the text's rule: text ends where that first appears, or at its greatest length.
             rules.append(f"field_{index}[suffix={json.dumps(after)}]: {text_pattern(limit or MAX_CHARACTERS)}")
             continue
         body = value_rule(annotation)
@@ -100,15 +100,15 @@ def max_length(field: Any) -> int | None:
 
 
 def is_text(annotation: Any) -> bool:
-    """Whether a field holds free text: `str`, DSPy's `Reasoning`, and a union of str and None, which DSPy does not parse."""
+    """Whether a field is free text: `str`, `dspy.Reasoning`, or a union of str and None, which DSPy does not parse."""
     if get_origin(annotation) in (Union, types.UnionType):
         return str in get_args(annotation) and type(None) in get_args(annotation)
     return annotation is str or annotation is getattr(dspy, "Reasoning", str)
 
 
 def text_pattern(characters: int) -> str:
-    """Free text of 1 to `characters` characters that holds no header and does not begin with space (parsing strips it)."""
-    # Two brackets in a row would begin a header. A complement of "holds a header" says it better and is too slow.
+    """Free text of 1 to `characters` characters, without header, and without space at its start (parsing strips it)."""
+    # Two brackets in a row would begin a header. The complement of "holds a header" would be exact, but is too slow.
     return f"/[^\\s\\[]([^\\[]|\\[[^\\[]){{0,{max(characters - 1, 0)}}}/"
 
 
@@ -157,7 +157,7 @@ def _custom_types(annotation: Any) -> bool:
 
 
 def json_rule(schema: dict[str, Any]) -> str:
-    """The right side of a rule for JSON of `schema`, every length in it bounded, and no property that it does not name."""
+    """The right side of a rule for JSON of `schema`: every length bounded, no property that it does not name."""
     limited = bounded(schema) if _composed(schema) else closed(bounded(schema))
     text = json.dumps({**limited, "x-guidance": {"whitespace_flexible": False}})
     return f"%json {_without_del(text)}"
@@ -196,7 +196,7 @@ def choice_grammar(choices: Sequence[str]) -> str:
 
 
 def tool_call_grammar(tools: Sequence[dict[str, Any]], most: int = MAX_CALLS) -> str:
-    """The grammar of a whole reply that is a JSON list of 1 to `most` calls of `tools`, functions in OpenAI's notation."""
+    """The grammar of a whole reply: a JSON list of 1 to `most` calls of `tools` (functions in OpenAI's notation)."""
     more = f' ("," call){{0,{most - 1}}}' if most > 1 else ""
     rules = [f'start: "[" call{more} "]"', f"call: {' | '.join(f'call_{n}' for n in range(len(tools)))}"]
     for number, tool in enumerate(tools):
@@ -220,7 +220,7 @@ ANYTHING: dict[str, Any] = {
         {"type": "object", "additionalProperties": {"anyOf": SCALARS}},
     ]
 }
-"""What stands for a schema that allows everything: values, and lists and objects of them."""
+"""Used for a schema that allows everything: values, and lists and objects of them."""
 
 NAMED = ("properties", "$defs", "patternProperties")
 """Keywords whose keys are names, not keywords: a property called "type" is left alone."""
@@ -267,7 +267,7 @@ def bounded(schema: Any) -> Any:
 
 
 COMPOSING = {"allOf", "not", "if", "then", "else", "dependentSchemas", "unevaluatedProperties"}
-"""Keywords under which one object must fit several schemas, so that what one does not name, another may require."""
+"""Keywords under which one object must fit several schemas: what one does not name, another may require."""
 
 
 def _composed(schema: Any) -> bool:
@@ -286,7 +286,8 @@ def _schemas(schema: dict[str, Any]) -> list[tuple[str, Any]]:
 
 
 def closed(schema: Any) -> Any:
-    """A copy of a JSON schema in which objects have the properties that it names and no others, unless it says otherwise.
+    """A copy of a JSON schema in which objects have the properties that it names and no others, unless it says
+    otherwise.
 
     JSON Schema lets anybody add properties; a model would, without end, and the closing bracket could not be forced.
     """

@@ -1,12 +1,13 @@
 """Counting what a language model is asked, and stopping at a limit.
 
-A *logical* call is one that a program makes, also when a cache answers; a *physical* call reaches the model. Budgets are
-stated in logical calls, so that a run that resumes from the cache searches no further than one that was never stopped.
+A *logical* call is one that a program makes, also when a cache answers; a *physical* call reaches the model. Budgets
+are stated in logical calls, so that a run that resumes from the cache searches no further than one that was never
+stopped.
 
 What a call cost is also written on the MLflow span that it belongs to (`spans`).
 
-Not covered: with DSPy's `disable_history` only logical calls are counted and no span is written, since DSPy then tells nobody
-what came back.
+Not covered: with DSPy's `disable_history`, DSPy tells nobody what came back, so only logical calls are counted and no
+span is written.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class MeteredLM(dspy.LM):
         """Gives the LM that grades what this one says, by the model that a metric names or None; `connect` sets it."""
 
     def metered(self, limit: int | None = None, on_call: Callable[[int], None] | None = None) -> MeteredLM:
-        """A copy whose calls are counted apart, up to `limit` logical calls; `on_call` is told the count after each."""
+        """A copy with a meter of its own, up to `limit` logical calls; `on_call` is told the count after each."""
         lm = self.copy()
         lm.meter = Meter(limit, on_call)
         return lm
@@ -98,10 +99,10 @@ class MeteredLM(dspy.LM):
         return await super().acall(prompt, messages=messages, **self._completed(kwargs))
 
     def _completed(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What a call of an engine needs beside what DSPy says.
+        """What a call of an engine needs beside what DSPy gives.
 
-        DSPy asks for another sample by `rollout_id`, which it keeps to itself: handed on as the seed, a run repeated from
-        nothing draws the same samples. And LiteLLM would import the `mcp` package for any call with tools.
+        DSPy asks for another sample by `rollout_id`, which it does not hand on. As the seed it makes a run that is
+        repeated from nothing draw the same samples. And LiteLLM would import the `mcp` package for any call with tools.
         """
         if not self.model.startswith("mlx/"):
             return kwargs

@@ -1,14 +1,18 @@
-"""Taking a model's reply apart: its reasoning, its tool calls, and the text that is left.
+"""Splitting a model's reply into its reasoning, its tool calls, and the text that is left.
 
-`ReplyFormat` says how one model marks them in the replies to one request; `Tokenizer.reply_format` makes it. Both functions
-are pure: `split_reply` of a finished reply, `visible_text` of one that grows.
+`ReplyFormat` says how one model marks them in the replies to one request; `Tokenizer.reply_format` makes it.
+`split_reply` takes a finished reply, `visible_text` one that grows.
 
-- Reasoning is what stands before the mark that ends it, when the reply (or the prompt) begins with the mark that starts it.
-  Cut by max_tokens inside its reasoning, a reply has reasoning and no text.
-- Tool calls are looked for only where the request offers tools. A call that the model's parser cannot read, or that was cut,
-  stays in the text as it was written.
-- While a reply is streamed, its reasoning and its calls are held back; they come whole at its end. What was sent is always a
-  beginning of the final text.
+- Reasoning is what stands before the mark that ends it, when the reply (or the prompt) begins with the mark that starts
+  it. A reply that max_tokens cut inside its reasoning has reasoning and no text.
+- Tool calls are looked for only where the request offers tools. A call that the model's parser cannot read, or that was
+  cut, stays in the text as it was written.
+- While a reply is streamed, its reasoning and its calls are held back; they come whole at its end. What was sent is
+  always a beginning of the final text.
+
+Calls are read by mlx_lm's own parser for the model. Its `TextStateMachine` is not used to find them: it drops the marks
+of a call that cannot be read, so that the text would not be as the model wrote it; it takes a `<think>` anywhere in the
+reply for reasoning; and it lies in a module that imports MLX, which the torch engine and the fake for tests do without.
 
 Not covered: reasoning after the beginning of a reply (a later `<think>` is text).
 """
@@ -27,7 +31,7 @@ from dspy_toolkit.store import digest
 
 @dataclass(frozen=True)
 class ReplyFormat:
-    """How the replies to one request are written."""
+    """The marks in the replies to one request."""
 
     think_start: str = ""
     """Begins the reasoning; empty for a model that has none, or that is told to answer at once."""
@@ -42,7 +46,7 @@ class ReplyFormat:
     """The model's parser: text between the marks, and the tools; gives `{"name", "arguments"}` or a list of them."""
     tools: tuple[dict[str, Any], ...] = field(default=(), hash=False)
     calls_only: bool = False
-    """Whether the whole reply is a JSON list of calls (`grammar.tool_call_grammar` saw to it)."""
+    """Whether the whole reply is a JSON list of calls, as `grammar.tool_call_grammar` makes sure."""
 
 
 def check_abilities(request: GenerationRequest, *, thinking: bool, tools: bool) -> None:
@@ -50,7 +54,7 @@ def check_abilities(request: GenerationRequest, *, thinking: bool, tools: bool) 
 
     Args:
         thinking: whether the model can reason first.
-        tools: whether calls of tools can be told from its text.
+        tools: whether tool calls can be parsed from its text.
 
     Raises:
         RequestRefused: with what to leave out.
@@ -74,7 +78,7 @@ PLAIN = ReplyFormat()
 
 @dataclass(frozen=True)
 class Parts:
-    """A finished reply, taken apart."""
+    """A finished reply, split."""
 
     text: str
     reasoning: str | None = None
@@ -82,7 +86,7 @@ class Parts:
 
 
 def split_reply(reply: str, marks: ReplyFormat = PLAIN) -> Parts:
-    """Take a finished reply apart; `reply` has the model's marks still in it. Never raises."""
+    """Split a finished reply, which still has the model's marks in it. Never raises."""
     if marks.calls_only:
         calls = _read_calls(reply, marks)
         return Parts("", tool_calls=calls) if calls else Parts(reply)
@@ -98,7 +102,7 @@ def split_reply(reply: str, marks: ReplyFormat = PLAIN) -> Parts:
 
 
 def visible_text(reply: str, marks: ReplyFormat = PLAIN) -> str:
-    """What of a growing reply may be sent already: a beginning of the text that `split_reply` will give in the end."""
+    """What of a growing reply can be sent already: a beginning of the text that `split_reply` gives in the end."""
     if marks is PLAIN:
         return reply
     if marks.calls_only:

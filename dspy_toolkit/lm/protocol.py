@@ -1,6 +1,6 @@
-"""What callers and the engine say to each other: a request, a reply, and the pending reply in between.
+"""What callers and engines exchange: a request, a reply, and the pending reply in between.
 
-Tokens, grammars, deadlines; nothing of DSPy or LiteLLM. The engine and the fake in `dspy_toolkit.testing` speak the same.
+Tokens, grammars, deadlines; nothing of DSPy or LiteLLM. The engines and the fake in `dspy_toolkit.testing` all use it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ToolCall(Frozen):
 
 
 class Message(Frozen):
-    """One turn of a conversation, as the chat template takes it."""
+    """One turn of a conversation."""
 
     role: Role
     content: str
@@ -41,7 +41,7 @@ class Message(Frozen):
 
 
 class GenerationRequest(Frozen):
-    """One reply wanted."""
+    """What one reply is to be generated from, and how."""
 
     messages: tuple[Message, ...] = Field(min_length=1)
     max_tokens: int = Field(256, ge=1)
@@ -54,11 +54,13 @@ class GenerationRequest(Frozen):
     min_p: float = Field(0.0, ge=0, le=1)
     """Draw from tokens at least this probable, relative to the likeliest."""
     repetition_penalty: float = Field(1.0, gt=0, le=10)
-    """Divides the positive logits, and multiplies the negative ones, of tokens in the prompt or reply (Keskar et al. 2019)."""
+    """Divides the positive logits, and multiplies the negative ones, of tokens in the prompt or reply (Keskar et al.
+    2019)."""
     logprobs: int | None = Field(None, ge=0, le=20)
-    """Give each token's log-probability, beside this many of the likeliest; None: give none."""
+    """Give each token's log-probability and this many of the likeliest; None: give none."""
     seed: int | None = None
-    """With a temperature: the same seed gives the same reply, whatever else is in the batch."""
+    """With a temperature: the same seed draws the same tokens from the same probabilities. Those may differ in their
+    last digits with the size of the batch, on a GPU above all, and near a tie so may the reply."""
     stop: tuple[str, ...] = ()
     """The reply ends before the first of these."""
     grammar: str | None = None
@@ -66,7 +68,7 @@ class GenerationRequest(Frozen):
     tools: tuple[dict[str, Any], ...] = ()
     """Functions that the reply may call, in OpenAI's notation; refused by a model without a tool parser."""
     thinking: bool | None = None
-    """Whether a model that can reason first is to do so; None: as its template says."""
+    """Whether a model that can reason first does so; None: whatever its template says."""
     deadline_seconds: float | None = Field(None, gt=0)
     """From submission to the last token; never more than the engine's own limit."""
 
@@ -127,7 +129,7 @@ class PendingReply:
     def __init__(self) -> None:
         self.future: Future[Reply] = Future()
         self.read = False
-        """Whether somebody reads the pieces; until then the engine need not cut them."""
+        """Whether somebody reads the pieces; until then the engine need not make them."""
         self._pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._arrived: Callable[[], None] = _nobody
         self.future.add_done_callback(lambda _: self._put(None))
@@ -173,7 +175,7 @@ class PendingReply:
             await arrived.wait()
 
     def cancel(self) -> None:
-        """Give up: the engine frees the row at its next step. Of a finished request this changes nothing."""
+        """Give up: the engine frees the sequence at its next step. A finished request does not change."""
         self.future.cancel()
 
     @property
@@ -183,7 +185,7 @@ class PendingReply:
 
 
 def _nobody() -> None:
-    """Nobody waits on an event loop."""
+    """Called while nobody waits on an event loop."""
 
 
 class EngineStats(Frozen):
@@ -200,7 +202,7 @@ class EngineStats(Frozen):
     reused_tokens: int = 0
     """Of these, those that came from a shared prefix."""
     computed_tokens: int = 0
-    """Prompt tokens that the model read, shared prefixes once, padding included."""
+    """Prompt tokens that were prefilled, shared prefixes once, padding included."""
     padding_tokens: int = 0
     """Of these, padding."""
     decoded_tokens: int = 0
@@ -209,19 +211,19 @@ class EngineStats(Frozen):
     steps: int = 0
     """Decoding steps."""
     batched_rows: int = 0
-    """Rows of all steps together: `batched_rows / steps` is the mean batch width."""
+    """Sequences of all steps together: `batched_rows / steps` is the mean batch width."""
     step_seconds: float = 0.0
     """Of all steps together."""
     model_seconds: float = 0.0
     """Of these, what the model itself took."""
     prefill_model_seconds: float = 0.0
-    """Of reading prompts, prefixes included; all of it the model's."""
+    """Of prefilling, prefixes included; all of it inside the model."""
     prefix_hits: int = 0
     """Admitted prompts that began with a kept or shared prefix."""
     prefix_bytes: int = 0
     """KV cache kept for prefixes."""
     cache_bytes: int = 0
-    """KV cache of the running rows."""
+    """KV cache of the running sequences."""
 
 
 class TextEngine(Protocol):
@@ -233,7 +235,7 @@ class TextEngine(Protocol):
     has_thinking: bool
     """Whether it can reason before it answers."""
     has_tool_parser: bool
-    """Whether calls of tools can be told from its text."""
+    """Whether tool calls can be parsed from its text."""
 
     @property
     def closed(self) -> bool:
@@ -241,7 +243,7 @@ class TextEngine(Protocol):
         ...
 
     def submit(self, request: GenerationRequest) -> PendingReply:
-        """Queue a request. Raises RequestRefused or EngineBusy at once; later troubles come through the pending reply."""
+        """Queue a request. RequestRefused and EngineBusy are raised at once; later failures by the pending reply."""
         ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

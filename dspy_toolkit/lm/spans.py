@@ -1,14 +1,14 @@
 """What a call cost, on the MLflow span that it belongs to.
 
-With `mlflow.dspy.autolog()` each call of an LM is a span; with a span of the user's own around several calls, their numbers
-are added up. Nothing is imported or configured for this: a process that has not imported MLflow, or has no span open, pays
-a dictionary look-up.
+With `mlflow.dspy.autolog()` each call of an LM is a span; on a span of the user's own around several calls, their
+numbers are added up. Nothing is imported or configured for this: a process that has not imported MLflow, or has no span
+open, pays for one dictionary look-up.
 
-Attributes, all beginning with `dspy_toolkit.lm.`: `calls`, `cached_calls`, `prompt_tokens`, `completion_tokens`, and for an
-engine of this process `queue_seconds`, `prefill_seconds`, `decode_seconds`, `seconds`, `reused_tokens`, `forced_tokens`.
-Spans of a model (`LLM`, `CHAT_MODEL`) also get MLflow's own token usage, which its trace page adds up.
+Attributes, all beginning with `dspy_toolkit.lm.`: `calls`, `cached_calls`, `prompt_tokens`, `completion_tokens`, and
+for an engine of this process `queue_seconds`, `prefill_seconds`, `decode_seconds`, `seconds`, `reused_tokens`,
+`forced_tokens`. Spans of a model (`LLM`, `CHAT_MODEL`) also get MLflow's own token usage, which its trace page adds up.
 
-Not covered: streamed replies, which LiteLLM puts together from pieces without the engine's numbers.
+Not covered: the engine's numbers of streamed replies, which LiteLLM puts together from pieces without them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_toke
     """Add one call to the active span, if MLflow has one. Never raises.
 
     Args:
-        response: LiteLLM's; its `_hidden_params["engine"]` holds the engine's numbers, one entry a choice, where an engine gave it.
+        response: LiteLLM's; its `_hidden_params["engine"]` holds the engine's numbers, one entry a choice, where an
+            engine gave it.
         cached: whether a cache answered; then nothing was computed, and only the call is counted.
         prompt_tokens: of this call.
         completion_tokens: of this call.

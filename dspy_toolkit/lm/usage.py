@@ -6,7 +6,7 @@ from dspy_toolkit.store import Frozen
 
 
 class Usage(Frozen):
-    """Calls, tokens and time. Two stretches of work are added with `+`; `-` gives what came after an earlier reading."""
+    """Calls, tokens and time. `+` adds two stretches of work; `-` gives what was spent since an earlier reading."""
 
     lm_calls: int = 0
     """Logical: a cached reply counts too."""
@@ -17,8 +17,8 @@ class Usage(Frozen):
     completion_tokens: int = 0
     """Of the physical calls: a cached reply was not generated again."""
     seconds: float = 0.0
-    """Of the physical calls, each from its start to its end, time in the queue included. Calls overlap, so this is not wall
-    time; divided by the physical calls it is the latency of one."""
+    """Of the physical calls, each from its start to its end, time in the queue included. Calls overlap, so this is
+    not wall time; divided by the physical calls it is the latency of one."""
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{name: value + getattr(other, name) for name, value in self})

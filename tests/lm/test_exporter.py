@@ -36,7 +36,7 @@ UNITS = (
 
 
 class Still:
-    """An engine with a stats and nothing else."""
+    """An engine with counters and nothing else."""
 
     def __init__(self, **counts: Any) -> None:
         self.now = EngineStats(**counts)
@@ -94,7 +94,7 @@ def test_a_served_engine_is_reported_with_its_counters() -> None:
     assert "requests_total:finished" not in scrape(fake.model)
 
 
-def test_every_counter_of_the_snapshot_is_reported() -> None:
+def test_every_counter_of_an_engine_is_reported() -> None:
     """A number that the engine counts and nobody can see is of no use: each field changes something."""
     before = collected(m=Still())
     assert not any(value for key, value in before.items() if ":m:" in f"{key}:")
@@ -155,7 +155,7 @@ def test_memory_is_reported_where_mlx_is_loaded() -> None:
 
 def test_observing_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom dspy_toolkit.lm.protocol import Reply\nfrom dspy_toolkit.lm.exporter import observe\n"
+        "import sys\nfrom dspy_toolkit.lm.protocol import Reply\nfrom dspy_toolkit.lm.engine.stats import observe\n"
         "observe('m', Reply(text='', finish_reason='stop', prompt_tokens=1, completion_tokens=1))\n"
         "print(*{'mlx', 'litellm', 'mlflow', 'dspy'} & set(sys.modules))"
     )

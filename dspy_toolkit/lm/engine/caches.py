@@ -1,10 +1,8 @@
-"""KV caches of rows that are computed together, over mlx_lm's.
+"""KV caches of rows that are computed together, made of mlx_lm's.
 
-Rows start from prefixes. Where attention goes through our own code (`cpu`) a prefix is held once for all rows that share it,
-and read once a step (`SharedKVCache`). Elsewhere, and for models whose caches are not plain keys and values (sliding windows,
-state-space layers), each row starts from a copy, as mlx_lm merges them.
-
-A `Prefix` is what one row's prompt left in the caches: one mlx_lm cache a layer.
+Rows start from prefixes. Where attention is our own (`models.cpu`), a prefix is held once for all rows that share it
+and read once a step (`SharedKVCache`). Elsewhere, and for models whose caches are not plain keys and values (sliding
+windows, state-space layers), each row starts from a copy, as mlx_lm merges caches.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import mlx.core as mx
 from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
 
 Prefix: TypeAlias = list[Any]
-"""One cache a layer, of one row."""
+"""What one row's prompt left in the caches: one mlx_lm cache a layer."""
 
 
 class _Own(BatchKVCache):
@@ -25,10 +23,11 @@ class _Own(BatchKVCache):
 
 
 class SharedKVCache:
-    """One layer's keys and values of a batch: each row's own, after those of a prefix that is held once.
+    """One layer's keys and values of a batch: each row's own, which follow those of a prefix that is held once.
 
-    Speaks the language of mlx_lm's batch caches, but `update_and_fetch` gives the rows' own keys and values only:
-    attention must look at `runs` too.
+    It has the methods of mlx_lm's batch caches, but `update_and_fetch` gives the rows' own keys and values only:
+    attention must read the prefixes in `runs` too. Sixteen prompts that begin alike then cost one prefix in memory, and
+    each step reads it with one matrix product instead of sixteen.
     """
 
     def __init__(self, prefixes: Sequence[KVCache | None]) -> None:
@@ -38,10 +37,11 @@ class SharedKVCache:
         self._arrange()
 
     def _arrange(self) -> None:
-        """Note the runs of rows with one prefix, and where each row's own tokens start."""
+        """Find the runs of neighbouring rows with one prefix, and where each row's own tokens start."""
         self.runs: list[tuple[KVCache | None, slice]] = []
         """(prefix, the neighbouring rows that start from it)."""
         at = 0
+        # By identity: equal prefixes that are two objects are two arrays, which no single product reads.
         for _, run in groupby(self._prefixes, key=id):
             rows = list(run)
             self.runs.append((rows[0], slice(at, at + len(rows))))
@@ -101,7 +101,10 @@ class SharedKVCache:
 
 
 def divisible(model: Any) -> bool:
-    """Whether the model's caches are plain keys and values, of which a beginning can be cut off."""
+    """Whether the model's caches are plain keys and values, whose beginning is the cache of the prompt's beginning.
+
+    A sliding window has forgotten its beginning, and a state-space layer has it folded into one state.
+    """
     return all(type(cache) is KVCache for cache in make_prompt_cache(model))
 
 
@@ -111,7 +114,7 @@ def cut(prefix: Prefix, length: int) -> Prefix:
 
 
 def compact(prefix: Prefix) -> Prefix:
-    """A prefix without the room that plain caches keep for growing."""
+    """A prefix without the room that plain caches allocate ahead: it will not grow, and the budget counts its bytes."""
     return [_whole(*layer.keys_and_values()) if type(layer) is KVCache else layer for layer in prefix]
 
 
@@ -133,7 +136,7 @@ def start(model: Any, prefixes: Sequence[Prefix | None], *, shared: bool) -> lis
     if shared:
         layers = len(model.layers)
         return [SharedKVCache([prefix[layer] if prefix else None for prefix in prefixes]) for layer in range(layers)]
-    from mlx_lm.generate import _merge_caches
+    from mlx_lm.generate import _merge_caches  # private; see "Patches" in docs/choices.md
 
     return _merge_caches([prefix if prefix is not None else make_prompt_cache(model) for prefix in prefixes])
 

@@ -1,7 +1,7 @@
-"""Decoding: the sequences whose prompts are read, one step for all of them at a time.
+"""Decoding: the sequences whose prompts are in the caches, one step for all of them at a time.
 
-A step reads what each sequence has pending and chooses one token for each. Where grammars dictate several tokens to many sequences at
-once, one step reads several tokens of each, padded where a sequence has fewer.
+A step feeds the model what each sequence has pending and chooses one token for each. Where grammars dictate several
+tokens to many sequences at once, one step feeds several tokens of each, padded where a sequence has fewer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from dspy_toolkit.lm.models.tokenizer import Tokenizer
 from dspy_toolkit.lm.protocol import TokenLogprob
 
 FULL = 0.5
-"""A step is one token wider while this share of the sequences has another token to read: then a place in it costs less than a place
-in the step that it saves (a step of sixteen sequences on two cores spends half its time on reading the weights)."""
+"""A step is one token wider while this share of the sequences has another token pending. A position more in a step then
+costs less than the step that it saves: of sixteen sequences on two cores, half of a step's time goes into reading the
+weights, whatever its width."""
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Steps:
 
 
 class Decoding:
-    """Rows that are decoded together."""
+    """Sequences that are decoded together, row by row of the caches."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, device: str) -> None:
         """Args: device: `metal`, `cuda` or `cpu`."""
@@ -48,7 +49,7 @@ class Decoding:
         self._on_cpu = device == "cpu"
 
     def join(self, sequences: abc.Sequence[Sequence], caches: list[Any]) -> None:
-        """Rows whose prompts are read but for their pending token."""
+        """Add sequences whose prompts are in `caches`, but for the pending last token."""
         from dspy_toolkit.lm.engine.caches import extend
 
         self.sequences.extend(sequences)
@@ -62,7 +63,7 @@ class Decoding:
         self.caches = keep_rows(self.caches, rows)
 
     def step(self) -> list[tuple[Sequence, Outcome]]:
-        """Choose a token for every sequence that has none left to read, and give the sequences that are over, with why."""
+        """Feed what is pending and choose a token where nothing is left; the sequences that ended, with why."""
         began = time.perf_counter()
         logits, ready = self._read()
         seconds = time.perf_counter() - began
@@ -93,7 +94,7 @@ class Decoding:
         return width
 
     def _read(self) -> tuple[Any, list[int]]:
-        """(logits after each sequence's last token that was read, the sequences that have none left to read)."""
+        """(logits after what was fed to each row, the rows that have nothing pending any more)."""
         import mlx.core as mx
 
         width = self._width()
@@ -125,7 +126,7 @@ class Decoding:
     def _choose(
         self, logits: Any, ready: abc.Sequence[int]
     ) -> tuple[list[tuple[int, int, TokenLogprob | None]], float]:
-        """((sequence, token, its log-probability if asked for) for each ready sequence, seconds spent waiting for the model)."""
+        """((row, token, its log-probability if asked for) of each ready row, seconds of waiting for the model)."""
         import mlx.core as mx
 
         if logits is None:

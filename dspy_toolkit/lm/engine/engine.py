@@ -1,12 +1,11 @@
 """The MLX engine: one model, one thread, many requests decoded together.
 
-The engine's own thread (`thread`) loads the model, runs every step and frees the model, since MLX's streams belong to
-a thread. It batches continuously (`batch`); a beginning that prompts share is computed once (`prefixes`); tokens that a
-grammar dictates are read, not decoded (`sequence`).
+The engine's own thread (`thread`) loads the model, runs every step and frees the model, since MLX's streams belong to a
+thread. Sequences join and leave the batch between two steps (`batch`).
 
-What is covered, beside what every engine covers: cancelling at the next step, an exception that ends one request only, an
-exception of the whole batch that ends what is running and leaves the engine usable. What is not: several models in one
-thread; deadlines and cancelling take effect between two steps, not inside one, nor while the model is being loaded.
+Covered, beside what every engine covers: cancelling at the next step; an exception that ends one request only; one of
+the whole batch, which ends what is running and leaves the engine usable. Not covered: several models in one thread.
+Deadlines and cancelling take effect between two steps, not inside one, nor while the model is loaded.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class Engine(EngineThread):
         """Args: weights_: what to load; settings: batch, queue, deadline, lease and memory limits.
 
         Raises:
-            ModelTooLarge: the weights and one sequence would not fit.
+            ModelTooLarge: the weights and one sequence do not fit in memory.
             ModelError: the tokenizer cannot be read.
         """
         self._hardware = hardware or inspect_hardware()
@@ -46,7 +45,7 @@ class Engine(EngineThread):
         self._arrived: deque[Sequence] = deque()  # of the waiting, those that the batch has not looked at yet
         self._batch: Batch | None = None
         self._counted: dict[str, Any] = {}
-        """What this batch had done when it was counted last."""
+        """What this batch had computed when it was counted last."""
 
     def _enqueue(self, sequence: Sequence) -> None:
         super()._enqueue(sequence)
@@ -66,7 +65,7 @@ class Engine(EngineThread):
         _clear_streams()
 
     def _turn(self, batch: Batch) -> None:
-        """Give up what is overdue, admit what fits, generate one token for each sequence."""
+        """End what is overdue or cancelled, admit what fits, and take one step."""
         self._give_up_queued()
         now = time.monotonic()
         if gone := {sequence for sequence in batch.sequences if sequence.given_up(now)}:
@@ -78,7 +77,7 @@ class Engine(EngineThread):
             if batch.sequences:
                 batch.step()
         except Exception as error:  # isolation boundary: one step
-            # Nobody can say which sequence is at fault, and their caches are in an unknown state: all end, the engine goes on.
+            # Which sequence is at fault is unknown, and so is the state of all caches: all end, and the engine goes on.
             self._finish(batch.take_over())
             try:
                 if not isinstance(error, ToolkitError):
@@ -90,11 +89,11 @@ class Engine(EngineThread):
         self._finish(batch.take_over())
 
     def _count(self, batch: Batch) -> None:
-        """Add what the batch did since the last time; what it holds is as it is now."""
+        """Add what the batch computed since the last time to the counters, which outlive it."""
         now = batch.counts
         with self._condition:
             for name, value in now.items():
-                held = name.endswith("_bytes")
+                held = name.endswith("_bytes")  # now, not so far
                 self._counts[name] = value if held else self._counts[name] + value - self._counted.get(name, 0)
             self._counted = now
 
@@ -108,7 +107,7 @@ class Engine(EngineThread):
             taken.append(sequence)
         if not taken:
             return
-        # A reply that its grammar dictates to the end, or that max_tokens cuts inside what is dictated, needs no model.
+        # A reply that the grammar dictates to its end, or that max_tokens cuts within what is dictated, needs no model.
         self._finish([(sequence, outcome) for sequence in taken if (outcome := sequence.outcome()) is not None])
         if decoded := [sequence for sequence in taken if sequence.outcome() is None]:
             batch.insert(decoded)

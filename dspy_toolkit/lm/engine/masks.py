@@ -1,7 +1,7 @@
 """What the grammars of a batch allow next, as one mask over its logits.
 
-The masks of all rows are filled in one call of llguidance, side by side on the CPU's cores, and applied in one operation: by
-llguidance's kernel on Metal, by a `where` over unpacked bits elsewhere.
+One call of llguidance fills the masks of all rows, in parallel on the CPU's cores, and one operation applies them:
+llguidance's kernel on Metal, a `where` over unpacked bits elsewhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 
 def likeliest(logits: np.ndarray, bits: np.ndarray | None) -> list[int]:
-    """The allowed token with the highest logit of each row, as NumPy finds it: twelve times faster than MLX on a CPU.
+    """The allowed token with the highest logit of each row. NumPy finds it twelve times as fast as MLX does on a CPU.
 
     Args:
         logits: floats of shape (rows, vocabulary).
@@ -36,10 +36,10 @@ def likeliest(logits: np.ndarray, bits: np.ndarray | None) -> list[int]:
 
 
 class Masks:
-    """Filled and applied for the rows of one batch after another."""
+    """Masks of one batch, filled anew for each step."""
 
     def __init__(self, device: str, vocabulary: Callable[[], int]) -> None:
-        """Args: device: `metal`, `cuda` or `cpu`; vocabulary: tokens that the grammars know, asked for at the first."""
+        """Args: device: `metal`, `cuda` or `cpu`; vocabulary: gives the number of tokens that grammars know."""
         import llguidance
 
         self._executor = llguidance.LLExecutor()

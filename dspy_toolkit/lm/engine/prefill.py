@@ -1,7 +1,7 @@
-"""Reading prompts: rows of like length side by side, a bounded piece at a time, so that other rows' decoding goes on between.
+"""Prefilling prompts: several of similar length together, a chunk at a time, so that decoding goes on in between.
 
-All rows of a `Prefill` end together. What they lack in length against the longest is padding of the first piece: `group`
-keeps it below PADDING of what is computed.
+All rows of a `Prefill` end together. What the shorter rows lack against the longest is padding of the first chunk;
+`group` keeps it below PADDING of what is computed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ PADDING = 0.15
 
 
 class Prefill:
-    """The tokens of some rows on their way into the caches."""
+    """The prompts of some rows on their way into the caches."""
 
     def __init__(
         self, model: Any, tokens: Sequence[np.ndarray], prefixes: Sequence[Prefix | None], *, shared: bool
     ) -> None:
         """
         Args:
-            tokens: what each row has to read after its prefix; at least one each.
+            tokens: of each row, what follows its prefix.
             prefixes: what each row starts from.
             shared: see `caches.start`.
         """
@@ -36,36 +36,36 @@ class Prefill:
         self._left = list(tokens)
         self.caches = start(model, prefixes, shared=shared)
         self.computed = self.padding = 0
-        """Places of the model's input so far, padding included, and the padding among them."""
+        """Input positions of the model so far, padding included, and the padding among them."""
 
     @property
     def done(self) -> bool:
-        """Whether all is read."""
+        """Whether everything is in the caches."""
         return not any(len(left) for left in self._left)
 
-    def advance(self, places: int) -> None:
-        """Read some more: about `places`, all rows together, and always enough that the rows come out even."""
+    def advance(self, positions: int) -> None:
+        """Compute about `positions` more, all rows together; at least as many as bring the rows to one length."""
         import mlx.core as mx
 
         lengths = [len(left) for left in self._left]
         longest = max(lengths)
         lag = longest - min(lengths)
-        # The shorter rows start later: all padding is in the first piece, and the pieces after it have none.
-        width = max(places // len(lengths), lag + 1)
+        # The shorter rows start later, so that all padding is in the first chunk and the chunks after it have none.
+        width = max(positions // len(lengths), lag + 1)
         if longest <= width + width // 4:  # a small rest is not worth a pass of its own
             width = longest
-        pieces = [left[: max(width - (longest - length), 0)] for left, length in zip(self._left, lengths, strict=True)]
-        padding = [width - len(piece) for piece in pieces]
-        padded = np.stack([np.pad(piece, (0, pad)) for piece, pad in zip(pieces, padding, strict=True)])
+        chunks = [left[: max(width - (longest - length), 0)] for left, length in zip(self._left, lengths, strict=True)]
+        padding = [width - len(chunk) for chunk in chunks]
+        padded = np.stack([np.pad(chunk, (0, pad)) for chunk, pad in zip(chunks, padding, strict=True)])
         if any(padding):
             for cache in self.caches:
-                cache.prepare(lengths=[len(piece) for piece in pieces], right_padding=padding)
+                cache.prepare(lengths=[len(chunk) for chunk in chunks], right_padding=padding)
         self._model(mx.array(padded), cache=self.caches)
         if any(padding):
             for cache in self.caches:
                 cache.finalize()
         mx.eval([cache.state for cache in self.caches])
-        self._left = [left[len(piece) :] for left, piece in zip(self._left, pieces, strict=True)]
+        self._left = [left[len(chunk) :] for left, chunk in zip(self._left, chunks, strict=True)]
         self.computed += padded.size
         self.padding += sum(padding)
 
@@ -78,13 +78,13 @@ class Prefill:
 
 
 def group(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of `lengths` in groups to read side by side, each with less than PADDING of padding, shortest first."""
+    """Indices of `lengths` in groups to prefill together, each with at most PADDING of padding, shortest first."""
     groups: list[list[int]] = []
     tokens = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         if groups:
-            places = lengths[groups[-1][0]] * (len(groups[-1]) + 1)
-            if places - tokens - lengths[index] <= PADDING * places:
+            positions = lengths[groups[-1][0]] * (len(groups[-1]) + 1)
+            if positions - tokens - lengths[index] <= PADDING * positions:
                 groups[-1].append(index)
                 tokens += lengths[index]
                 continue

@@ -1,11 +1,11 @@
-"""Remembered prefixes: the part of a prompt that other prompts share, computed once.
+"""Prefixes: the beginning of a prompt that other prompts share, computed once.
 
-Compiling a program sends thousands of prompts that begin alike (instructions, demonstrations). `PrefixTree` is a radix tree
-over tokens. It knows which prompts were seen lately, so it can say how long a beginning a prompt shares with another;
-and it keeps what was computed for such beginnings under a byte budget, the least recently used going first. Nothing here
-knows what a kept value is: the engine hands KV caches in and takes them out.
+Compiling a program sends thousands of prompts that begin alike (instructions, demonstrations). `PrefixTree` is a radix
+tree over tokens. It remembers the prompts that were seen lately, so it can say how much of a prompt another one shares;
+and it keeps what was computed for such beginnings within a budget of bytes, dropping the least recently used first.
+What a kept value is, it does not know.
 
-Not covered: threads (the engine's alone uses it).
+Not covered: threads (only the engine's uses it).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 MINIMUM = 24
-"""Tokens below which sharing costs more than it saves."""
+"""Tokens below which sharing costs more (a pass and a cache of its own) than it saves."""
 REMEMBERED = 1024
 """Prompts that a new one is compared with."""
 
@@ -30,7 +30,7 @@ def shared_length(a: np.ndarray, b: np.ndarray) -> int:
 
 
 class _Node:
-    """The tokens between a branching of the tree and the next."""
+    """The tokens between one branching of the tree and the next."""
 
     __slots__ = ("children", "depth", "edge", "keeping", "kept", "nbytes", "prompts", "up")
 
@@ -40,11 +40,12 @@ class _Node:
         """Tokens from the root to the end of this edge."""
         self.children: dict[int, _Node] = {}
         self.prompts = 0
-        """Remembered prompts that go through this edge, or end with it."""
+        """Remembered prompts that go through this edge or end with it: with two or more, it is shared."""
         self.kept: Any = None
         self.nbytes = 0
         self.keeping = 0
-        """Nodes that keep something: this one and those below."""
+        """Nodes that keep something, this one and those below: `longest` looks for something to cut only where it
+        pays."""
 
     def keep(self, value: Any, nbytes: int) -> None:
         """Keep `value`, or nothing when it is None."""
@@ -118,7 +119,8 @@ class PrefixTree:
             if node.kept is not None and matched == len(node.edge):
                 found = node
         length = found.depth if found else 0
-        # A little more than what is kept whole is not worth another copy of it.
+        # Something longer is kept that agrees further than what is kept whole: its beginning serves. For a little more
+        # than there is already, another copy would not be worth its memory.
         if self._cut is not None and reached >= MINIMUM and reached > length + length // 8:
             longer = above.find_kept()
             self._used.move_to_end(longer)
@@ -161,7 +163,7 @@ class PrefixTree:
         node, at = self._root, 0
         while at < len(tokens) and (child := node.children.get(int(tokens[at]))) is not None:
             matched = shared_length(child.edge, tokens[at:])
-            whole = matched == len(child.edge)  # asked now: who gets the node may split its edge
+            whole = matched == len(child.edge)  # before the yield: the caller may split the edge
             yield child, matched
             if not whole:
                 return
@@ -197,7 +199,10 @@ class PrefixTree:
         self._prune(path[-1])
 
     def _prune(self, node: _Node) -> None:
-        """Remove what nothing goes through any more, from `node` upwards."""
+        """Remove what no prompt and no value goes through any more, from `node` upwards.
+
+        An edge that was split stays split: joining it again would cost more than a node does.
+        """
         while node.up is not None and not (node.prompts or node.children or node.kept is not None):
             del node.up.children[int(node.edge[0])]
             node = node.up

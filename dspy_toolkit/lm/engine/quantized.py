@@ -1,12 +1,12 @@
-"""Prompt caches in fewer bits: how a shared prefix is kept where `lm.kv_bits` says so.
+"""Prompt caches in fewer bits: how a prefix is kept where `lm.kv_bits` asks for it.
 
-`pack` makes a copy of a computed cache with 4 or 8 bits a number, `unpack` a fresh one that rows can start from. mlx_lm
-cannot batch quantized caches, so only what is kept between requests is packed; what a row computes itself is as the model
-computed it. With 8 bits a prefix takes about 28 % of its bytes in float32 and 53 % in 16 bits, with 4 bits half of that and
-a little more.
+`pack` copies a computed cache with 4 or 8 bits a number, `unpack` makes one that sequences can start from. mlx_lm
+cannot batch quantized caches, so only what is kept between requests is packed; the running sequences' own caches are as
+the model computed them. With 8 bits a prefix takes about 28 % of its bytes in float32 and 53 % of those in 16 bits;
+with 4 bits a little more than half of that.
 
-Not covered: caches that do not grow with the tokens, sliding windows, and heads whose width no group size divides: those
-layers are kept as they are, as copies.
+Not covered: caches that do not grow with the tokens, sliding windows, and heads whose width no group size divides;
+those layers are copied unchanged.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def pack(cache: Sequence[Any], bits: int) -> list[Any]:
 
 
 def unpack(packed: Sequence[Any]) -> list[Any]:
-    """A prompt cache of its own from what `pack` made; `packed` stays as it is."""
+    """A new prompt cache from what `pack` made, which is not changed."""
     import mlx.core as mx
     from mlx_lm.models.cache import KVCache, QuantizedKVCache
 

@@ -1,7 +1,7 @@
-"""How the next token of one row is chosen: filters, temperature, the repetition penalty, and its log-probability.
+"""How the next token of one sequence is chosen: filters, temperature, the repetition penalty, and its log-probability.
 
-The filters and the penalty are mlx_lm's own. What is added is a random state for each row, so that a row's draws depend on
-its seed alone and not on its neighbours, and the reading of log-probabilities. All of it runs on the engine's thread.
+The filters and the penalty are mlx_lm's own. Added are a random state for each sequence, so that its draws depend on
+its seed and not on its neighbours, and log-probabilities. All of it runs on the engine's thread.
 
 Order, as in mlx_lm: penalty and grammar on the logits, then top-p, min-p and top-k on the log-probabilities, then the
 temperature. Not covered: presence and frequency penalties, logit bias, XTC.
@@ -62,11 +62,12 @@ def _filters(request: GenerationRequest) -> list[Callable[[Any], Any]]:
 
 
 def make_penalty(request: GenerationRequest) -> Callable[[mx.array, mx.array], mx.array] | None:
-    """A logits processor of mlx_lm that penalizes every token of prompt and reply; None where nothing is to be penalized.
+    """A logits processor of mlx_lm that penalizes every token of prompt and reply; None where nothing is to be
+    penalized.
 
     Returns:
-        A function of the row's tokens so far, shape (n,), and the logits, shape (1, vocabulary), which it may change in
-        place; it gives the logits to go on with.
+        A function of the sequence's tokens so far, shape (n,), and the logits, shape (1, vocabulary), which it may
+        change in place; it gives the logits to go on with.
     """
     if request.repetition_penalty == 1:
         return None

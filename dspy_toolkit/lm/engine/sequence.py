@@ -1,10 +1,11 @@
-"""One sequence of the engine's batch: what has been generated of one reply, and when it is over.
+"""One request in the engine's batch: what has been generated of its reply, and when it is over.
 
-A sequence owns its grammar's matcher and its text; it knows nothing of the batch. It is made on its caller's thread and then runs
-on the engine's. It is an isolation boundary: what its grammar or its text raises is kept in `error` and ends this sequence only.
+A sequence owns its grammar's matcher and its text, and knows nothing of the batch. It is made on its caller's thread
+and then belongs to the engine's. It is an isolation boundary: what its grammar or its text raises is kept in `error`
+and ends this sequence only.
 
-Tokens that the grammar dictates are not decoded. At the start they join the prompt; after a token that was chosen they are
-`pending` with it, and the model reads them in one step; at the end they end the sequence at once.
+Tokens that the grammar dictates are not decoded. At the start they join the prompt; after a token that was chosen they
+are `pending` with it, and the model is fed all of them in one step; at the end they end the sequence at once.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Sequence:
         self.forced = self.reused = 0
         self.logprobs: list[TokenLogprob] = []
         self.sampler: Any | None = None
-        """Draws a token; the likeliest is taken where there is none. Made by the batch, on its thread."""
+        """Draws a token; without one the likeliest is taken. Made by the batch, on its thread."""
         self.penalty: Any | None = None
         """Changes the logits by the tokens so far."""
         self.error: ToolkitError | None = None
@@ -61,7 +62,7 @@ class Sequence:
         self._force()
         self.prompt = np.asarray([*prompt, *self.reply], dtype=np.int64)
         self.pending: list[int] = self.prompt[-1:].tolist()
-        """Tokens that the model has yet to read before it can choose the next one."""
+        """Tokens that the model must be fed before the next one can be chosen."""
 
     @property
     def room(self) -> int:
@@ -69,7 +70,7 @@ class Sequence:
         return self.request.max_tokens - len(self.reply)
 
     def given_up(self, now: float) -> bool:
-        """Whether nobody waits for it any more at `now` (of `time.monotonic`)."""
+        """Whether its caller cancelled it, or its deadline has passed at `now` (of `time.monotonic`)."""
         return self.pending_reply.cancelled or now > self.deadline
 
     def overdue(self) -> DeadlineExceeded:
@@ -145,7 +146,7 @@ class Sequence:
         return self._decode(self.reply) if cut is None else cut
 
     def stream(self) -> None:
-        """Hand on what is new, if anybody reads; half a character, or what may be the start of a stop string, waits."""
+        """Hand on what is new, if anybody reads it. Half a character waits, as does what may begin a stop string."""
         if not self.pending_reply.read:
             return
         text = visible_text(self.text(), self._marks)
@@ -163,7 +164,7 @@ class Sequence:
         return any(stop.startswith(tail) for stop in self.request.stop)
 
     def finish(self, outcome: Outcome) -> Reply | ToolkitError:
-        """The reply as it stands, its last piece handed on; or what went wrong."""
+        """The finished reply, its last piece handed on; or what went wrong."""
         try:
             if self.error is None:
                 parts = split_reply(self.text(), self._marks)

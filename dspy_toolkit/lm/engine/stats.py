@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ PARTS = {
     "decode_seconds": "From the first token to the last, of finished requests.",
     "request_seconds": "From submission to the end, of finished requests.",
 }
+
+
+_lock = threading.Lock()
 
 
 @cache
@@ -42,6 +46,8 @@ def observe(model: str, reply: Reply) -> None:
         model: the engine's name.
         reply: as its caller gets it.
     """
+    with _lock:  # two first calls at once would make two sets, and one of them would be lost
+        found = histograms()
     parts = (reply.queue_seconds, reply.prefill_seconds, reply.decode_seconds, reply.seconds)
-    for histogram, seconds in zip(histograms().values(), parts, strict=True):
+    for histogram, seconds in zip(found.values(), parts, strict=True):
         histogram.labels(model).observe(seconds)

@@ -1,10 +1,12 @@
 """A model behind one thread: what every engine shares, whatever it computes with.
 
-Callers on any thread or event loop submit a `GenerationRequest` and get a `PendingReply`. The engine's thread starts with the first
-request; it loads the model, answers, and frees the model when it ends. An engine says how: `_serve` and `_free`.
+Callers on any thread or event loop submit a `GenerationRequest` and get a `PendingReply`. The engine's thread starts
+with the first request; it loads the model, answers, and frees the model when it ends. An engine says how: `_serve` and
+`_free`.
 
-What is covered: a bounded queue, a deadline for each request, also while it waits, the thread's end in any way (each waiting
-caller gets the cause, the next request starts a new thread), closing, and counting how every request ended.
+Covered: a bounded queue; a deadline for each request, also while it waits; the thread's end in any way (each waiting
+    caller
+gets the cause, the next request starts a new thread); closing; counting how every request ended.
 """
 
 from __future__ import annotations
@@ -146,7 +148,7 @@ class EngineThread(ABC):
         """Give back the memory of what `_serve` loaded, if it got so far."""
 
     def _run(self, before: threading.Thread | None) -> None:
-        """The thread: an isolation boundary. Whatever ends it reaches every waiting caller; the next request restarts it."""
+        """The thread, an isolation boundary: whatever ends it reaches every caller; the next request restarts it."""
         try:
             if before is not None:
                 before.join()

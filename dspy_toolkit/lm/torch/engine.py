@@ -1,11 +1,11 @@
-"""The torch engine: the MLX engine's contract over PyTorch, for where MLX cannot be had. Simple rather than fast.
+"""The torch engine: the MLX engine's contract over PyTorch, for where MLX cannot run. Simple rather than fast.
 
-Its thread answers one request after another. A prompt starts from what it shares with
-the one before it. `lm.engine.sequence` does the text, the grammar and the stop strings, as it does for the MLX engine.
+Its thread answers one request after another. A prompt starts from what it shares with the one before it. Text, grammar
+and stop strings are those of `lm.engine.sequence`, as in the MLX engine.
 
-What is covered, beside what every engine covers (`lm.engine.thread`): cancelling and closing at the next token or the next 512
-tokens of a prompt, an exception that ends one request only. What is not: decoding several requests together, adapters
-(LoRA), deadlines while the model is being loaded.
+Covered, beside what every engine covers (`lm.engine.thread`): cancelling and closing at the next token, or the next 512
+tokens of a prompt; an exception that ends one request only. Not covered: decoding several requests together, adapters
+(LoRA), deadlines while the model is loaded.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class TorchEngine(EngineThread):
             over.append((sequence, self._generate(sequence, text)))
         except Exception as error:  # isolation boundary: one request
             if not isinstance(error, ToolkitError):
-                text.forget()  # what was read of it may be half of a step
+                text.forget()  # its cache may hold half a step
                 log.exception("A request to the torch engine of %s failed.", self.model)
             failure = error
         with self._condition:
@@ -99,8 +99,8 @@ class TorchEngine(EngineThread):
             self._complete([sequence], failure)
 
     def _generate(self, sequence: Sequence, text: _Text) -> Outcome:
-        """Decode until the sequence is over. Raises what ends it otherwise: deadline, cancelling, closing, its grammar."""
-        # A reply that its grammar dictates to the end, or that max_tokens cuts inside what is dictated, needs no model.
+        """Decode until the sequence is over. Raises what ends it early: deadline, cancelling, closing, its grammar."""
+        # A reply that the grammar dictates to its end, or that max_tokens cuts within what is dictated, needs no model.
         if (outcome := sequence.outcome()) is not None:
             return outcome
         kept, logits = text.start(sequence.prompt, lambda: self._check(sequence))
@@ -116,7 +116,7 @@ class TorchEngine(EngineThread):
             if outcome is not None:
                 return outcome
             sequence.stream()
-            logits = text.read(sequence.reply[size:])
+            logits = text.feed(sequence.reply[size:])
             with self._condition:
                 self._counts["steps"] += 1
                 self._counts["batched_rows"] += 1
@@ -131,7 +131,7 @@ class TorchEngine(EngineThread):
 
 
 class _Text:
-    """The tokens that the model has read, with their attention cache. Kept from one request to the next."""
+    """The tokens that are in the attention cache, which is kept from one request to the next."""
 
     def __init__(self, model: Any, device: str) -> None:
         self._model, self._device = model, device
@@ -140,17 +140,17 @@ class _Text:
         self._seconds = 0.0
 
     def start(self, prompt: np.ndarray, check: Callable[[], None]) -> tuple[int, np.ndarray]:
-        """(tokens that were there already, logits after the prompt). `check` may raise, between two chunks."""
+        """(tokens that were in the cache already, logits after the prompt). `check` may raise, between two chunks."""
         kept = self._keep(prompt)
         logits = None
         for at in range(kept, len(prompt), PREFILL_CHUNK):
             check()
-            logits = self.read(prompt[at : at + PREFILL_CHUNK].tolist())
+            logits = self.feed(prompt[at : at + PREFILL_CHUNK].tolist())
         assert logits is not None
         return kept, logits
 
-    def read(self, tokens: list[int]) -> np.ndarray:
-        """Logits, float32 of shape (vocabulary,), after `tokens` are read as well."""
+    def feed(self, tokens: list[int]) -> np.ndarray:
+        """Logits, float32 of shape (vocabulary,), after `tokens` as well."""
         torch = import_torch()
         began = time.monotonic()
         with torch.inference_mode():
@@ -183,7 +183,7 @@ class _Text:
         return sum(array.nbytes for array in held if array is not None)
 
     def _keep(self, prompt: np.ndarray) -> int:
-        """Cut what was read to what it shares with `prompt`; how many tokens that is. One is always left to read."""
+        """Cut the cache to what it shares with `prompt`; how many tokens that is. One is always left over."""
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
         limit = min(len(self._tokens), len(prompt) - 1)

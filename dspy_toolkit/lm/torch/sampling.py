@@ -1,7 +1,8 @@
 """Choosing a token from one row of logits, in NumPy, for the torch engine.
 
-The order is the MLX engine's: the repetition penalty, the grammar, then top_p, min_p and top_k on the probabilities before
-the temperature, then the draw. A seed makes draws reproducible here; the MLX engine's generator draws others from it.
+The order is the MLX engine's: the repetition penalty, the grammar, then top_p, min_p and top_k on the probabilities
+before the temperature, then the draw. A seed makes draws reproducible here; the MLX engine's generator draws others
+from it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dspy_toolkit.lm.protocol import GenerationRequest, TokenLogprob
 
 
 class Sampler:
-    """The choices of one request; holds its random state."""
+    """Chooses the tokens of one request; holds its random state."""
 
     def __init__(self, request: GenerationRequest, decode: Callable[[Sequence[int]], str]) -> None:
         """Args: decode: tokens → text, for log-probabilities."""

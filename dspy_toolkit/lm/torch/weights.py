@@ -1,9 +1,9 @@
-"""Loading a model folder into PyTorch, where MLX cannot be had: on CUDA, MPS or the CPU.
+"""Loading a model folder into PyTorch, where MLX cannot run: on CUDA, MPS or the CPU.
 
-A folder in Hugging Face's format is loaded as it is. A folder that mlx_lm quantized is expanded: each affine group becomes
-scale * value + offset in the type of its scale, as MLX expands it, bit for bit. Where its config says `rope_traditional`,
-the query and key rows are put back from interleaved rotary pairs into two halves, as Hugging Face's models have them. Only
-torch, transformers and safetensors are needed; MLX is not.
+A folder in Hugging Face's format is loaded unchanged. A folder that mlx_lm quantized is expanded: each affine group
+becomes scale * value + offset in the type of its scale, as MLX expands it, bit for bit. Where its config says
+`rope_traditional`, the query and key rows are put back from interleaved rotary pairs into two halves, as Hugging Face's
+models have them. Only torch, transformers and safetensors are needed; MLX is not.
 
 On the CPU all is float32; on an accelerator the weights keep the type that they are stored in.
 
@@ -31,15 +31,15 @@ ROTATED = ("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")
 
 
 def calm_threads() -> None:
-    """Let torch's CPU threads sleep while they wait for each other. Call it before torch or transformers is imported."""
-    # By default they spin: beside other busy processes a token then takes twenty times as long (1.8 s instead of 0.09 s with
-    # two threads, on two cores that three other processes were using). The variable is of the OpenMP that torch brings, and
-    # is read when that is loaded, which transformers does as soon as it is imported itself.
+    """Let torch's CPU threads sleep while they wait for each other. To be called before torch or transformers loads."""
+    # By default they spin: beside other busy processes a token then takes twenty times as long (1.8 s instead of 0.09 s
+    # with two threads, on two cores that three other processes were using). The variable belongs to torch's OpenMP,
+    # which reads it when it is loaded, and importing transformers loads it.
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 
 def import_torch() -> Any:
-    """torch, its threads calm."""
+    """Torch, after `calm_threads`."""
     calm_threads()
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -140,7 +140,7 @@ def _expand(folder: Path, quantization: Mapping[str, Any]) -> Iterator[tuple[str
                     mode = {**quantization, **own} if isinstance(own, Mapping) else quantization
                     if f"{module}.biases" not in names or mode.get("mode", "affine") != "affine":
                         raise ValueError(
-                            f"{module} is quantized in mode {mode.get('mode')!r}; only affine is understood"
+                            f"{module} is quantized in mode {mode.get('mode')!r}; only affine is supported"
                         )
                     tensor = expand_affine(
                         tensor, file.get_tensor(f"{module}.scales"), file.get_tensor(f"{module}.biases"), mode["bits"]
@@ -149,7 +149,7 @@ def _expand(folder: Path, quantization: Mapping[str, Any]) -> Iterator[tuple[str
 
 
 def expand_affine(packed: Any, scales: Any, offsets: Any, bits: int) -> Any:
-    """MLX's affine quantization undone.
+    """Undo MLX's affine quantization.
 
     Args:
         packed: uint32, shape (..., columns * bits / 32): the values one after another, the lowest bits first.
@@ -179,7 +179,7 @@ def _halve(rows: Any, width: int) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Nothing on the terminal while transformers loads: no progress bar, and no report of what our error says."""
+    """Nothing on the terminal while transformers loads: no progress bar, and no report of what our own error says."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
