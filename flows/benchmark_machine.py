@@ -8,8 +8,8 @@ from __future__ import annotations
 from prefect import flow
 from prefect.runtime import flow_run
 
+from benchmarks.throughput import REQUESTS
 from dspy_toolkit.tracking.machine import Regression
-from dspy_toolkit.tracking.throughput import REQUESTS
 from tasks.measurement import measure_machine, record_measurement
 
 

@@ -23,7 +23,7 @@ from tasks.steps import (
     prepare_dataset,
     probe_program,
     record_run,
-    release_baseline_program,
+    release_baseline_version,
     release_program,
     resolve_project,
     select_optimizer,
@@ -56,7 +56,7 @@ def optimize_program(
     choice = select_optimizer(SelectInput(**dict(search), profile=profile, optimizer=optimizer, budget=budget))
     if dry_run:
         return choice
-    ref = release_baseline_program(ref)
+    ref = release_baseline_version(ref)
     candidate = compile_program(CompileInput(**dict(search), choice=choice, profile=profile), workers=workers)
     comparison = compare_programs(CompareInput.of(ref, dataset, choice, candidate))
     run = Run(

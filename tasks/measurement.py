@@ -6,13 +6,13 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
+from benchmarks.throughput import measure_engine, measure_rates
 from dspy_toolkit.display.progress import step
 from dspy_toolkit.display.summary import print_figures
 from dspy_toolkit.lm import connect
 from dspy_toolkit.lm.models.hardware import inspect_hardware
 from dspy_toolkit.settings import load_settings
-from dspy_toolkit.tracking.machine import Measurement, Regression, fallen, identify, keep, past_figures
-from dspy_toolkit.tracking.throughput import Figure, measure_engine, measure_rates
+from dspy_toolkit.tracking.machine import Figure, Measurement, Regression, fallen, identify, keep, past_figures
 from tasks.policy import RETRYING, accelerator
 
 

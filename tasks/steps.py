@@ -105,7 +105,7 @@ resolve_project = as_task(resolve, "resolve {given.location}")
 prepare_dataset = still_there(as_task(prepare, "prepare {given.project}", cached=True, after=show.dataset))
 probe_program = still_there(as_task(probe, "probe {given.project}", cached=True, asks_model=True))
 select_optimizer = as_task(select, "select an optimizer for {given.project}", after=show.choice)
-release_baseline_program = as_task(release_baseline, "release the baseline of {given.name}")
+release_baseline_version = as_task(release_baseline, "release the baseline of {given.name}")
 run_one_arm = still_there(as_task(run_arm, "{given.arm_run.arm} for {given.project}", cached=True, asks_model=True))
 compare_programs = still_there(
     as_task(compare, "compare {given.project} with its champion", cached=True, asks_model=True, after=show.comparison)

@@ -123,12 +123,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows: the machine's, then each system's."""
+    from benchmarks.throughput import measure_rates
     from dspy_toolkit.lm.models.embedded import EMBEDDED
     from dspy_toolkit.lm.models.gguf import find_gguf
     from dspy_toolkit.lm.models.hardware import inspect_hardware
     from dspy_toolkit.lm.models.weights import find_weights
     from dspy_toolkit.settings import load_settings
-    from dspy_toolkit.tracking.throughput import measure_rates
 
     settings = load_settings()
     home = settings.path().absolute()

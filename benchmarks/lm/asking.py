@@ -14,7 +14,7 @@ import dspy
 from benchmarks.lm.floor import Shape
 from benchmarks.lm.systems import Place, System
 from benchmarks.lm.workloads import FEW, Way, Workload, make_program, messages_of, read_reply, signature_of
-from dspy_toolkit.tracking.throughput import Rates
+from benchmarks.throughput import Rates
 
 
 class Found(NamedTuple):

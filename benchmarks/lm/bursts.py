@@ -12,7 +12,7 @@ from benchmarks.lm.asking import Caller, Found, Outcome, Setting, rows_for
 from benchmarks.lm.floor import Shape, free_tokens, least_seconds, must_read
 from benchmarks.lm.systems import EngineSystem, System
 from benchmarks.lm.workloads import Way, Workload, is_right, make_program, messages_of, signature_of
-from dspy_toolkit.tracking.throughput import THREADS, Burst, burst, step_figures
+from benchmarks.throughput import THREADS, Burst, burst, step_figures
 
 PRIMES = 4
 """Requests that make a prefix known before the clock starts; at once, since one alone shares with nobody."""

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from benchmarks.lm.asking import Caller, Found, Setting
 from benchmarks.lm.systems import System
 from benchmarks.lm.workloads import Way, Workload
+from benchmarks.throughput import THREADS
 from dspy_toolkit.optimizers.settings import MiproSettings, OptimizerSettings, RandomSettings
-from dspy_toolkit.tracking.throughput import THREADS
 
 COMPILATIONS: dict[str, tuple[OptimizerSettings, int]] = {
     "bootstrap": (RandomSettings(candidates=2, max_bootstrapped_demos=4, val_rows=32), 160),

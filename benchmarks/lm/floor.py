@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dspy_toolkit.tracking.throughput import Rates
+from benchmarks.throughput import Rates
 
 WIDTH = 16
 """Rows at once: the callers there are."""

@@ -15,7 +15,7 @@ import dspy
 from benchmarks.lm.asking import Caller, Found, Setting, rows_for
 from benchmarks.lm.systems import System
 from benchmarks.lm.workloads import Way, Workload, messages_of, signature_of
-from dspy_toolkit.tracking.throughput import THREADS
+from benchmarks.throughput import THREADS
 
 PROBES, PROBE_SECONDS = 5, 40
 """Streams that are timed, one after another; no further one begins after so many seconds."""

@@ -21,7 +21,7 @@ from benchmarks.lm.floor import Shape
 from benchmarks.lm.streaming import first_token
 from benchmarks.lm.systems import Place, start
 from benchmarks.lm.workloads import find_workload
-from dspy_toolkit.tracking.throughput import Rates
+from benchmarks.throughput import Rates
 
 MEASURES: dict[str, Callable[..., Iterator[Found]]] = {
     "burst": rate,

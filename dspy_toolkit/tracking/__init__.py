@@ -3,5 +3,5 @@
 mlflow_client  connecting, and errors in one line
 runs           writing a run
 history        reading earlier runs back
-machine        this machine's speed over time; throughput measures it
+machine        this machine's speed over time
 """

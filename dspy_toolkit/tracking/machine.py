@@ -3,7 +3,7 @@
 Covered: what makes two measurements comparable, the verdict on a new one, reading and writing them. One measurement is one
 MLflow run, tagged with the machine and the model.
 
-Not covered: measuring (`dspy_toolkit.tracking.throughput`).
+Not covered: measuring (`benchmarks.throughput`).
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from dspy_toolkit.store import Frozen, digest
 from dspy_toolkit.tracking.mlflow_client import experiment_id, session
 from dspy_toolkit.tracking.runs import PROJECT_TAG, record_run
-from dspy_toolkit.tracking.throughput import Figure
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.models.hardware import Hardware
@@ -31,6 +30,16 @@ FALLEN_BY = 0.2
 """The share of the median that is worth a warning."""
 REMEMBERED = 100
 """Earlier runs that count, the latest ones: two years of weeks."""
+
+
+class Figure(Frozen):
+    """One measured number."""
+
+    name: str
+    """Lower case with underscores; the same from run to run."""
+    value: float
+    unit: str
+    better: Literal["higher", "lower"] = "higher"
 
 
 class Conditions(Frozen):

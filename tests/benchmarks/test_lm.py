@@ -29,9 +29,9 @@ from benchmarks.lm.workloads import (
     read_reply,
     signature_of,
 )
+from benchmarks.throughput import Rates
 from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.testing import fake_connection, format_reply
-from dspy_toolkit.tracking.throughput import Rates
 
 CONFIGURATION = {
     "rank": 8,

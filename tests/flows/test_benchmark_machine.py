@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dspy_toolkit.tracking import throughput
+from benchmarks import throughput
 from dspy_toolkit.tracking.machine import NAME
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

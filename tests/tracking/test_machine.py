@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.lm.models.hardware import Hardware
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.tracking.machine import Measurement, fallen, identify, keep, past_figures
-from dspy_toolkit.tracking.throughput import Figure
+from dspy_toolkit.tracking.machine import Figure, Measurement, fallen, identify, keep, past_figures
 
 HARDWARE = Hardware(
     system="Linux x86_64",

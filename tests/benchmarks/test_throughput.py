@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks import throughput
+from benchmarks.throughput import burst, made_up_texts, measure_engine, measure_rates, step_figures
 from dspy_toolkit.errors import EngineFailed, ModelError
 from dspy_toolkit.lm.protocol import EngineStats
 from dspy_toolkit.testing import fake_connection, fake_engine
-from dspy_toolkit.tracking import throughput
-from dspy_toolkit.tracking.throughput import burst, made_up_texts, measure_engine, measure_rates, step_figures
 
 
 def test_a_burst_keeps_the_order_and_uses_all_threads() -> None:

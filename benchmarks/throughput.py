@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from dspy_toolkit.errors import ModelError
 from dspy_toolkit.lm.protocol import EngineStats
 from dspy_toolkit.store import Frozen
+from dspy_toolkit.tracking.machine import Figure
 
 if TYPE_CHECKING:
     import dspy
@@ -44,16 +45,6 @@ CPU_SIDE, GPU_SIDE = 1536, 4096
 COPIED = 192 * 2**20
 """Bytes that one thread copies when memory is timed: far more than any cache holds."""
 REPEATS = 5
-
-
-class Figure(Frozen):
-    """One measured number."""
-
-    name: str
-    """Lower case with underscores; the same from run to run."""
-    value: float
-    unit: str
-    better: Literal["higher", "lower"] = "higher"
 
 
 class Rates(Frozen):
