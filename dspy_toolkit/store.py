@@ -19,7 +19,7 @@ import posixpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from dspy_toolkit.durable import set_aside, write_file, writing
 from dspy_toolkit.errors import ObjectMissing, StoreError
@@ -39,9 +39,9 @@ class Frozen(BaseModel):
 class Ref(Frozen):
     """The name of an object in the store."""
 
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
     """Hex digest of the object's bytes."""
-    kind: str
+    kind: str = Field(pattern="^[a-z]+$")
     """What the bytes are: `parquet`, `json`, …; for people, and for the reader that opens them."""
 
     def __str__(self) -> str:

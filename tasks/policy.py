@@ -7,6 +7,7 @@ that say so.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ from pydantic import BaseModel
 
 from dspy_toolkit.code_version import sources_sha256
 from dspy_toolkit.lm import root_error
+from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.project import check_known
+from dspy_toolkit.registry.programs import is_saved, is_version
+from dspy_toolkit.run import Request
+from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Ref, digest
 
 RETRY_DELAYS = [10, 30, 60]
@@ -65,6 +71,24 @@ def content_key(run: Any, parameters: dict[str, Any]) -> str:
     """
     sources = sources_sha256(), sources_sha256(Path(__file__).parent, ())
     return f"{run.task.name}-{digest(*sources, *parameters.values())}"
+
+
+def open_project(given: Any) -> Context:
+    """The context of a step's value, opened anew, since a step may run in another process than the one before.
+
+    A run that a worker started was asked for over Prefect's API, which may be open to others: it takes its project, and the
+    one that a search starts from, by names and places that this machine knows.
+
+    Raises:
+        ProjectError, SettingsError: it cannot be found, or may not be named by a deployment.
+    """
+    settings = load_settings()
+    if "PREFECT__FLOW_RUN_ID" in os.environ:
+        start = given.start if isinstance(given, Request) else None
+        check_known(given.location, settings)
+        if start is not None and not is_version(start) and not is_saved(start):
+            check_known(start, settings)
+    return Context.open(given.location, settings)
 
 
 def limit_name() -> str:

@@ -16,7 +16,9 @@ from dspy_toolkit.optimizers.compile import of_race
 from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult
 from dspy_toolkit.optimizers.race.race import race
 from dspy_toolkit.optimizers.search.search import Stopwatch
+from dspy_toolkit.project import check_known
 from dspy_toolkit.run import ArmInput, CompileInput
+from dspy_toolkit.settings import load_settings
 from tasks.steps import run_one_arm
 
 DEPLOYMENT = "run-arm/worker"
@@ -41,6 +43,7 @@ def _here(given: CompileInput, arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]
 
 def _on_workers(given: CompileInput, arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
     """Start all, then wait for all. A run that failed is an arm that failed, but for the baseline's."""
+    check_known(given.location, load_settings())  # the workers would refuse it, one after the other
     started = []
     for arm_run in arm_runs:
         parameters = {"given": _turn(given, arm_run).model_dump(mode="json")}

@@ -29,7 +29,7 @@ from dspy_toolkit.run import CompileInput
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Store
 from tasks import show
-from tasks.policy import RETRYING, accelerator, content_key, refs_in
+from tasks.policy import RETRYING, accelerator, content_key, open_project, refs_in
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def as_task(
     """
 
     def run(given: Any) -> Found:
-        context = Context.open(given.location, load_settings())
+        context = open_project(given)
         with accelerator() if asks_model else nullcontext(), step(function.__name__) as reporter:
             if asks_model:
                 with show.progress(given.project, function.__name__, reporter):
@@ -138,4 +138,4 @@ def compile_program(given: CompileInput, *, workers: bool = False) -> Compiled:
 def restore_champion(transaction: Any) -> None:
     """Undo a promotion when what came after it in the same transaction failed."""
     if (released := show.promoted(transaction)) is not None:
-        undo_release(Context.open(released.location, load_settings()), released.decision)
+        undo_release(open_project(released), released.decision)

@@ -9,7 +9,7 @@ fingerprints  resolve: a project's parts, each with a hash of all that it depend
 from __future__ import annotations
 
 from dspy_toolkit.project.definition import Project
-from dspy_toolkit.project.finding import load_named, load_project, project_names, register
+from dspy_toolkit.project.finding import check_known, load_named, load_project, project_names, register
 from dspy_toolkit.project.fingerprints import (
     ChampionPart,
     DataPart,
@@ -27,6 +27,7 @@ __all__ = [
     "Project",
     "ProjectRef",
     "StartPart",
+    "check_known",
     "fingerprint_program",
     "load_named",
     "load_project",

@@ -84,6 +84,21 @@ def load_named(name: str, settings: Settings | None = None) -> Project:
     raise ProjectError(f"There is no project {name!r}.{nearest(name, project_names(settings))} Or give a .toml file.")
 
 
+def check_known(location: str, settings: Settings) -> None:
+    """Refuse a place that nobody on this machine has agreed to: for a location that came over a network.
+
+    Raises:
+        ProjectError: `location` is neither a name that `load_named` knows, nor a place that the settings give to one.
+    """
+    names = project_names(settings)
+    if location not in names and location not in [settings.location_of(name) for name in names]:
+        raise ProjectError(
+            f"{location!r} is no project that this machine knows by name, and what a deployment names is not run from just "
+            f"anywhere.{nearest(location, names)} Write its place into dspy-toolkit.toml, as location in a table "
+            "[projects.NAME], or run the flow by hand."
+        )
+
+
 def _called(name: str, project: Project, where: str) -> Project:
     if project.name != name:
         raise ProjectError(f"{where} leads to a project called {project.name!r}. Give both the same name.")

@@ -78,6 +78,7 @@ def test_a_dry_run_says_what_it_would_cost_and_spends_nothing(
     assert not sealed_was_opened(playground)
 
 
-def test_without_a_deployment_the_workers_cannot_be_asked(playground: Any) -> None:
+def test_without_a_deployment_the_workers_cannot_be_asked(playground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPY_TOOLKIT_PROJECTS__QUESTIONS__LOCATION", playground.location)
     with pytest.raises(OptimizerError, match="no deployment run-arm/worker .*prefect deploy --all"):
         compare(playground, workers=True)

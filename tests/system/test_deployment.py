@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+AUTH = "nightly:a password of the tests"
 PREFECT = [str(Path(sys.executable).parent / "prefect"), "--no-prompt"]
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
@@ -27,12 +28,16 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def environment(tmp_path: Path, fresh_home: dict[str, str]) -> dict[str, str]:
+def environment(tmp_path: Path, fresh_home: dict[str, str], films: Path) -> dict[str, str]:
     port = free_port()
     return fresh_home | {
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_API_AUTH_STRING": AUTH,
+        "PREFECT_API_AUTH_STRING": AUTH,
+        # What a deployment may name.
+        "DSPY_TOOLKIT_PROJECTS__FILMS__LOCATION": str(films),
         "DO_NOT_TRACK": "1",
         "PORT": str(port),
     }
@@ -94,14 +99,14 @@ def run(arguments: list[str], environment: dict[str, str], timeout: float = 300)
     return done.stdout
 
 
-def race_on_workers(environment: dict[str, str], films: Path) -> str:
+def race_on_workers(environment: dict[str, str]) -> str:
     """What `compare_optimizers --workers` prints, with a budget for one arm."""
     command = [
         sys.executable,
         "-m",
         "flows.compare_optimizers",
         "--project",
-        str(films),
+        "films",
         "--budget",
         "100",
         "--workers",
@@ -112,9 +117,9 @@ def race_on_workers(environment: dict[str, str], films: Path) -> str:
 
 
 def test_the_nightly_deployment_and_the_arms_of_a_race_run_on_a_worker(
-    environment: dict[str, str], worker: Path, films: Path
+    environment: dict[str, str], worker: Path
 ) -> None:
-    parameters = json.dumps({"project": str(films), "optimizer": "bootstrap", "budget": "light"})
+    parameters = json.dumps({"project": "films", "optimizer": "bootstrap", "budget": "light"})
     run(
         [
             "deployment",
@@ -140,7 +145,7 @@ def test_the_nightly_deployment_and_the_arms_of_a_race_run_on_a_worker(
     assert recorded.data.tags["outcome"] in ("promoted", "refused", "unchanged")
     assert recorded.data.metrics["val_baseline"] >= 0
 
-    printed = race_on_workers(environment, films)
+    printed = race_on_workers(environment)
     assert "The race" in printed
     assert "labelled" in printed
     arms = run(["flow-run", "ls", "--flow-name", "run-arm", "--state-type", "COMPLETED"], environment)
