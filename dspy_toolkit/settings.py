@@ -315,7 +315,7 @@ class Settings(BaseSettings):
                 given = {field: getattr(section, field) for field in section.model_fields_set}
                 changes[key] = type(section).model_validate({**_under(given, value), **value})
             except ValidationError as error:
-                raise SettingsError(explain(error, f"[projects.{name}.{key}] ", type(section))) from None
+                raise SettingsError(_in_words(error, f"[projects.{name}.{key}] ", type(section))) from None
         return self.model_copy(update=changes)
 
 
@@ -350,7 +350,7 @@ def load_settings(**arguments: Any) -> Settings:
     try:
         settings = Settings(**arguments)
     except ValidationError as error:
-        raise SettingsError(explain(error, "", Settings)) from None
+        raise SettingsError(_in_words(error, "", Settings)) from None
     except ValueError as error:  # tomllib's and pydantic-settings' own: a file or variable that cannot be parsed
         raise SettingsError(f"The settings cannot be read: {error}. Correct {FILE_NAME} or the environment.") from None
     for name in settings.projects:
@@ -369,7 +369,7 @@ def _check_environment() -> None:
             raise SettingsError(f"Environment variable {variable} is not a setting.{hint} Unset or rename it.")
 
 
-def explain(error: ValidationError, where: str, model: type[BaseModel]) -> str:
+def _in_words(error: ValidationError, where: str, model: type[BaseModel]) -> str:
     """A pydantic error as one line a setting, with the nearest known name for an unknown one."""
     lines = []
     for problem in error.errors(include_url=False, include_context=False, include_input=True):

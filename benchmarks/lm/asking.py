@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import dspy
 
 from benchmarks.lm.floor import Shape
-from benchmarks.lm.systems import Place, System
+from benchmarks.lm.peers import Place, System
 from benchmarks.lm.workloads import FEW, Way, Workload, make_program, messages_of, read_reply, signature_of
 from benchmarks.throughput import Rates
 
@@ -45,7 +45,7 @@ class Setting:
 
     def requests(self, workload: Workload) -> int:
         """How many this system gets."""
-        # Whoever keeps no prefix and answers one after another is as fast on the first as on the last.
+        # A system that keeps no prefix and answers one request after another is as fast on the first as on the last.
         return max(round((FEW if self.name == "generate" else workload.requests) * self.scale), 1)
 
 

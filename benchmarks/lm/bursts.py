@@ -9,8 +9,9 @@ from typing import Any
 import dspy
 
 from benchmarks.lm.asking import Caller, Found, Outcome, Setting, rows_for
-from benchmarks.lm.floor import Shape, free_tokens, least_seconds, must_read
-from benchmarks.lm.systems import EngineSystem, System
+from benchmarks.lm.floor import Shape, free_tokens, least_seconds, prefill_work
+from benchmarks.lm.peers import System
+from benchmarks.lm.systems import EngineSystem
 from benchmarks.lm.workloads import Way, Workload, is_right, make_program, messages_of, signature_of
 from benchmarks.throughput import THREADS, Burst, burst, step_figures
 
@@ -109,13 +110,13 @@ def _floor(
         return tokenizer.encode_chat([Message.model_validate(each) for each in messages_of(program, row["request"])])
 
     prompts = [encode(row) for row in rows]
-    reading = must_read(prompts, [encode(row) for row in primes])
+    work = prefill_work(prompts, [encode(row) for row in primes])
     grammar = signature_grammar(signature_of(program))
     free = mean(
         free_tokens(tokenizer.matcher(grammar), tokenizer._tokenizer, outcome.text) if grammar else outcome.tokens
         for outcome in done.results
     )
     context = mean(map(len, prompts)) + mean(outcome.tokens for outcome in done.results) / 2
-    seconds = least_seconds(shape, setting.rates, reading, len(rows), free, context, primed=workload.primed)
-    note = f"{reading.tokens} prompt tokens of {sum(map(len, prompts))}, {free:.1f} decided tokens a reply"
+    seconds = least_seconds(shape, setting.rates, work, len(rows), free, context, primed=workload.primed)
+    note = f"{work.tokens} prompt tokens of {sum(map(len, prompts))}, {free:.1f} decided tokens a reply"
     return Found("floor", len(rows) / seconds, "requests/s", note)

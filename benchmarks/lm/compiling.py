@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 
 from benchmarks.lm.asking import Caller, Found, Setting
-from benchmarks.lm.systems import System
+from benchmarks.lm.peers import System
 from benchmarks.lm.workloads import Way, Workload
 from benchmarks.throughput import THREADS
 from dspy_toolkit.optimizers.settings import MiproSettings, OptimizerSettings, RandomSettings

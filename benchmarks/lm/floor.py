@@ -38,7 +38,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PrefillWork:
     """The prompt tokens that must be computed."""
 
     tokens: int
@@ -71,16 +71,16 @@ def shape_of(config: dict[str, Any], weight_bits: float = 32) -> Shape | None:
     )
 
 
-def must_read(prompts: Sequence[Sequence[int]], known: Sequence[Sequence[int]] = ()) -> Reading:
+def prefill_work(prompts: Sequence[Sequence[int]], known: Sequence[Sequence[int]] = ()) -> PrefillWork:
     """The nodes of the tree that `prompts` make beside the one that `known` make.
 
     In sorted order, what a prompt adds begins where it parts from the one before it.
     """
     everything, seen = _nodes([*prompts, *known]), _nodes(known)
-    return Reading(tokens=everything.tokens - seen.tokens, pairs=everything.pairs - seen.pairs)
+    return PrefillWork(tokens=everything.tokens - seen.tokens, pairs=everything.pairs - seen.pairs)
 
 
-def _nodes(prompts: Sequence[Sequence[int]]) -> Reading:
+def _nodes(prompts: Sequence[Sequence[int]]) -> PrefillWork:
     tokens = pairs = 0
     before: Sequence[int] = ()
     for prompt in sorted(map(tuple, prompts)):
@@ -90,7 +90,7 @@ def _nodes(prompts: Sequence[Sequence[int]]) -> Reading:
         tokens += len(prompt) - shared
         pairs += (len(prompt) * (len(prompt) + 1) - shared * (shared + 1)) // 2
         before = prompt
-    return Reading(tokens=tokens, pairs=pairs)
+    return PrefillWork(tokens=tokens, pairs=pairs)
 
 
 def free_tokens(matcher: Any, tokenizer: Any, text: str) -> int:
@@ -120,19 +120,19 @@ def free_tokens(matcher: Any, tokenizer: Any, text: str) -> int:
 
 
 def least_seconds(
-    shape: Shape, rates: Rates, reading: Reading, replies: int, free: float, context: float, *, primed: bool
+    shape: Shape, rates: Rates, prompts: PrefillWork, replies: int, free: float, context: float, *, primed: bool
 ) -> float:
     """The floor of one burst.
 
     Args:
-        reading: what `must_read` counted.
+        prompts: what `prefill_work` counted.
         replies: requests of the burst.
         free: tokens of a reply that are decided, on average, at least 1.
         context: tokens that a decoded token attends to, on average.
-        primed: the shared beginning was read before.
+        primed: the shared beginning is kept already.
     """
     batches = math.ceil(replies / WIDTH)
-    operations = reading.tokens * shape.block_flops + reading.pairs * shape.pair_flops + replies * shape.head_flops
+    operations = prompts.tokens * shape.block_flops + prompts.pairs * shape.pair_flops + replies * shape.head_flops
     read = (batches + (not primed)) * shape.weight_bytes
     prefill = max(operations / rates.flops, read / rates.bytes)
     steps = max(free - 1, 0.0)

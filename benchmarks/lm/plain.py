@@ -11,7 +11,7 @@ from typing import Any
 
 import dspy
 
-from benchmarks.lm.systems import Answer, Messages, Place, options, peer_adapter
+from benchmarks.lm.peers import Answer, Messages, Place, options, peer_adapter
 from dspy_toolkit.lm.meter import MeteredLM
 
 

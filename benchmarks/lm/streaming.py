@@ -13,7 +13,7 @@ from typing import Any
 import dspy
 
 from benchmarks.lm.asking import Caller, Found, Setting, rows_for
-from benchmarks.lm.systems import System
+from benchmarks.lm.peers import System
 from benchmarks.lm.workloads import Way, Workload, messages_of, signature_of
 from benchmarks.throughput import THREADS
 

@@ -1,4 +1,4 @@
-"""Who is asked: what every system can do, and the engine.
+"""The systems that are measured, by name; and the engine as one of them.
 
 engine         here; through its LiteLLM provider; natively `submit`, with the reply's grammar
 generate       `plain`; a LiteLLM custom handler that calls `mlx_lm.generate`, one request after another; natively that function
@@ -13,63 +13,15 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Generator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import dspy
 
+from benchmarks.lm.peers import Answer, Messages, Place, System, options
+from benchmarks.lm.plain import GenerateSystem
+from benchmarks.lm.servers import llama_server, mlx_server
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.meter import MeteredLM
-
-Messages = list[dict[str, str]]
-
-
-class Answer(NamedTuple):
-    """A native reply."""
-
-    text: str
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Place:
-    """What every system needs to know of the model and the machine."""
-
-    home: Path
-    model: str
-    """As settings name it."""
-    folder: Path
-    """The weights as peers on MLX load them."""
-    gguf: Path | None
-    threads: int
-    """Of a peer that has to be told."""
-    log: Path
-    """Where a server's own output goes."""
-
-
-class System(Protocol):
-    """One way of running the model."""
-
-    def lm(self, max_tokens: int) -> tuple[MeteredLM, dspy.Adapter]:
-        """For `dspy.context`; greedy, uncached."""
-        ...
-
-    def ask(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Answer:
-        """Natively, greedy. Safe from any thread."""
-        ...
-
-    def stream(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Generator[str]:
-        """The same, in pieces. Closing it gives the rest up."""
-        ...
-
-    def drop(self) -> None:
-        """Nobody waits any more for what was asked so far; where such requests would be in the way, they go."""
-        ...
-
-    def close(self) -> None:
-        """Stop, whatever still waits."""
-        ...
 
 
 def missing(name: str) -> str | None:
@@ -91,29 +43,7 @@ def start(name: str, place: Place) -> System:
         settings = load_settings(home=place.home)
         lm = settings.lm.model_copy(update={"model": place.model})
         return EngineSystem(connect(settings.model_copy(update={"lm": lm})))
-    if name == "generate":
-        from benchmarks.lm.plain import GenerateSystem
-
-        return GenerateSystem(place)
-    from benchmarks.lm.servers import llama_server, mlx_server
-
-    return {"mlx_lm.server": mlx_server, "llama.cpp": llama_server}[name](place)
-
-
-def options(max_tokens: int) -> dict[str, Any]:
-    """Of every `dspy.LM`."""
-    return {
-        "engine": "litellm",
-        "cache": False,
-        "num_retries": 0,
-        "temperature": 0.0,
-        "max_tokens": max_tokens,
-    }
-
-
-def peer_adapter() -> dspy.Adapter:
-    """Of every peer."""
-    return dspy.ChatAdapter(use_json_adapter_fallback=False)
+    return {"generate": GenerateSystem, "mlx_lm.server": mlx_server, "llama.cpp": llama_server}[name](place)
 
 
 class EngineSystem:
@@ -147,7 +77,7 @@ class EngineSystem:
             pending.cancel()
 
     def drop(self) -> None:
-        """They take a second or two."""
+        """Nothing: the requests under way end within a second or two."""
 
     def close(self) -> None:
         from dspy_toolkit.lm import close_engines

@@ -18,8 +18,9 @@ from benchmarks.lm.asking import Found, Setting
 from benchmarks.lm.bursts import at_full_width, rate
 from benchmarks.lm.compiling import compilation
 from benchmarks.lm.floor import Shape
+from benchmarks.lm.peers import Place
 from benchmarks.lm.streaming import first_token
-from benchmarks.lm.systems import Place, start
+from benchmarks.lm.systems import start
 from benchmarks.lm.workloads import find_workload
 from benchmarks.throughput import Rates
 

@@ -48,13 +48,13 @@ def boundary() -> Iterator[None]:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     except Exception as error:  # isolation boundary: sorted here, and explained or raised
-        message = explain(error)
+        message = message_of(error)
         said = "".join(traceback.format_exception(error)).rstrip() if message is None else f"Error: {message}"
         print(printable(said), file=sys.stderr)
         raise SystemExit(1) from None
 
 
-def explain(error: BaseException) -> str | None:
+def message_of(error: BaseException) -> str | None:
     """What to tell a person about `error`; None when it is a defect."""
     if isinstance(error, ToolkitError):
         return str(error)

@@ -77,13 +77,13 @@ def examine(*, generate: bool = False) -> Iterator[Finding]:
 
 
 def _guarded(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    from dspy_toolkit.cli.boundary import explain
+    from dspy_toolkit.cli.boundary import message_of
     from dspy_toolkit.cli.findings import wrong
 
     try:
         yield from look()
     except Exception as error:  # isolation boundary: DSPy and LiteLLM wrap what the engine raised
-        if (message := explain(error)) is None:
+        if (message := message_of(error)) is None:
             raise
         yield wrong("generation", "reply", "none", message)
 

@@ -104,7 +104,7 @@ def compare(
     )
 
 
-def judge(evidence: Evidence | None, *, changed: bool, val_better: bool) -> Verdict:
+def verdict(evidence: Evidence | None, *, changed: bool, val_better: bool) -> Verdict:
     """Apply the gate.
 
     Args:

@@ -87,20 +87,20 @@ class Match:
     def decide(self) -> Comparison:
         """The order of the gate; see the module."""
         if prompt_of(self.candidate) == prompt_of(self.champion):
-            outcome, reason = decide.judge(None, changed=False, val_better=False)
+            outcome, reason = decide.verdict(None, changed=False, val_better=False)
             return _comparison(outcome, reason)
         val = self.context.store.read_frame(self.dataset.val)
         val = sample_rows(val, self.val_rows or len(val), self.context.settings.optimize.seed)
         reports = self.score(self.candidate, val, "candidate on val"), self.score(self.champion, val, "champion on val")
         if reports[0].mean < reports[1].mean:
-            outcome, reason = decide.judge(None, changed=True, val_better=False)
+            outcome, reason = decide.verdict(None, changed=True, val_better=False)
             return _comparison(outcome, reason, reports)
         sealed = self.sealed_rows()
         with self.context.connection.context():  # for the reference rules, whose metric may ask the model
             test, record = self.open_sealed(sealed)
             train = self.context.store.read_frame(self.dataset.train)
             rules = score_reference_rules(self.context.project, train, sealed)
-        outcome, reason = decide.judge(test, changed=True, val_better=True)
+        outcome, reason = decide.verdict(test, changed=True, val_better=True)
         record(outcome)
         return _comparison(outcome, reason, reports, test, rules)
 

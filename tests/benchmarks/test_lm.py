@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from benchmarks.lm import worker
 from benchmarks.lm.__main__ import SYSTEMS, plan
 from benchmarks.lm.asking import Setting, rows_for
-from benchmarks.lm.floor import Reading, Shape, free_tokens, least_seconds, must_read, shape_of
+from benchmarks.lm.floor import PrefillWork, Shape, free_tokens, least_seconds, prefill_work, shape_of
+from benchmarks.lm.peers import Place
 from benchmarks.lm.report import figure, tables, times
 from benchmarks.lm.servers import Server
-from benchmarks.lm.systems import EngineSystem, Place, missing
+from benchmarks.lm.systems import EngineSystem, missing
 from benchmarks.lm.workloads import (
     WORKLOADS,
     find_workload,
@@ -169,7 +170,7 @@ def test_what_must_be_read_is_the_tree_of_the_prompts_without_what_is_known(
         return {tuple(prompt[: end + 1]) for prompt in these for end in range(len(prompt))}
 
     new = beginnings(prompts) - beginnings(known)
-    assert must_read(prompts, known) == Reading(len(new), sum(map(len, new)))
+    assert prefill_work(prompts, known) == PrefillWork(len(new), sum(map(len, new)))
 
 
 def test_the_floor_is_operations_or_bytes_whichever_takes_longer(model_home: Path) -> None:
@@ -182,13 +183,13 @@ def test_the_floor_is_operations_or_bytes_whichever_takes_longer(model_home: Pat
     assert shape_of({"hidden_size": 8}) is None
     assert shape_of(config | {"num_experts": 8}) is None
     plain = Shape(block_flops=100, head_flops=10, pair_flops=0, weight_bytes=1000, kv_bytes=0)
-    reading, one = Reading(50, 0), {"primed": True, "context": 10.0}
+    work, one = PrefillWork(50, 0), {"primed": True, "context": 10.0}
     # 16 replies: 50 tokens and 16 decisions, then two steps of 16 rows.
-    computing = least_seconds(plain, Rates(flops=1, bytes=1e9), reading, 16, 3, **one)
+    computing = least_seconds(plain, Rates(flops=1, bytes=1e9), work, 16, 3, **one)
     assert computing == pytest.approx(50 * 100 + 16 * 10 + 2 * 16 * 110)
-    reading_weights = least_seconds(plain, Rates(flops=1e12, bytes=1), reading, 17, 3, **one)
+    reading_weights = least_seconds(plain, Rates(flops=1e12, bytes=1), work, 17, 3, **one)
     assert reading_weights == pytest.approx(2 * 1000 + 2 * 2 * 1000)
-    cold = least_seconds(plain, Rates(flops=1e12, bytes=1), reading, 17, 3, primed=False, context=10.0)
+    cold = least_seconds(plain, Rates(flops=1e12, bytes=1), work, 17, 3, primed=False, context=10.0)
     assert cold == reading_weights + 1000
 
 

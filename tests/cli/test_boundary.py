@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from dspy_toolkit.cli.boundary import boundary, explain
+from dspy_toolkit.cli.boundary import boundary, message_of
 from dspy_toolkit.errors import DatasetError, EngineFailed
 
 
@@ -34,7 +34,7 @@ def test_an_error_is_found_under_what_others_wrapped_around_it(capsys: pytest.Ca
 
 
 def test_a_full_disk_is_explained() -> None:
-    assert explain(OSError(errno.ENOSPC, "No space left on device")) == (
+    assert message_of(OSError(errno.ENOSPC, "No space left on device")) == (
         f"[Errno {errno.ENOSPC}] No space left on device. Free some space."
     )
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.errors import DatasetError, ObjectMissing
 from dspy_toolkit.evaluation import Report
-from dspy_toolkit.gate.decide import judge
+from dspy_toolkit.gate import decide
 from dspy_toolkit.gate.intervals import DIFFERENCES, bootstrap, tango
 from dspy_toolkit.gate.ledger import Ledger
 from dspy_toolkit.lm.usage import Usage
@@ -129,7 +129,7 @@ def test_prompt_tokens_that_were_not_counted_are_no_saving(store):
 
 
 def verdict(comparison, *, changed=True, val_better=True):
-    return judge(comparison, changed=changed, val_better=val_better)
+    return decide.verdict(comparison, changed=changed, val_better=val_better)
 
 
 def test_a_candidate_that_is_shown_to_be_better_is_promoted(store):
