@@ -10,6 +10,7 @@ import pytest
 from dspy_toolkit.errors import EngineFailed, OptimizerError
 from dspy_toolkit.optimizers import Compiled
 from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS
+from dspy_toolkit.optimizers.settings import LabelledSettings
 from dspy_toolkit.optimizers.states import fill
 from tests.optimizers.toys import Toy, by_demos, by_instruction, choice, engine_of, profile, program, rows
 
@@ -49,7 +50,7 @@ def test_a_model_that_learns_from_demonstrations_gets_them_cheaply(toy: Toy) -> 
 def test_nothing_helps(toy: Toy) -> None:
     found, _ = raced(toy)
     assert not found.changed
-    assert found.arms[0].name == "none"
+    assert found.arms[0].name == "baseline"
     assert found.summary.startswith("Nothing changed: the baseline won the race")
 
 
@@ -57,7 +58,7 @@ def test_an_optimizer_that_fails_midway_is_left_behind_with_its_reason(
     toy: Toy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(search: object, settings: object) -> None:
-        OPTIMIZERS["labelled"].search(search, {"candidates": 1})  # pyright: ignore[reportArgumentType]
+        OPTIMIZERS["labelled"].search(search, LabelledSettings(candidates=1, val_rows=1))  # pyright: ignore[reportArgumentType]
         raise ValueError("optuna is not what it was")
 
     monkeypatch.setitem(OPTIMIZERS, "mipro", replace(OPTIMIZERS["mipro"], search=broken))
