@@ -8,6 +8,7 @@ PREFECT_HOME decides instead. This is the one place where an import has an effec
 from __future__ import annotations
 
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,6 +37,12 @@ def prepare_environment() -> None:
         with suppress(OSError, StoreError):
             make_home(Path(wanted["PREFECT_HOME"]).parent)
             os.makedirs(wanted["PREFECT_HOME"], exist_ok=True)
+        if not os.path.exists(os.path.join(wanted["PREFECT_HOME"], "profiles.toml")):
+            # The temporary server would answer everybody on this machine, and every page in a browser on it. (A profile may
+            # name another server, which has an auth string of its own.)
+            ours, theirs = "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"
+            said = os.environ.get(ours) or os.environ.get(theirs) or f"dspy-toolkit:{secrets.token_urlsafe(16)}"
+            wanted[ours] = wanted[theirs] = said
     if "PREFECT__FLOW_RUN_ID" not in os.environ:
         # At a terminal the progress bars and the table speak; the log goes to Prefect's own page.
         wanted["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"

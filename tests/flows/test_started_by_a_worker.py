@@ -10,6 +10,7 @@ import pytest
 from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.optimizers.race.arm_run import ArmRun
+from dspy_toolkit.optimizers.settings import NoSearch
 from dspy_toolkit.project import ProgramPart
 from dspy_toolkit.run import ArmInput, Request
 from dspy_toolkit.store import Ref
@@ -60,7 +61,7 @@ def test_an_arm_of_a_race_is_not_run_from_anywhere(playground: Any, trap: Path) 
 
     program = ProgramPart(project="trap", location="trap.py", model="m", reflection_model="m", fingerprint="")
     nothing = Ref(sha256="0" * 64, kind="parquet")
-    arm = ArmRun(arm="bootstrap", settings={}, lm_calls=10, rows=1, items=1)
+    arm = ArmRun(arm="baseline", settings=NoSearch(), lm_calls=10, rows=1, items=1)
     with pytest.raises(ProjectError, match="no project that this machine knows"):
         run_arm(ArmInput(program=program, train=nothing, val=nothing, arm_run=arm))
     assert not trap.exists()
