@@ -11,8 +11,8 @@ from prefect.runtime import flow_run
 from dspy_toolkit.optimizers import Compiled
 from dspy_toolkit.run import Compilation, CompileInput, Request, SearchInput, SelectInput
 from flows.options import BudgetOption
+from tasks.compile import compile_program
 from tasks.steps import (
-    compile_program,
     prepare_dataset,
     probe_program,
     record_comparison,

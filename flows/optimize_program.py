@@ -17,9 +17,9 @@ from dspy_toolkit.registry import Decision
 from dspy_toolkit.run import CompareInput, CompileInput, Request, Run, SearchInput, SelectInput
 from dspy_toolkit.settings import OptimizerName
 from flows.options import BudgetOption
+from tasks.compile import compile_program
 from tasks.steps import (
     compare_programs,
-    compile_program,
     prepare_dataset,
     probe_program,
     record_run,

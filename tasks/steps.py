@@ -15,7 +15,6 @@ from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 
 from dspy_toolkit.display.progress import step
-from dspy_toolkit.optimizers import Compiled
 from dspy_toolkit.pipeline.compare import compare
 from dspy_toolkit.pipeline.compile import compile, run_arm  # noqa: A004
 from dspy_toolkit.pipeline.context import Context
@@ -25,7 +24,6 @@ from dspy_toolkit.pipeline.record import record, record_compilation
 from dspy_toolkit.pipeline.release import release, release_baseline, undo_release
 from dspy_toolkit.pipeline.resolve import resolve
 from dspy_toolkit.pipeline.select import select
-from dspy_toolkit.run import CompileInput
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Store
 from tasks import show
@@ -114,24 +112,9 @@ release_program = as_task(release, "release {given.project}", after=show.promoti
 record_run = as_task(record, "record {given.project}", after=show.run)
 record_comparison = as_task(record_compilation, "record the race for {given.project}", after=show.race)
 
-_compile = still_there(
+compile_one = still_there(
     as_task(compile, "compile {given.project} with {given.choice.optimizer}", cached=True, asks_model=True)
 )
-
-
-def compile_program(given: CompileInput, *, workers: bool = False) -> Compiled:
-    """Search for a better program.
-
-    Args:
-        given: two of the three splits, and the choice.
-        workers: run the arms of a race on the workers of the pool.
-    """
-    if given.choice.optimizer == "race":
-        from tasks.race import run_race
-
-        return run_race(given, workers=workers)
-    # A reason names the runs before this one: what was searched already is not searched again for other words.
-    return _compile(given.unexplained)
 
 
 @release_program.on_rollback

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tasks.race import DEPLOYMENT
+from tasks.compile import DEPLOYMENT
 
 ROOT = Path(__file__).parents[2]
 KNOWN = {"name", "prefect-version", "build", "push", "pull", "deployments"}

@@ -1,4 +1,4 @@
-"""The arms of a race as tasks, here or on the workers of the pool."""
+"""Compiling: one search as one task, or the arms of a race as tasks, here or on the workers of the pool."""
 
 from __future__ import annotations
 
@@ -19,9 +19,22 @@ from dspy_toolkit.optimizers.search.search import Stopwatch
 from dspy_toolkit.project import check_known
 from dspy_toolkit.run import ArmInput, CompileInput
 from dspy_toolkit.settings import load_settings
-from tasks.steps import run_one_arm
+from tasks.steps import compile_one, run_one_arm
 
 DEPLOYMENT = "run-arm/worker"
+
+
+def compile_program(given: CompileInput, *, workers: bool = False) -> Compiled:
+    """Search for a better program.
+
+    Args:
+        given: two of the three splits, and the choice.
+        workers: run the arms of a race on the workers of the pool.
+    """
+    if given.choice.optimizer == "race":
+        return run_race(given, workers=workers)
+    # A reason names the runs before this one: what was searched already is not searched again for other words.
+    return compile_one(given.unexplained)
 
 
 def run_race(given: CompileInput, *, workers: bool) -> Compiled:
