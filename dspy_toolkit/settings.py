@@ -263,6 +263,16 @@ class Settings(BaseSettings):
         # Before anything is laid over it: until then a table is not a section, and its key a plain text.
         return _hidden(tables)
 
+    @field_validator("home")
+    @classmethod
+    def _check_home(cls, home: Path) -> Path:
+        if strange := set("?%$") & set(str(home.expanduser().resolve())):
+            raise ValueError(
+                f"a folder with {' and '.join(sorted(strange))} in its name is another one to the databases that lie in it; "
+                "choose another name"
+            )
+        return home
+
     @classmethod
     def settings_customise_sources(
         cls,

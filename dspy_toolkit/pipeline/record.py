@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import ValidationError
 
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.datasets.checking import choices_of
 from dspy_toolkit.durable import write_file
-from dspy_toolkit.errors import ProjectError, RegistryError
+from dspy_toolkit.errors import ObjectMissing, ProjectError, RegistryError
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.optimizers.states import state_of
@@ -22,8 +25,10 @@ from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.release import manifest_of
 from dspy_toolkit.project import Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of
+from dspy_toolkit.registry import Decision
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
 from dspy_toolkit.registry.programs import live_program
+from dspy_toolkit.registry.unfinished import Unfinished, finish_or_undo
 from dspy_toolkit.report import render_report
 from dspy_toolkit.report.plots import comparison_plot
 from dspy_toolkit.run import Compilation, ReleasedRun, Run
@@ -76,6 +81,43 @@ def record(context: Context, run: ReleasedRun) -> str:
         {"outcome": decision.outcome, "reason": decision.reason, "version": decision.version},
         tables=tables,
         run_id=run_id,
+    )
+
+
+def finish_cut_off(context: Context) -> None:
+    """Record the promotions that a process made and was killed before it had recorded; what it had not promoted fails.
+
+    Raises:
+        RegistryError, StoreError: MLflow or the home cannot be read or written.
+    """
+    finish_or_undo(context.settings, context.project.name, partial(_finish, context))
+
+
+def _finish(context: Context, left: Unfinished) -> None:
+    version, intent = left.version, left.intent
+    try:
+        if intent is not None:
+            run = Run.model_validate(context.store.read_json(intent))
+            decision = Decision(
+                outcome="promoted",
+                reason=run.comparison.reason,
+                version=version.version,
+                previous=run.ref.champion.version,
+                run_id=left.run_id,
+            )
+            record(context, ReleasedRun(**dict(run), decision=decision))
+            return
+    except (ObjectMissing, ProjectError, ValidationError) as error:
+        log.warning("%s is recorded without what it measured: %s", left.name, error)
+    tags = {"version": version.version} | ({"outcome": "promoted"} if intent else {})
+    record_run(
+        context.settings,
+        version.project,
+        left.name,
+        {"optimizer": version.optimizer},
+        {},
+        tags=tags,
+        run_id=left.run_id,
     )
 
 

@@ -9,9 +9,11 @@ written down of a run (`record`).
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.code_version import versions
+from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.lm.connection import model_names
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers.states import state_of
@@ -19,15 +21,19 @@ from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.source import parent_of, trained_rows
 from dspy_toolkit.project import ChampionPart, Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of, signature_hash
-from dspy_toolkit.registry import Decision, Manifest, champion, promote, rollback, save_version
+from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version, undo
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.programs import lasting_location
+from dspy_toolkit.registry.unfinished import INTENT_TAG
 from dspy_toolkit.run import ReleasedRun, Run
 from dspy_toolkit.tracking.runs import close_failed, open_run, record_run
 
 if TYPE_CHECKING:
     import dspy
 
+    from dspy_toolkit.settings import Settings
+
+log = logging.getLogger(__name__)
 
 FIRST_SECONDS = 300.0
 """How long to wait while another run makes a project's first version."""
@@ -56,12 +62,7 @@ def _promote_baseline(context: Context) -> None:
     program, run_name = project.build(), f"baseline of {project.name}"
     made = Manifest(**_origin(project, program), optimizer="none", model=model_names(settings)[0])
     run_id = open_run(settings, project.name, run_name)
-    try:
-        saved = save_version(settings, project.name, state_of(program), made, run_id)
-        promote(settings, project.name, saved, compared_with=ChampionPart())
-    except BaseException:
-        close_failed(settings, run_id)
-        raise
+    saved = _save_and_promote(settings, state_of(program), made, run_id, compared_with=ChampionPart())
     record_run(settings, project.name, run_name, {"optimizer": "none"}, {}, tags={"version": saved}, run_id=run_id)
 
 
@@ -76,23 +77,38 @@ def release(context: Context, run: Run) -> ReleasedRun:
         outcome=run.comparison.outcome, reason=run.comparison.reason, version=None, previous=live.version
     )
     if decision.outcome == "promoted":
-        run_id = open_run(settings, name, run.name)
-        try:
-            state = context.store.read_json(run.compiled.program)
-            saved = save_version(settings, name, state, manifest_of(context, run), run_id)
-            promote(settings, name, saved, compared_with=live)
-        except BaseException:
-            close_failed(settings, run_id)
-            raise
+        state, manifest = context.store.read_json(run.compiled.program), manifest_of(context, run)
+        # All that recording needs: were this process killed after the promotion, the next run would record it.
+        intent = context.store.save_json(run)
+        run_id = open_run(settings, name, run.name, {INTENT_TAG: intent.sha256})
+        saved = _save_and_promote(settings, state, manifest, run_id, compared_with=live)
         decision = decision.model_copy(update={"version": saved, "run_id": run_id})
     return ReleasedRun(**dict(run), decision=decision)
 
 
+def _save_and_promote(
+    settings: Settings, state: dict[str, Any], manifest: Manifest, run_id: str, compared_with: ChampionPart
+) -> int:
+    """The new version's number. A failure on the way takes the promotion back and closes the run as failed."""
+    saved = None
+    try:
+        saved = save_version(settings, manifest.project, state, manifest, run_id)
+        promote(settings, manifest.project, saved, compared_with=compared_with)
+    except BaseException:
+        try:
+            if saved is not None:
+                undo(settings, manifest.project, saved)
+        except RegistryError as error:  # the first error is the one to raise; the next run looks after this one
+            log.warning("%s", error)
+        close_failed(settings, run_id)
+        raise
+    return saved
+
+
 def undo_release(context: Context, decision: Decision) -> None:
-    """Roll back the promotion of `decision`, unless another version is live by now. Raises RegistryError."""
-    settings, name = context.settings, context.project.name
-    if decision.version is not None and champion(settings, name).version == decision.version:
-        rollback(settings, name)
+    """Take back the promotion of `decision`, unless another version is live by now. Raises RegistryError."""
+    if decision.version is not None:
+        undo(context.settings, context.project.name, decision.version)
 
 
 def manifest_of(context: Context, run: Run) -> Manifest:

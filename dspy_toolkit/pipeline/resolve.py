@@ -1,4 +1,7 @@
-"""Reading everything that can change a result. Never cached, and it writes nothing."""
+"""Reading everything that can change a result. Never cached.
+
+It writes nothing, but for what a killed process left half done: first of all that is finished or undone.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.lm.connection import model_names
 from dspy_toolkit.pipeline import source
 from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.record import finish_cut_off
 from dspy_toolkit.project import ProgramPart, ProjectRef, fingerprint_program
 from dspy_toolkit.project import resolve as resolve_parts
 from dspy_toolkit.registry import champion
@@ -16,8 +20,9 @@ def resolve(context: Context, request: Request) -> ProjectRef:
     """The project's parts, each with a hash of all that it depends on, and what is live.
 
     Raises:
-        DatasetError, ProjectError, ModelNotFound, RegistryError: what cannot be read.
+        DatasetError, ProjectError, ModelNotFound, RegistryError, StoreError: what cannot be read.
     """
+    finish_cut_off(context)
     task, reflection = model_names(context.settings)
     start = (
         source.find_start(request.start, context.project, context.settings, context.store) if request.start else None

@@ -1,10 +1,11 @@
 """Program versions in MLflow: saved with a manifest, promoted by an alias, rolled back by a tag.
 
-`manifest` says what a version tells about itself, `versions` saves and finds them, `promotion` says which one is live.
+`manifest` says what a version tells about itself, `versions` saves and finds them, `promotion` says which one is live,
+`unfinished` looks after promotions that a killed process left.
 """
 
 from dspy_toolkit.registry.manifest import Manifest
-from dspy_toolkit.registry.promotion import Decision, champion, promote, rollback
+from dspy_toolkit.registry.promotion import Decision, champion, promote, rollback, undo
 from dspy_toolkit.registry.versions import (
     Version,
     find_version,
@@ -26,4 +27,5 @@ __all__ = [
     "promote",
     "rollback",
     "save_version",
+    "undo",
 ]

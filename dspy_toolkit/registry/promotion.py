@@ -112,6 +112,27 @@ def rollback(settings: Settings, project: str) -> int:
     return back.version
 
 
+def undo(settings: Settings, project: str, version: int) -> bool:
+    """Take back the promotion of `version`: what it replaced is the champion again, or nothing where it replaced nothing.
+
+    Returns:
+        Whether it was taken back; False when another version is live by now, which stays.
+
+    Raises:
+        RegistryError: the registry cannot be written.
+    """
+    with registry_lock(settings):
+        live = _live(settings, project)
+        if live is None or live.version != version:
+            return False
+        if live.previous is not None:
+            _move(settings, project, live.previous)
+            return True
+        with session(settings, f"The promotion of {project}@{version} could not be taken back") as mlflow:
+            mlflow.delete_registered_model_alias(project, CHAMPION)
+    return True
+
+
 def _live(settings: Settings, project: str) -> Version | None:
     if not exists(settings):
         return None

@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from dspy_toolkit.durable import make_home
-from dspy_toolkit.errors import RegistryError
+from dspy_toolkit.errors import RegistryError, causes
 from dspy_toolkit.locks import held
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def mlflow_errors(doing: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
         # Around a database's own words stands the SQL with its values: nothing that a person can act on.
-        cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+        cause = next((found for each in causes(error) if (found := getattr(each, "orig", None))), error)
         reason = str(cause).strip().split("\n", 1)[0].rstrip(".")
         refused = RegistryError(f"{doing}: {reason}. Check registry.tracking_uri, the free space and the permissions.")
         refused.retryable = "is locked" in reason or "Max retries exceeded" in reason
@@ -163,7 +163,7 @@ def _load() -> None:
 def _sqlite_file(uri: str) -> Path | None:
     if not uri.startswith("sqlite:///"):
         return None
-    name = uri.removeprefix("sqlite:///").split("?", 1)[0]
+    name = unquote(uri.removeprefix("sqlite:///").split("?", 1)[0])  # as SQLAlchemy reads it
     return Path(name) if name and name != ":memory:" else None
 
 

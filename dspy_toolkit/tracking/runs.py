@@ -15,7 +15,6 @@ import json
 import logging
 import re
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from pydantic import BaseModel, SecretStr
 
 from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.tracking.mlflow_client import experiment_id, session
+from dspy_toolkit.tracking.processes import PROCESS_TAG, this_process
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,13 +44,14 @@ _BATCH = 100
 def open_run(settings: Settings, project: str, run_name: str, tags: Mapping[str, Any] | None = None) -> str:
     """Begin a run and return its id; `record_run(…, run_id=…)` fills and closes it.
 
-    Use it when something must hang on the run before the rest is known, as a program version does.
+    Use it when something must hang on the run before the rest is known, as a program version does. Should this process be
+    killed before the run is closed, the next one can tell (`dspy_toolkit.tracking.processes`).
 
     Raises:
         RegistryError: MLflow cannot be reached or written.
     """
     with session(settings, f"Cannot begin the run {run_name!r}") as mlflow:
-        source = {"mlflow.source.name": "dspy-toolkit"}
+        source = {"mlflow.source.name": "dspy-toolkit", PROCESS_TAG: this_process(settings)}
         run = mlflow.create_run(
             experiment_id(mlflow, settings), run_name=run_name, tags=_run_tags(project, tags) | source
         )
@@ -158,7 +159,8 @@ def _write(
 ) -> None:
     from mlflow.entities import Metric, Param, RunTag
 
-    now = int(time.time() * 1000)
+    # Not the clock's: numbers that are written twice, after a kill half-way, must be the same numbers.
+    now = mlflow.get_run(run_id).info.start_time
     for part in _parts([Param(name, value) for name, value in params.items()]):
         mlflow.log_batch(run_id, params=part)
     for part in _parts([Metric(name, value, now, step) for name, value, step in numbers]):
