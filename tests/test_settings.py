@@ -165,3 +165,10 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("DSPY_TOOLKIT_HOEM", "x")
     with pytest.raises(SettingsError, match="DSPY_TOOLKIT_HOEM is not a setting. Did you mean home"):
         load_settings()
+
+
+@pytest.mark.parametrize("name", ["what?", "a%20b", "$HOME"])
+def test_a_home_that_a_database_would_take_for_another_one(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="choose another name"):
+        load_settings(home=tmp_path / name)
+    assert load_settings(home=tmp_path / "a::b #1").path("x") == tmp_path.resolve() / "a::b #1" / "x"
