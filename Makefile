@@ -27,7 +27,8 @@ demo: setup
 test: setup
 	$(BIN)/python -m pytest -m "not system and not soak" -n $(WORKERS)
 
-# What needs more than pip: a Prefect server and worker of its own, and a CPU build of torch in a folder of its own.
+# What takes more than pip: README.md's and docs/' shell blocks in a fresh clone, a Prefect server and worker, the wheel in an
+# environment of its own, a CPU build of torch.
 test-system: setup
 	$(BIN)/python -m pytest -m system
 
