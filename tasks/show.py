@@ -38,7 +38,7 @@ def artifact_key(project: str, what: str) -> str:
 @contextmanager
 def progress(project: str, doing: str, reporter: Reporter) -> Iterator[None]:
     """A progress artifact that follows the reporter while the block runs."""
-    key = artifact_key(project, f"{doing.replace('_', '-')}-progress")
+    key = artifact_key(project, f"{doing}-progress")
     artifact = create_progress_artifact(0.0, key=key, description=doing)
     over = threading.Event()
 

@@ -196,8 +196,8 @@ def _next(context: Context, run: ReleasedRun) -> list[str]:
         commands.append(
             f"{render.program('python')} -m flows.optimize_program --project {shlex.quote(run.ref.location)} --budget {more}"
         )
-    address = without_password(context.settings.tracking_uri)
-    commands.append(f"{render.program('mlflow')} ui --backend-store-uri {address}")
+    address = shlex.quote(without_password(context.settings.tracking_uri))
+    commands.append(f"MLFLOW_DISABLE_TELEMETRY=true {render.program('mlflow')} ui --backend-store-uri {address}")
     return commands
 
 
