@@ -73,6 +73,7 @@ def backends(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
 def generation(settings: Settings) -> Iterator[Finding]:
     """Load the model and let it say something short. Raises ToolkitError, somewhere in the chain, when it cannot."""
     from dspy_toolkit.lm import connect
+    from dspy_toolkit.lm.meter import Meter
 
     connection = connect(settings)
     warnings = logging.getLogger("dspy.clients.lm")
@@ -82,7 +83,8 @@ def generation(settings: Settings) -> Iterator[Finding]:
         began = time.monotonic()
         connection.lm("Hello", max_tokens=1, cache=False)
         loaded = time.monotonic()
-        lm = connection.lm.metered()
+        lm = connection.lm.copy()
+        lm.meter = Meter()
         said = lm("Name three colors.", max_tokens=32, cache=False)[0]
         seconds, tokens = time.monotonic() - loaded, lm.meter.usage.completion_tokens
     finally:

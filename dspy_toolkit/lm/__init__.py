@@ -11,7 +11,7 @@ if TYPE_CHECKING:
         connect,
         model_names,
     )
-    from dspy_toolkit.lm.litellm.provider import root_error
+    from dspy_toolkit.lm.litellm.errors import root_error
 
 __all__ = ["Connection", "close_engines", "connect", "model_names", "root_error"]
 
@@ -19,7 +19,7 @@ __all__ = ["Connection", "close_engines", "connect", "model_names", "root_error"
 def __getattr__(name: str) -> Any:
     # DSPy takes more than a second to import; hardware, blas and weights do not need it.
     if name == "root_error":
-        from dspy_toolkit.lm.litellm.provider import root_error
+        from dspy_toolkit.lm.litellm.errors import root_error
 
         return root_error
     if name in __all__:

@@ -6,12 +6,17 @@ stopped.
 
 What a call cost is also written on the MLflow span that it belongs to (`spans`).
 
+A remote model that has no room, or failed, is asked again a few times (`dspy_toolkit.lm.litellm.patience`), which counts as
+one call. What is left of its failures carries the toolkit's own error as its cause.
+
 Not covered: with DSPy's `disable_history`, DSPy tells nobody what came back, so only logical calls are counted and no
 span is written.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,11 +24,19 @@ from contextvars import ContextVar
 from typing import Any
 
 import dspy
+from dspy.utils.callback import with_callbacks
+from dspy.utils.exceptions import LMError
 
-from dspy_toolkit.errors import BudgetExhausted
+from dspy_toolkit.errors import BudgetExhausted, EngineFailed, ToolkitError
+from dspy_toolkit.lm.litellm.errors import is_empty, remote_fault, root_error
+from dspy_toolkit.lm.litellm.fallback import staying_here
+from dspy_toolkit.lm.litellm.patience import Patience
 from dspy_toolkit.lm.litellm.provider import count_prompt
+from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.lm.spans import annotate
 from dspy_toolkit.lm.usage import Usage
+
+log = logging.getLogger(__name__)
 
 _began: ContextVar[float] = ContextVar("_began")
 """When the call of this thread, or of this task of an event loop, was made."""
@@ -32,9 +45,15 @@ _began: ContextVar[float] = ContextVar("_began")
 class Meter:
     """Counters of one stretch of work. Safe from any thread."""
 
-    def __init__(self, limit: int | None = None, on_call: Callable[[int], None] | None = None) -> None:
-        """Args: limit: logical calls allowed, None for no limit; on_call: told the count after each, in any thread."""
-        self.limit, self._on_call = limit, on_call
+    def __init__(
+        self, limit: int | None = None, on_call: Callable[[int], None] | None = None, *, one_model: bool = False
+    ) -> None:
+        """Args:
+        limit: logical calls allowed, None for no limit.
+        on_call: told the count after each, in any thread.
+        one_model: whether the replies are to be the model's own, and nothing that it falls back on elsewhere.
+        """
+        self.limit, self._on_call, self.one_model = limit, on_call, one_model
         self.usage = Usage()
         """What was asked so far. A new value each time, so that whoever reads it has all its numbers of one moment."""
         self.parse_retries = self.truncated = 0
@@ -79,24 +98,73 @@ class MeteredLM(dspy.LM):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.meter = Meter()
+        self.where = "[lm]"
+        """The setting that names the model, for messages."""
         self.judge: Callable[[str | None], MeteredLM] | None = None
         """Gives the LM that grades what this one says, by the model that a metric names or None; `connect` sets it."""
 
     def metered(self, limit: int | None = None, on_call: Callable[[int], None] | None = None) -> MeteredLM:
-        """A copy with a meter of its own, up to `limit` logical calls; `on_call` is told the count after each."""
+        """A copy with a meter of its own, up to `limit` logical calls; `on_call` is told the count after each.
+
+        What is counted is compared: replies of `lm.fallbacks` would mix models in one score, and are not asked for.
+        """
         lm = self.copy()
-        lm.meter = Meter(limit, on_call)
+        lm.meter = Meter(limit, on_call, one_model=True)
         return lm
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         self.meter.charge()
         _began.set(time.monotonic())
-        return super().__call__(prompt, messages=messages, **self._completed(kwargs))
+        if not self.model.startswith(PREFIX):
+            return self._ask(prompt, messages=messages, **kwargs)
+        with staying_here(self.meter.one_model):
+            return super().__call__(prompt, messages=messages, **self._completed(kwargs))
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         self.meter.charge()
         _began.set(time.monotonic())
-        return await super().acall(prompt, messages=messages, **self._completed(kwargs))
+        if not self.model.startswith(PREFIX):
+            return await self._aask(prompt, messages=messages, **kwargs)
+        with staying_here(self.meter.one_model):
+            return await super().acall(prompt, messages=messages, **self._completed(kwargs))
+
+    # Callbacks are told of a call here, and so once, however often the server is asked.
+    @with_callbacks
+    def _ask(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        patience = Patience()
+        while True:
+            try:
+                with dspy.context(callbacks=[]):
+                    return super().__call__(prompt, messages=messages, **kwargs)
+            except (LMError, EngineFailed) as error:
+                time.sleep(self._pause(patience, error))
+
+    @with_callbacks
+    async def _aask(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        patience = Patience()
+        while True:
+            try:
+                with dspy.context(callbacks=[]):
+                    return await super().acall(prompt, messages=messages, **kwargs)
+            except (LMError, EngineFailed) as error:
+                await asyncio.sleep(self._pause(patience, error))
+
+    def _pause(self, patience: Patience, error: Exception) -> float:
+        """Seconds to wait before the server is asked again. Raises `error`, with the toolkit's own behind it, when it is not."""
+        own = error if isinstance(error, ToolkitError) else None
+        fault = own or remote_fault(error, self.model, self.where, self.kwargs) or root_error(error)
+        if fault is None:
+            raise error
+        # Of a streamed reply, a part may be on its way already.
+        pause = (
+            patience.pause(fault, getattr(error, "retry_after", None)) if dspy.settings.send_stream is None else None
+        )
+        if pause is not None:
+            log.info("%s Asked again in %.1f s.", fault, pause)
+            return pause
+        if fault is not error:
+            fault.__cause__, error.__cause__ = error.__cause__, fault
+        raise error
 
     def _completed(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """What a call of an engine needs beside what DSPy gives.
@@ -104,8 +172,6 @@ class MeteredLM(dspy.LM):
         DSPy asks for another sample by `rollout_id`, which it does not hand on. As the seed it makes a run that is
         repeated from nothing draw the same samples. And LiteLLM would import the `mcp` package for any call with tools.
         """
-        if not self.model.startswith("mlx/"):
-            return kwargs
         rollout = kwargs.get("rollout_id", self.kwargs.get("rollout_id"))
         extra: dict[str, Any] = {} if rollout is None else {"seed": int(rollout)}
         if kwargs.get("tools"):
@@ -128,6 +194,8 @@ class MeteredLM(dspy.LM):
         self.meter.record(**counts, truncated=truncated, seconds=time.monotonic() - _began.get(time.monotonic()))
         annotate(response, **counts)
         super().update_history(entry)
+        if is_empty(response) and not self.model.startswith(PREFIX):
+            raise EngineFailed(f"{self.model} gave an empty reply. Try again later, or look into its server's log.")
 
 
 def _field(value: Any, name: str) -> Any:

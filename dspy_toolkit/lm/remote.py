@@ -33,14 +33,16 @@ def remote_lm(role: RoleModel) -> MeteredLM:
     tokens = role.max_tokens if limit is None or "max_tokens" in role.stated else min(role.max_tokens, limit)
     common = {"engine": "litellm", "num_retries": 0, "timeout": role.timeout, **_access(role)}
     try:
-        return MeteredLM(role.model, temperature=role.temperature, max_tokens=tokens, **common)
+        lm = MeteredLM(role.model, temperature=role.temperature, max_tokens=tokens, **common)
     except LMConfigurationError as error:  # a reasoning model of OpenAI's
         if stated := sorted(role.stated & {"temperature", "max_tokens"}):
             raise SettingsError(
                 f"[{role.role}] {' and '.join(stated)}: {role.model} reasons, and takes a temperature of 1 and max_tokens "
                 f"of 16,000 or more only. Correct [{role.role}], or leave them out."
             ) from error
-    return MeteredLM(role.model, temperature=None, max_tokens=REASONING_TOKENS, **common)
+        lm = MeteredLM(role.model, temperature=None, max_tokens=REASONING_TOKENS, **common)
+    lm.where = f"[{role.role}]"
+    return lm
 
 
 def check_provider(model: str, section: str) -> None:

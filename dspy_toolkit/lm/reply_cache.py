@@ -5,8 +5,9 @@ for an MLX model (whose name ends in the hash of its weights), who answers for i
 between a request and its reply, and the packages below them; for any other model, its server and LiteLLM's version. An API
 key and a time-out change no reply, and are left out.
 
-A reply that another model gave in an MLX model's place is not kept: it would pass for that model's own for ever. A shard of
-the cache that turns out to be damaged is set aside, and its replies are asked for again.
+A reply that another model gave in an MLX model's place is not kept: it would pass for that model's own for ever. Nor is a
+remote model's that says nothing. A shard of the cache that turns out to be damaged is set aside, and its replies are asked
+for again.
 
 Not covered: the machine (a GPU rounds otherwise than a CPU), and a server that changes its model under one name.
 """
@@ -27,6 +28,7 @@ from dspy.clients.cache import Cache
 from dspy_toolkit.code_version import LIBRARY, sources_sha256, versions
 from dspy_toolkit.durable import make_home, set_aside
 from dspy_toolkit.errors import ModelError, StoreError
+from dspy_toolkit.lm.litellm.errors import is_empty
 from dspy_toolkit.lm.litellm.provider import find_chain
 from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.printable import without_password
@@ -43,6 +45,7 @@ BESIDE = (
     "grammar.py",
     "meter.py",
     "parsing.py",
+    "remote.py",
     "reply_cache.py",
     "roles.py",
     "spans.py",
@@ -89,7 +92,7 @@ class ReplyCache(Cache):
         signed = getattr(value, "system_fingerprint", None) or asked
         # The same weights on torch are the same model; both are under keys of their own, since they round differently.
         own = signed in (asked, f"torch/{asked.removeprefix(PREFIX)}") and signed == _answering(asked)[0]
-        if own or not asked.startswith(PREFIX):
+        if own if asked.startswith(PREFIX) else not is_empty(value):
             super().put(request, value, *arguments, **options)
 
 

@@ -44,7 +44,8 @@ def test_what_a_listed_model_is_asked(chain: Chains, elsewhere: Elsewhere) -> No
         (litellm.BadRequestError("bad", "big", "elsewhere"), RequestRefused),
         (litellm.RateLimitError("slow down", "elsewhere", "big"), EngineBusy),
         (litellm.Timeout("late", "big", "elsewhere"), DeadlineExceeded),
-        (litellm.ServiceUnavailableError("away", "elsewhere", "big"), EngineFailed),
+        (litellm.ServiceUnavailableError("away", "elsewhere", "big"), EngineBusy),
+        (litellm.InternalServerError("broken", "elsewhere", "big"), EngineFailed),
     ],
 )
 def test_errors_of_a_listed_model(elsewhere: Elsewhere, raised: Exception, told: type[ToolkitError]) -> None:

@@ -1,7 +1,8 @@
 """Falling back: who answers for a model's name when the first who should cannot.
 
 `lm.backend = "auto"` is MLX, then torch where the extra is installed, then the LiteLLM models under `lm.fallbacks`, in the
-order given; `torch` begins with torch, `mlx` is MLX alone. Nothing leaves the machine unless it is listed.
+order given; `torch` begins with torch, `mlx` is MLX alone. Nothing leaves the machine unless it is listed, and no call whose
+reply is compared with others (`staying_here`): listed models answer predictions, never an evaluation or a search.
 
 A request moves down when a backend cannot load the model (ModelError) or fails while it generates (EngineFailed). What is
 wrong with the request itself, a full queue, a deadline and an accelerator that another process holds do not move it. Of a
@@ -23,6 +24,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -41,6 +44,19 @@ FAILURES = 3
 """Failures without a success between them after which a backend is out."""
 
 
+_stays: ContextVar[bool] = ContextVar("_stays", default=False)
+
+
+@contextmanager
+def staying_here(stays: bool) -> Iterator[None]:
+    """Within the block, ask no model of `lm.fallbacks` if `stays`: a score would be of two models."""
+    token = _stays.set(stays)
+    try:
+        yield
+    finally:
+        _stays.reset(token)
+
+
 def backend_order(settings: LMSettings) -> tuple[str, ...]:
     """What would be tried for an MLX model's name, in order: `mlx`, `torch`, and LiteLLM models by their names."""
     if settings.backend == "mlx":
@@ -55,6 +71,8 @@ class Backend(Protocol):
 
     name: str
     """What a response says of who answered."""
+    remote: bool
+    """Whether it is another model, elsewhere."""
 
     @property
     def closed(self) -> bool:
@@ -87,7 +105,7 @@ class Chain:
         self.moves: Counter[tuple[str, str]] = Counter()
         """How often a request, or connecting, moved from one backend to another, by their names."""
         self.closed = False
-        self._out = [False] * len(self.backends)
+        self._out: list[ToolkitError | None] = [None] * len(self.backends)
         self._failures = [0] * len(self.backends)
         self._failed_at = [0.0] * len(self.backends)
         self._lock = threading.Lock()
@@ -95,7 +113,7 @@ class Chain:
     @property
     def current(self) -> Backend:
         """The first who is not out."""
-        return self.backends[self._out.index(False)]
+        return self.backends[self._out.index(None)]
 
     def open(self) -> None:
         """Find the first backend that can be opened. Raises ModelError when there is none."""
@@ -116,9 +134,21 @@ class Chain:
         An attempt swallows the error that the next one is there for, and raises any other.
         """
         failed: list[ToolkitError] = []
-        for index in range(len(self.backends)):
-            if not self._out[index]:
-                yield Attempt(self, index, failed)
+        if (index := self._next(-1)) is None:
+            first = next(error for error in self._out if error is not None)
+            raise type(first)(
+                f"{first} What lm.fallbacks names answers predictions only: a score is of one model."
+            ) from first
+        while index is not None:
+            yield Attempt(self, index, failed)
+            index = self._next(index)
+
+    def _next(self, index: int) -> int | None:
+        """Who is to be asked after `index`."""
+        for below in range(index + 1, len(self.backends)):
+            if self._out[below] is None and not (_stays.get() and self.backends[below].remote):
+                return below
+        return None
 
     def succeeded(self, index: int) -> None:
         """A backend answered."""
@@ -135,17 +165,17 @@ class Chain:
             # Closed by its owner, not by us: the process is on its way out, or the connection is.
             if not isinstance(error, ModelError | EngineFailed) or self.closed:
                 return False
-            if backend.closed and not self._out[index]:
+            if backend.closed and self._out[index] is None:
                 return False
-            below = next((at for at in range(index + 1, len(self.backends)) if not self._out[at]), None)
-            if below is None:
+            if (below := self._next(index)) is None:
                 return False
             if began > self._failed_at[index]:  # one fault ends many requests at once, and counts once
                 self._failures[index] += 1
                 self._failed_at[index] = time.monotonic()
             out = isinstance(error, ModelError) or self._failures[index] >= FAILURES
-            first = out and not self._out[index]
-            self._out[index] = self._out[index] or out
+            first = out and self._out[index] is None
+            if first:
+                self._out[index] = error
             self.moves[backend.name, self.backends[below].name] += 1
         how = "from now on" if out else "for this request"
         log.warning("%s cannot answer: %s (%s takes over %s.)", backend.name, error, self.backends[below].name, how)

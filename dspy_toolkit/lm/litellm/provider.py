@@ -3,7 +3,7 @@
 Registers engines under their models' names, with what each falls back on, and answers LiteLLM's four ways of calling;
 `translation` and `fallback` do the rest.
 
-Errors become LiteLLM's exception of the same meaning, with the toolkit's own as their cause: `root_error` finds it again.
+Errors become LiteLLM's exception of the same meaning, with the toolkit's own as their cause.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import EngineFailed, ModelError, RequestRefused, ToolkitError, causes
+from dspy_toolkit.errors import EngineFailed, ModelError, RequestRefused, ToolkitError
+from dspy_toolkit.lm.litellm.errors import as_litellm
 from dspy_toolkit.lm.litellm.fallback import Chain
 from dspy_toolkit.lm.litellm.translation import (
     PROVIDER,
-    as_litellm,
     chunk,
     fill,
     last_chunks,
@@ -135,16 +135,10 @@ def count_prompt(model: str, messages: list[Any]) -> int:
     return int(import_litellm().token_counter(model=model, messages=messages))
 
 
-def root_error(error: BaseException | None) -> ToolkitError | None:
-    """The toolkit's own error behind one that DSPy or LiteLLM raised, or None.
-
-    Both wrap what a provider raises, more than once; Python links each to the one before as `__cause__` or `__context__`.
-    """
-    return next((cause for cause in causes(error) if isinstance(cause, ToolkitError)), None)
-
-
 class EngineBackend:
     """An engine of this process, made when it is asked first."""
+
+    remote = False
 
     def __init__(self, name: str, make: Callable[[], TextEngine]) -> None:
         """Args: name: what a response says of who answered; make: gives the engine, or raises ModelError."""
@@ -296,7 +290,7 @@ def _translated(model: str) -> Iterator[None]:
     try:
         yield
     except ToolkitError as error:
-        raise as_litellm(error, model) from error
+        raise as_litellm(error, model, PROVIDER) from error
 
 
 def _cancel(tickets: list[PendingReply]) -> None:

@@ -17,13 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from dspy_toolkit.errors import (
-    DeadlineExceeded,
-    EngineBusy,
-    ModelError,
-    RequestRefused,
-    ToolkitError,
-)
+from dspy_toolkit.errors import RequestRefused
 from dspy_toolkit.lm.litellm.constraints import take_grammar, take_tools
 from dspy_toolkit.lm.protocol import GenerationRequest, Reply, TokenLogprob, make_request
 
@@ -161,7 +155,7 @@ def _text(content: Any) -> Any:
     return "".join(str(part.get("text", "")) for part in content)
 
 
-def sign(response: Any, name: str) -> ModelResponse:
+def sign(response: Any, name: str) -> Any:
     """Let a response say who answered, in the field that OpenAI has for what the model runs on, and in `model`."""
     # LiteLLM puts the name that was asked for into the `model` of a streamed response; this other field it leaves alone.
     response.model = response.system_fingerprint = name
@@ -232,20 +226,6 @@ def _choice_logprobs(tokens: tuple[TokenLogprob, ...]) -> ChoiceLogprobs:
             for each in tokens
         ]
     )
-
-
-def as_litellm(error: ToolkitError, model: str) -> Exception:
-    """LiteLLM's exception of the same meaning, so that DSPy sorts it rightly into retryable and not."""
-    from litellm import exceptions
-
-    details: dict[str, Any] = {"message": str(error), "model": model, "llm_provider": PROVIDER}
-    if isinstance(error, RequestRefused | ModelError):
-        return exceptions.BadRequestError(**details)
-    if isinstance(error, EngineBusy):
-        return exceptions.RateLimitError(**details)
-    if isinstance(error, DeadlineExceeded):
-        return exceptions.Timeout(**details)
-    return exceptions.InternalServerError(**details)
 
 
 def chunk(text: str, *, last: bool = False, reason: str = "", usage: Any = None) -> GenericStreamingChunk:

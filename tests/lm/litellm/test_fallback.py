@@ -6,13 +6,16 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dspy
 import litellm
+import pandas as pd
 import pytest
 
+from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import (
     DeadlineExceeded,
     EngineBusy,
@@ -22,12 +25,15 @@ from dspy_toolkit.errors import (
     RequestRefused,
     ToolkitError,
 )
+from dspy_toolkit.evaluation import evaluate
 from dspy_toolkit.lm import Connection, close_engines, connect, root_error
 from dspy_toolkit.lm.exporter import exposition
 from dspy_toolkit.lm.litellm.fallback import FAILURES, Chain
 from dspy_toolkit.lm.litellm.provider import count_prompt, find_engine
 from dspy_toolkit.lm.protocol import GenerationRequest, PendingReply
+from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.settings import LMSettings, Settings
+from dspy_toolkit.store import Store
 from dspy_toolkit.testing import FakeEngine
 from tests.lm.asking import HELLO
 from tests.lm.chains import Chains, Elsewhere, complete, engine_of, said
@@ -226,3 +232,33 @@ def test_streamify(chain: Chains, tmp_path: Path) -> None:
 
     assert asyncio.run(read()) == ("one two three four five",) * 2
     assert asked.moves.total() == 1
+
+
+def test_what_is_compared_is_of_one_model(chain: Chains, elsewhere: Elsewhere, tmp_path: Path) -> None:
+    """An evaluation or a search is told of the engine's own failure; no row of it leaves the machine."""
+    for fault in (EngineFailed("on fire"), ModelError("cannot load")):
+        asked = chain(fault, listed=("elsewhere/big",))
+        connection = through_dspy(asked, tmp_path / str(fault)[:3])
+        frame = pd.DataFrame({"question": ["?"], "answer": ["!"], "_row": ["1"], "_group": ["1"]})
+        run = partial(
+            evaluate,
+            dspy.Predict("question -> answer"),
+            frame,
+            DatasetSpec(source="rows.csv", inputs=("question",), outputs=("answer",)),
+            exact_match,
+            split="val",
+            lm=connection.lm,
+            adapter=connection.adapter,
+            store=Store(str(tmp_path / "objects")),
+        )
+        with pytest.raises(type(fault), match=str(fault)):
+            run()
+        assert elsewhere.calls == [] and not asked.moves
+        # A prediction may be answered elsewhere; once the engine is out, an evaluation says why it has none.
+        assert connection.lm("hello", cache=False) == ["from elsewhere"]
+        elsewhere.calls.clear()
+        with pytest.raises(type(fault), match=str(fault)) as caught:
+            run()
+        assert "\n" not in str(caught.value)
+        assert ("answers predictions only" in str(caught.value)) is isinstance(fault, ModelError)
+        assert elsewhere.calls == []

@@ -1,0 +1,117 @@
+"""Between the toolkit's errors and those of LiteLLM and DSPy, each way once.
+
+    of the engine, for LiteLLM      `as_litellm`
+    of a remote model, for us       `remote_fault`, by the status of HTTP that LiteLLM gives every failure:
+
+    401, 402, 403, no key at all    ModelError
+    404                             ModelNotFound
+    429, 503, 529                   EngineBusy           (may pass)
+    408, 504                        DeadlineExceeded     (may pass)
+    other 5xx, refused, cut off,    EngineFailed         (may pass)
+    unreadable or empty
+    other 4xx                       RequestRefused
+
+`root_error` finds the toolkit's own behind one that DSPy or LiteLLM wrapped around it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from dspy_toolkit.errors import (
+    DeadlineExceeded,
+    EngineBusy,
+    EngineFailed,
+    ModelError,
+    ModelNotFound,
+    RequestRefused,
+    ToolkitError,
+    causes,
+    without_password,
+)
+
+SEEN = 200
+"""Characters of what the other side said."""
+_NO_KEY = re.compile(r"missing\b.{0,40}\b(key|credentials)", re.IGNORECASE)
+_NAMES = re.compile(r"^(\[[^\]]*\] )?(litellm\.)?(\w*(Error|Timeout): ?)+")
+_NO_QUOTA = "insufficient_quota"
+
+
+def root_error(error: BaseException | None) -> ToolkitError | None:
+    """The toolkit's own error behind one that DSPy or LiteLLM raised, or None.
+
+    Both wrap what a provider raises, more than once; Python links each to the one before as `__cause__` or `__context__`.
+    """
+    return next((cause for cause in causes(error) if isinstance(cause, ToolkitError)), None)
+
+
+def as_litellm(error: ToolkitError, model: str, provider: str) -> Exception:
+    """LiteLLM's exception of the same meaning, so that DSPy sorts it rightly into retryable and not."""
+    from litellm import exceptions
+
+    details: dict[str, Any] = {"message": str(error), "model": model, "llm_provider": provider}
+    if isinstance(error, RequestRefused | ModelError):
+        return exceptions.BadRequestError(**details)
+    if isinstance(error, EngineBusy):
+        return exceptions.RateLimitError(**details)
+    if isinstance(error, DeadlineExceeded):
+        return exceptions.Timeout(**details)
+    return exceptions.InternalServerError(**details)
+
+
+def remote_fault(error: Exception, model: str, where: str, options: dict[str, Any]) -> ToolkitError | None:
+    """What the failure of a remote model is to the toolkit; None for a defect, which no status of HTTP stands for.
+
+    Args:
+        error: LiteLLM's or DSPy's.
+        where: the setting that names the model, such as `[judge]`.
+        options: the LM's, such as api_base and timeout; the key among them is left out of the message.
+    """
+    status = getattr(error, "status", None) or getattr(error, "status_code", None)
+    if not isinstance(status, int):
+        return None
+    said, address = _said(error, options.get("api_key")), options.get("api_base")
+    who = f"{model} at {without_password(address)}" if address else model
+    # LiteLLM gives a status of its own to what never had one.
+    answered = any(type(cause).__name__ == "HTTPStatusError" for cause in causes(error))
+    what = f"(HTTP {status}: {said})" if answered else f"({said})"
+    if status in (401, 402, 403) or _NO_KEY.search(said) or _NO_QUOTA in (*_codes(error), said):
+        own = "" if address else ", or its provider's environment variable"
+        return ModelError(f"{who} does not let us in {what}. Set the api_key of {where}{own}.")
+    if status == 404:
+        return ModelNotFound(f"{who} is not there {what}. Correct {where}.")
+    if status in (429, 503, 529):
+        return EngineBusy(f"{who} has no room now {what}. Try again later, or lower optimize.threads.")
+    if status in (408, 504):
+        seconds = f"{options.get('timeout') or 600:g} s" if status == 408 else "its own limit"
+        return DeadlineExceeded(f"{who} did not answer within {seconds} {what}. Raise the timeout of {where}.")
+    if status < 500:
+        return RequestRefused(f"{who} refuses the request {what}. Shorten the prompt, or correct {where}.")
+    if refused := next((cause for cause in causes(error) if isinstance(cause, OSError)), None):
+        return EngineFailed(f"{who} cannot be reached: {refused}. Start its server, or correct {where}.")
+    return EngineFailed(f"{who} failed {what}. Try again later, or look into its server's log.")
+
+
+def is_empty(response: Any) -> bool:
+    """Whether a remote model said nothing at all, and not because the length or a filter cut it."""
+    if not (choices := getattr(response, "choices", None)):
+        return False
+    return not any(
+        (message := getattr(choice, "message", None)) is None
+        or message.content
+        or getattr(message, "tool_calls", None)
+        or choice.finish_reason != "stop"
+        for choice in choices
+    )
+
+
+def _said(error: Exception, key: Any) -> str:
+    """The other side's own words: the first line, without the names that LiteLLM puts before it, and without our key."""
+    text = _NAMES.sub("", str(getattr(error, "message", None) or error).strip().rpartition("Exception - ")[2])
+    line = next(iter(text.splitlines()), "") or type(error).__name__
+    return (line.replace(key, "…") if isinstance(key, str) and key else line)[:SEEN]
+
+
+def _codes(error: Exception) -> list[Any]:
+    return [getattr(cause, name, None) for cause in causes(error) for name in ("provider_code", "code")]
