@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from dspy_toolkit.durable import make_home
+from dspy_toolkit.durable import make_home, put_in_place
 from dspy_toolkit.errors import RegistryError, causes
 from dspy_toolkit.locks import held
 
@@ -67,12 +67,21 @@ def connect(settings: Settings) -> MlflowClient:
 def _alone(file: Path | None) -> Iterator[None]:
     """Open a database file that this process has not opened before one process at a time.
 
-    MLflow makes the tables of a new one in a hundred steps, and two processes at it break each other's.
+    MLflow makes the tables of a new one in a hundred steps. Two processes at it break each other's, and from the middle of
+    them it cannot go on: a new database is made beside its place, and put there when it is whole.
     """
     if file is None or file in _opened:
         yield
         return
     with held(Path(f"{file}.lock"), OPEN_SECONDS, RegistryError):
+        if not file.exists():
+            from mlflow import MlflowClient
+
+            partial = Path(f"{file}.partial")
+            for left in file.parent.glob(f"{partial.name}*"):  # by a process that was killed, with its journal
+                left.unlink()
+            MlflowClient(tracking_uri=f"sqlite:///{partial}", registry_uri=f"sqlite:///{partial}")
+            put_in_place(partial, file, RegistryError)
         yield
     _opened.add(file)
 
