@@ -1,4 +1,4 @@
-"""Measuring this machine, and holding the figures against what it reached before."""
+"""Measuring this machine, and comparing the figures with earlier ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.policy import RETRYING, accelerator
 
 @task(task_run_name="measure this machine", cache_policy=NO_CACHE, **RETRYING)
 def measure_machine(requests: int) -> Measurement:
-    """The hardware's rates, then the engine's figures; with the accelerator to itself."""
+    """Measure the hardware's rates, then the engine's figures, with no other run on the accelerator."""
     settings = load_settings()
     with accelerator(), step("measure") as reporter:
         connection = connect(settings)

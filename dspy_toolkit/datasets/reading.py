@@ -46,7 +46,8 @@ def read_rows(path: Path, content: bytes | None = None) -> pd.DataFrame:
     """Read a .csv, .jsonl or .parquet file.
 
     Args:
-        content: its bytes, where they were read already: what is parsed is then what was hashed, whoever writes meanwhile.
+        content: its bytes, where they were read already: what is parsed is then what was hashed, whoever writes
+        meanwhile.
 
     Returns:
         One column a field, of Python objects (None where missing), in file order; the index `row` holds row numbers.

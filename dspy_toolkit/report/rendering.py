@@ -1,7 +1,7 @@
 """The page as HTML: the template, filled.
 
-Everything that is not a chart of ours is escaped. The page's own policy forbids scripts and anything from elsewhere, so
-that even a fault here would run nothing.
+Everything but the charts made here is escaped. The page's content security policy forbids scripts and external
+resources, so that even a mistake here would run nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.report.charts import front_chart, key_mark, search_chart
 from dspy_toolkit.report.gathering import Page, gather
-from dspy_toolkit.report.words import count, duration, percent, points
+from dspy_toolkit.report.words import count, duration, percent, points, readable
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "page.html.j2"
 FOLD = 400
-"""Characters from which a text is folded."""
+"""Longer texts, in characters, are folded."""
 DEMONSTRATIONS = 2
 """Demonstrations that are shown unfolded."""
 
@@ -44,8 +44,8 @@ def render_report(
         run: what the steps found.
         project: what was optimized.
         store: holds the run's objects.
-        before: the state (`dump_state`) of the program that the candidate was compared with; None when it cannot be had.
-        when: when the page is made; shown on it.
+        before: the state (`dump_state`) of the program that the candidate was compared with; None when it cannot be
+        read. when: when the page is made; shown on it.
 
     Raises:
         ProjectError: the project's program cannot be made.
@@ -75,6 +75,6 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent, points=points, number=count, duration=duration)
+    environment.filters.update(percent=percent, points=points, number=count, duration=duration, readable=readable)
     environment.globals.update(fold=FOLD, open_demonstrations=DEMONSTRATIONS)
     return environment.get_template(TEMPLATE)

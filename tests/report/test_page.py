@@ -116,8 +116,12 @@ def test_a_run_that_compiled_nothing_says_why(desk: Desk) -> None:
 
 def test_a_race_has_a_table_and_a_curve_for_each_arm(desk: Desk) -> None:
     arms = (
-        ArmResult(name="mipro", verdict="won", reason="70 % on 20 rows.", mean=0.7, items=20, rounds=2, lm_calls=200),
-        ArmResult(name="bootstrap", verdict="dropped", reason="50 %.", mean=0.5, items=20, rounds=1, lm_calls=90),
+        ArmResult(
+            name="mipro", verdict="won", reason="70 % on 20 rows.", mean=0.7, holdout_rows=20, rounds=2, lm_calls=200
+        ),
+        ArmResult(
+            name="bootstrap", verdict="dropped", reason="50 %.", mean=0.5, holdout_rows=20, rounds=1, lm_calls=90
+        ),
         ArmResult(name="gepa", verdict="failed", reason="The reflector <broke>."),
     )
     trials = (
