@@ -16,6 +16,6 @@ runs (MLflow's own pages).
 from __future__ import annotations
 
 from dspy_toolkit.report.gathering import Page, gather
-from dspy_toolkit.report.rendering import render, render_report
+from dspy_toolkit.report.rendering import render
 
-__all__ = ["Page", "gather", "render", "render_report"]
+__all__ = ["Page", "gather", "render"]

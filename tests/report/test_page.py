@@ -226,11 +226,11 @@ def test_what_is_no_longer_there_is_named_and_the_rest_stands(desk: Desk) -> Non
 
 
 def test_without_the_program_before_the_other_side_stands(desk: Desk) -> None:
-    from dspy_toolkit.report import render_report
+    from dspy_toolkit.report import gather, render
 
     run = desk.run(BEFORE, AFTER)
     made = desk.released(run, outcome="promoted", reason="Better.", version=2)
-    seen = look(render_report(made, desk.project, desk.store))
+    seen = look(render(gather(made, desk.project, desk.store, None)))
     assert "The program before cannot be read" in seen.text
     assert "cannot be read" in seen.text and "Classify." in seen.text
 
