@@ -16,45 +16,38 @@ class PowerCut:
     def __init__(self) -> None:
         self._unsynced: set[int] = set()
         self._names: dict[Path, dict[str, int]] = {}
+        self._renamed: set[Path] = set()
         self._last = threading.local()
         self._guard = threading.Lock()
         self.writes, self.torn = 0, list[str]()
 
     def __call__(self, step: str, path: Path) -> None:
         with self._guard:
-            # It is called before each step: the one before it, of this thread, is done.
+            # It is called before each step: what this thread did before is done.
             done, self._last.step = getattr(self._last, "step", None), (step, path)
-            if done is not None:
-                self._did(*done)
+            if done is not None and done[0] == "sync" and done[1].exists():
+                self._unsynced.discard(done[1].stat().st_ino)
             if step == "write":
                 self.writes += 1
                 self._unsynced.add(path.stat().st_ino)
-            self._look(path.parent if step != "sync folder" else path)
-
-    def _did(self, step: str, path: Path) -> None:
-        if step == "sync" and path.exists():
-            self._unsynced.discard(path.stat().st_ino)
-        if step == "sync folder":
-            self._names[path] = _listing(path)
-
-    def _look(self, folder: Path) -> None:
-        for names in (_listing(folder), self._names.get(folder, {})):
-            self.torn += [
-                str(folder / name)
-                for name, inode in names.items()
-                if inode in self._unsynced and not name.endswith(".partial")
-            ]
+            if step == "rename":
+                self._renamed.add(path)
+            folder = path if step == "sync folder" else path.parent
+            for names in (_listing(folder), self._names.get(folder, {})):
+                self.torn += [
+                    str(folder / name)
+                    for name, inode in names.items()
+                    if inode in self._unsynced and not name.endswith(".partial")
+                ]
+            if step == "sync folder":
+                self._names[folder] = _listing(folder)
 
     def lost(self) -> list[str]:
-        """What a cut now would take back although it was written: names whose folder was not synced since."""
-        done, self._last.step = getattr(self._last, "step", None), None
-        if done is not None:
-            self._did(*done)
+        """What a cut now would take back although it was written: files whose folder was not synced since."""
         return [
-            str(folder / name)
-            for folder, names in self._names.items()
-            for name, inode in _listing(folder).items()
-            if names.get(name) != inode and not name.endswith((".lock", ".partial"))
+            str(path)
+            for path in self._renamed
+            if path.is_file() and self._names.get(path.parent, {}).get(path.name) != path.stat().st_ino
         ]
 
 

@@ -86,6 +86,8 @@ def test_damaged_shards(forks: Forks, project: Path, undisturbed: Ended, new_hom
     assert shards
     for shard in shards:
         shard.write_bytes(os.urandom(4096) + shard.read_bytes()[4096:])
+        for beside in shard.parent.glob("cache.db-*"):  # what was written last may be whole there
+            beside.unlink()
     shutil.rmtree(home / "steps")  # so that the model is asked again
     again = forks.run(project, home)
     assert again.code == 0, again
@@ -158,7 +160,8 @@ def test_the_disk_is_full(project: Path, undisturbed: Ended, new_home, tmp_path:
     def each(forks: Forks, number: int) -> Ended:
         home = new_home(tmp_path / str(number))
         first = forks.run(project, home, write=number, errno=NO_SPACE)
-        check_refused(first)
+        if first.code:  # some writes, such as remembered hashes, are not worth a run
+            check_refused(first)
         assert not list(home.rglob("*.partial")), number
         again = forks.run(project, home)
         assert again.code == 0 and again.end == undisturbed.end, (number, first, again)
