@@ -103,7 +103,7 @@ def identify(hardware: Hardware, model: str, batch_size: int, requests: int) -> 
     )
 
 
-def fallen(
+def find_regressions(
     figures: Iterable[Figure], history: Mapping[str, Sequence[float]], by: float = FALLEN_BY
 ) -> tuple[Regression, ...]:
     """The figures that are worse than the median of their history by the share `by` or more.
@@ -113,7 +113,7 @@ def fallen(
         history: name → values of earlier runs on the same machine, in any order; a figure without any is not compared.
         by: in (0, 1). For a figure where lower is better, the inverse is compared.
     """
-    falls = []
+    regressions = []
     for figure in figures:
         earlier = [value for value in history.get(figure.name, ()) if math.isfinite(value) and value > 0]
         if not earlier:
@@ -122,8 +122,8 @@ def fallen(
         new, old = (figure.value, usual) if figure.better == "higher" else (usual, figure.value)
         # Room for rounding: exactly a fifth less counts as a regression.
         if new <= (1 - by) * old * (1 + 1e-9):
-            falls.append(Regression(figure=figure, median=usual, runs=len(earlier)))
-    return tuple(falls)
+            regressions.append(Regression(figure=figure, median=usual, runs=len(earlier)))
+    return tuple(regressions)
 
 
 def past_figures(settings: Settings, conditions: Conditions) -> dict[str, list[float]]:
@@ -147,14 +147,14 @@ def past_figures(settings: Settings, conditions: Conditions) -> dict[str, list[f
     return history
 
 
-def keep(settings: Settings, measurement: Measurement, falls: Sequence[Regression], run_name: str) -> str:
+def keep(settings: Settings, measurement: Measurement, regressions: Sequence[Regression], run_name: str) -> str:
     """Write a measurement and its regressions into MLflow, log a warning for each regression, and return the run's id.
 
     Raises:
         RegistryError: it could not be written.
     """
-    for fall in falls:
-        log.warning("%s", fall.sentence)
+    for regression in regressions:
+        log.warning("%s", regression.sentence)
     units = {figure.name: figure.unit for figure in measurement.figures}
     return record_run(
         settings,
@@ -162,5 +162,8 @@ def keep(settings: Settings, measurement: Measurement, falls: Sequence[Regressio
         run_name,
         {**measurement.conditions.model_dump(), "units": units},
         {figure.name: figure.value for figure in measurement.figures},
-        tags={"machine": measurement.conditions.id, "fallen": ", ".join(fall.figure.name for fall in falls)},
+        tags={
+            "machine": measurement.conditions.id,
+            "fallen": ", ".join(regression.figure.name for regression in regressions),
+        },
     )
