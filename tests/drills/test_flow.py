@@ -7,12 +7,14 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,10 @@ import pytest
 from tests.drills.conftest import Saw
 from tests.drills.forks import MODEL, ROOT, Ended, Forks
 from tests.lm.openai_server import AWAY, BUSY, DROP, HANG, WRONG_KEY, Fault, OpenAIServer, closed_address
-from tests.system.test_deployment import PREFECT, free_port, stop, wait_for
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 REAL_MOMENTS = int(os.environ.get("DRILL_REAL_MOMENTS", "10"))
+PREFECT = str(Path(sys.executable).with_name("prefect"))
 KEY = "sk-planted-4711-in-every-place"
 
 
@@ -115,10 +117,23 @@ def check_end(forks: Forks, commands: Commands, undisturbed: Ended) -> None:
     assert found == undisturbed.end
 
 
+def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Until something answers well there, two minutes at most."""
+    for _ in range(240):
+        assert process.poll() is None, "the server ended"
+        with suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+            assert answer.status == 200
+            return
+        time.sleep(0.5)
+    raise AssertionError(f"nothing answers at {address}")
+
+
 @contextmanager
 def server(commands: Commands) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
     """Starts a Prefect server that `commands` use, again and again on the same port."""
-    port = str(free_port())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     commands.environment |= {
         "PREFECT_HOME": str(commands.home / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
@@ -129,7 +144,7 @@ def server(commands: Commands) -> Iterator[Callable[[], subprocess.Popen[bytes]]
 
     def start() -> subprocess.Popen[bytes]:
         with (commands.home.parent / "server.txt").open("ab") as log:
-            command = [*PREFECT, "server", "start", "--host", "127.0.0.1", "--port", port]
+            command = [PREFECT, "--no-prompt", "server", "start", "--host", "127.0.0.1", "--port", port]
             # A group of its own: the server has a child.
             process = subprocess.Popen(
                 command, env=commands.environment, stdout=log, stderr=log, start_new_session=True
@@ -143,7 +158,7 @@ def server(commands: Commands) -> Iterator[Callable[[], subprocess.Popen[bytes]]
     finally:
         for process in started:
             if process.poll() is None:
-                stop(process)
+                kill(process)
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
