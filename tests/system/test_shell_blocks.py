@@ -58,7 +58,7 @@ def write_examples(section: Section, clone: Path) -> str:
     return "\ncd path/to && ../../.venv/bin/python example.py"
 
 
-def answered(at: Terminal, port: int, seconds: float = 120) -> bool:
+def answered(at: Terminal, port: int, seconds: float = 400) -> bool:
     """Whether a page is there before the time is over."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and at.shell.poll() is None:
