@@ -217,7 +217,7 @@ def test_no_budget_for_any_arm_is_an_error() -> None:
         choose(Budget(name="tiny", lm_calls=20))
 
 
-def test_the_runner_may_run_the_laps_of_a_round_in_any_order() -> None:
+def test_the_runner_may_run_the_arms_of_a_round_in_any_order() -> None:
     arms = Arms(scores("mipro"))
 
     def backwards(arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
