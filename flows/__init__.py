@@ -13,6 +13,8 @@ import secrets
 from contextlib import suppress
 from pathlib import Path
 
+from flows.temporary_server import MARK
+
 
 def prepare_environment() -> None:
     """Set what the user has not set."""
@@ -49,6 +51,8 @@ def prepare_environment() -> None:
         wanted["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    # Anew in each process: by it a temporary server is known as the one that this process started.
+    os.environ[MARK] = secrets.token_hex(8)
 
 
 prepare_environment()

@@ -22,6 +22,7 @@ def run_at_terminal(flow: Any) -> None:
     from dspy_toolkit.cli.boundary import boundary, show_log
     from dspy_toolkit.display.progress import terminal
     from dspy_toolkit.settings import load_settings
+    from flows.temporary_server import watch_this_process
 
     module = sys.modules["__main__"].__spec__
     name = f"python -m {module.name}" if module else flow.name
@@ -35,6 +36,7 @@ def run_at_terminal(flow: Any) -> None:
         settings = load_settings()
         show_log(settings)
         check_home(settings)
+        watch_this_process()
         with interruptible(), terminal() if settings.observe.progress else nullcontext():
             flow(*bound.args, **bound.kwargs)
 

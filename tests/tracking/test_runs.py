@@ -233,6 +233,7 @@ def test_a_first_run_prints_nothing_and_keeps_to_its_home(tmp_path: Path) -> Non
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [path.name for path in tmp_path.iterdir()] == ["a home"]
     assert sorted(path.name for path in (tmp_path / "a home").iterdir()) == [
+        ".gitignore",
         "artifacts",
         "mlflow.db",
         "mlflow.db.lock",
