@@ -39,9 +39,9 @@ class ToolkitError(Exception):
 
     retryable: bool = False
 
-    def __str__(self) -> str:
+    def __init__(self, *said: object) -> None:
         # Messages quote what was seen, and go to terminals, logs and pages.
-        return printable(without_password(super().__str__()))
+        super().__init__(*(printable(without_password(each)) if isinstance(each, str) else each for each in said))
 
 
 class SettingsError(ToolkitError):
@@ -129,9 +129,9 @@ class RegistryError(ToolkitError):
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` itself, then the chain of its causes: `__cause__`, else `__context__`, of each.
+    """`error` itself, then what is behind it, one after the other: the cause it was raised from, else what was being handled.
 
-    Each is given once, also where the chain is a circle; None has no causes.
+    Each comes once, also where the chain bites its own tail; of None, nothing comes.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

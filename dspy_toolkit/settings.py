@@ -183,8 +183,8 @@ class OptimizeSettings(Section):
 class RegistrySettings(Section):
     """Where versions and runs are kept."""
 
-    tracking_uri: str | None = None
-    """An MLflow tracking address; `sqlite:///HOME/mlflow.db` when not given."""
+    tracking_uri: SecretStr | None = None
+    """A secret, since a password may be in it. An MLflow tracking address; `sqlite:///HOME/mlflow.db` when not given."""
     experiment: str = "dspy-toolkit"
     """The MLflow experiment that runs are recorded in."""
 
@@ -296,7 +296,8 @@ class Settings(BaseSettings):
     @property
     def tracking_uri(self) -> str:
         """The MLflow tracking address in force."""
-        return self.registry.tracking_uri or f"sqlite:///{self.path('mlflow.db')}"
+        given = self.registry.tracking_uri
+        return given.get_secret_value() if given is not None else f"sqlite:///{self.path('mlflow.db')}"
 
     def location_of(self, name: str) -> str:
         """Where the `[projects.NAME]` table says that the project is; empty when it does not."""
@@ -346,7 +347,8 @@ def _hidden(table: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             hidden[name] = _hidden(value)
         else:
-            hidden[name] = SecretStr(value) if isinstance(value, str) and SECRET.search(name) else value
+            secret = isinstance(value, str) and (SECRET.search(name) or name == "tracking_uri")
+            hidden[name] = SecretStr(value) if secret else value
     return hidden
 
 

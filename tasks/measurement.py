@@ -1,4 +1,4 @@
-"""Measuring this machine, and comparing the figures with earlier ones."""
+"""Measuring this machine, and holding the figures against what it reached before."""
 
 from __future__ import annotations
 
@@ -12,21 +12,13 @@ from dspy_toolkit.display.summary import print_figures
 from dspy_toolkit.lm import connect
 from dspy_toolkit.lm.models.hardware import inspect_hardware
 from dspy_toolkit.settings import load_settings
-from dspy_toolkit.tracking.machine import (
-    Figure,
-    Measurement,
-    Regression,
-    find_regressions,
-    identify,
-    keep,
-    past_figures,
-)
+from dspy_toolkit.tracking.machine import Figure, Measurement, Regression, fallen, identify, keep, past_figures
 from tasks.policy import RETRYING, accelerator
 
 
 @task(task_run_name="measure this machine", cache_policy=NO_CACHE, **RETRYING)
 def measure_machine(requests: int) -> Measurement:
-    """Measure the hardware's rates, then the engine's figures, with no other run on the accelerator."""
+    """The hardware's rates, then the engine's figures; with the accelerator to itself."""
     settings = load_settings()
     with accelerator(), step("measure") as reporter:
         connection = connect(settings)
@@ -46,9 +38,9 @@ def record_measurement(measurement: Measurement, name: str) -> tuple[Regression,
     settings, conditions = load_settings(), measurement.conditions
     with step("record"):
         history = past_figures(settings, conditions)
-        regressions = find_regressions(measurement.figures, history)
-        keep(settings, measurement, regressions, name)
-    names = {regression.figure.name for regression in regressions}
+        falls = fallen(measurement.figures, history)
+        keep(settings, measurement, falls, name)
+    names = {fall.figure.name for fall in falls}
     create_table_artifact(
         [
             {
@@ -62,11 +54,11 @@ def record_measurement(measurement: Measurement, name: str) -> tuple[Regression,
         key="machine-figures",
         description=f"{conditions.chip}, {conditions.cores} cores, {conditions.model}",
     )
-    if regressions:
+    if falls:
         create_markdown_artifact(
-            "## Slower than before\n\n" + "\n".join(f"- {regression.sentence}" for regression in regressions),
+            "## Slower than before\n\n" + "\n".join(f"- {fall.sentence}" for fall in falls),
             key="machine-warning",
             description="Figures that fell by a fifth or more below this machine's median",
         )
-    print_figures(measurement, history, regressions)
-    return regressions
+    print_figures(measurement, history, falls)
+    return falls

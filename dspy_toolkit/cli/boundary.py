@@ -3,9 +3,9 @@
     an error of the toolkit       `Error: message` on stderr, exit code 1, no traceback
     a disk that is full           the same
     Ctrl-C                        nothing, exit code 130
-    a closed pipe                 nothing, exit code 0 (`… | head`)
+    a reader that went away       nothing, exit code 0 (`… | head`)
 
-Any other exception is a bug, and is shown with its traceback.
+Any other exception is a defect, and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def boundary() -> Iterator[None]:
         try:
             yield
         finally:
-            # Else a closed pipe is noticed only at exit, where Python prints a message of its own.
+            # Else a reader that went away is noticed only at exit, where Python prints a complaint of its own.
             sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered is discarded.
+        # What is still buffered goes nowhere, quietly.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0) from None
     except KeyboardInterrupt:
@@ -55,7 +55,7 @@ def boundary() -> Iterator[None]:
 
 
 def message_of(error: BaseException) -> str | None:
-    """The message to show for `error`; None when it is a bug."""
+    """What to tell a person about `error`; None when it is a defect."""
     if isinstance(error, ToolkitError):
         return str(error)
     from dspy_toolkit.lm import root_error
@@ -71,7 +71,7 @@ def message_of(error: BaseException) -> str | None:
 def show_log(settings: Settings) -> None:
     """Send the toolkit's log, from `observe.log_level` up, to stderr, one line an event.
 
-    The logs of other libraries are not changed, except that control characters are removed.
+    Other libraries' is left as it is, but for control characters.
     """
     logging.setLogRecordFactory(PrintableRecord)
     logger = logging.getLogger("dspy_toolkit")
@@ -82,7 +82,7 @@ def show_log(settings: Settings) -> None:
 
 
 class _ToStderr(logging.Handler):
-    """Prints to the current stderr, which a progress bar or a test may have replaced."""
+    """Prints to whatever stderr is at the time, so that a progress bar or a test may stand in."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(f"{record.levelname.capitalize()}: {record.getMessage()}", file=sys.stderr)

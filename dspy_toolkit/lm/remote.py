@@ -11,6 +11,7 @@ from dspy_toolkit.errors import ModelNotFound, SettingsError
 from dspy_toolkit.lm.litellm.provider import import_litellm
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.roles import RoleModel
+from dspy_toolkit.printable import hide, hide_environment
 
 ADDRESSED = ("azure", "azure_ai", "databricks", "hosted_vllm", "litellm_proxy", "watsonx")
 """Providers without an address of their own: the key in their environment variable is that of the address too."""
@@ -29,6 +30,7 @@ def remote_lm(role: RoleModel) -> MeteredLM:
     from dspy.utils.exceptions import LMConfigurationError
 
     check_provider(role.model, role.role)
+    hide_environment()
     limit = None if role.api_base else _most_tokens(role.model)
     tokens = role.max_tokens if limit is None or "max_tokens" in role.stated else min(role.max_tokens, limit)
     common = {"engine": "litellm", "num_retries": 0, "timeout": role.timeout, **_access(role)}
@@ -71,6 +73,7 @@ def _access(role: RoleModel) -> dict[str, Any]:
         access["api_base"] = role.api_base
     if role.api_key is not None:
         access["api_key"] = role.api_key.get_secret_value()
+        hide(access["api_key"])
     elif role.api_base is not None and role.model.partition("/")[0] not in ADDRESSED:
         # Else LiteLLM would send the key in the provider's variable to this other address.
         access["api_key"] = NO_KEY

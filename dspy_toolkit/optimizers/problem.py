@@ -1,6 +1,6 @@
-"""What is to be optimized: a program, the rows to learn from and to choose by, the metric and the models.
+"""What is to be optimized: a program, the rows to learn from and to choose by, the metric that scores, the model that answers.
 
-The probe, every optimizer and every arm of a race are given the same problem.
+The same for a look, for every optimizer, and for every lap of a race; what each is told beside it is its own.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ class Start(NamedTuple):
     """A program to start from."""
 
     program: dspy.Module
-    """The program of this project, with the instructions and demonstrations of the other one."""
+    """This project's, with what was carried over."""
     label: str
-    """For people, such as `from router@3`."""
+    """`from router@3`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # tables do not compare as one value
 class Problem:
-    """One program to improve, on two of the three splits."""
+    """One program to make better, on two splits: the third is not asked for."""
 
     program: dspy.Module
-    """The baseline; never changed."""
+    """As it came; it is not changed."""
     train: pd.DataFrame
-    """The training rows, as `prepare` stores them: the columns of `spec`, `_row` and `_group`."""
+    """The rows to learn from, as `prepare` stores them: the columns of `spec`, `_row` and `_group`."""
     val: pd.DataFrame
-    """The validation rows."""
+    """The rows to choose by."""
     spec: DatasetSpec
     """Which columns are inputs and outputs."""
     metric: Metric
     connection: Connection
-    """The language models: of the task, for reflection, the teacher and the judge."""
+    """The model that answers, and the one that writes instructions."""
     store: Store
-    """Where programs and scores are written."""
+    """Where the programs and scores that are found go."""
     start: Start | None = None
-    """A program to start from: scored as one more candidate, and searched on from where it beats the baseline."""
+    """A program from elsewhere: one more candidate of each optimizer, and what it searches from where it is the better one."""
     seed: int = 0
     """Decides which rows are sampled, and what an optimizer draws."""
     threads: int = 16
-    """Runs of the program at once."""
+    """Program runs at once."""
 
     def val_sample(self, count: int) -> pd.DataFrame:
-        """`count` validation rows (all, when there are fewer); a larger sample begins with these."""
+        """`count` validation rows (all, when there are fewer), the beginning of every larger sample."""
         return sample_rows(self.val, count, self.seed)
 
     def cases(self, rows: pd.DataFrame) -> list[dspy.Example]:

@@ -1,4 +1,4 @@
-"""What `plan.probe` found out about a program; the choice of an optimizer rests on it."""
+"""What a look at a program showed: what the choice of an optimizer rests on. `plan.probe` looks."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pydantic import Field
 from dspy_toolkit.store import Frozen
 
 PASS = 0.5
-"""The score from which a run counts as passed, and may become a demonstration."""
+"""The score from which a run counts as passed (a demonstration may be made of it)."""
 
 
 class Profile(Frozen):
     """What thirty runs showed."""
 
     train: int
-    """Training rows."""
+    """Rows to learn from."""
     val: int
-    """Validation rows."""
+    """Rows to choose by."""
     probed: int
     """Runs made."""
     baseline: float = Field(ge=0, le=1)
@@ -31,15 +31,15 @@ class Profile(Frozen):
     """Whether the metric says what was wrong."""
     predictors: int
     labelled: bool = False
-    """Whether the program has one predictor and the rows hold all its outputs: a trace then says no more than a row."""
+    """Whether the rows hold all that the program's one step writes: its trace says no more than a row does."""
     calls_per_run: float
     """Logical LM calls of one run."""
     prompt_tokens: float
-    """Prompt tokens of one run."""
+    """Of one run."""
     completion_tokens: float
-    """Reply tokens of one run that no cache answered."""
+    """Of one run that no cache answered."""
     demo_tokens: float = 0.0
-    """About how many tokens a demonstration adds to a prompt."""
+    """About how many a demonstration adds to a prompt."""
     seconds_per_call: float
     """Wall time over physical calls, many at once; 0 when all came from the cache."""
     reflector_ok: bool

@@ -1,6 +1,6 @@
 """What each step of a run spent.
 
-A step that came from Prefect's cache has the calls that were spent when it ran.
+The calls of a step that came from Prefect's cache are those that were spent when it was made.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Cost(NamedTuple):
     step: str
     usage: Usage
     seconds: float | None
-    """Wall time; None where it was not recorded."""
+    """Wall time; None where it was not kept."""
     physical_kept: bool = True
-    """Whether the calls that reached the model were recorded."""
+    """Whether the calls that reached the model were kept."""
 
 
 def costs(run: Run) -> tuple[Cost, ...]:

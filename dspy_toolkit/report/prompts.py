@@ -1,7 +1,6 @@
-"""Instructions and demonstrations of two programs of one project, side by side.
+"""What of a program reaches the model, for two programs of one project side by side: instructions and demonstrations.
 
-Covered: reading both from saved states. Not covered: the text that the adapter puts around them, which is the same for
-both.
+Covered: reading both from saved states. Not covered: the adapter's own words around them, which are the same for both.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ class Demonstration(NamedTuple):
 
     fields: tuple[Field, ...]
     by_model: bool
-    """Bootstrapped: answered by a model and scored as right; else the row's own label."""
+    """Answered by a model and found right; else the row's own label."""
 
 
 class Prompt(NamedTuple):
-    """The prompt of one predictor."""
+    """What one predictor says to the model."""
 
     instructions: str
     demonstrations: tuple[Demonstration, ...]
@@ -46,7 +45,7 @@ def predictors(
     """Both sides of every predictor of `after`.
 
     Args:
-        before: the state of the program that `after` was compared with; None when it cannot be read.
+        before: the state of the program that `after` was compared with; None when it is not to be had.
         after: the compiled program's state.
         order: predictor → its fields, inputs first: saved demonstrations are sorted by name.
     """

@@ -180,6 +180,8 @@ def _handler(server: OpenAIServer) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
+            # LiteLLM keeps its clients, and so their sockets, until they are collected.
+            self.send_header("Connection", "close")
             if retry_after is not None:
                 self.send_header("Retry-After", retry_after)
             self.end_headers()

@@ -28,8 +28,8 @@ from dspy_toolkit.errors import (
     RequestRefused,
     ToolkitError,
     causes,
-    without_password,
 )
+from dspy_toolkit.printable import printable
 
 SEEN = 200
 """Characters of what the other side said."""
@@ -66,13 +66,13 @@ def remote_fault(error: Exception, model: str, where: str, options: dict[str, An
     Args:
         error: LiteLLM's or DSPy's.
         where: the setting that names the model, such as `[judge]`.
-        options: the LM's, such as api_base and timeout; the key among them is left out of the message.
+        options: the LM's, such as api_base and timeout.
     """
     status = getattr(error, "status", None) or getattr(error, "status_code", None)
     if not isinstance(status, int):
         return None
-    said, address = _said(error, options.get("api_key")), options.get("api_base")
-    who = f"{model} at {without_password(address)}" if address else model
+    said, address = _said(error), options.get("api_base")
+    who = f"{model} at {address}" if address else model
     # LiteLLM gives a status of its own to what never had one.
     answered = any(type(cause).__name__ == "HTTPStatusError" for cause in causes(error))
     what = f"(HTTP {status}: {said})" if answered else f"({said})"
@@ -106,11 +106,11 @@ def is_empty(response: Any) -> bool:
     )
 
 
-def _said(error: Exception, key: Any) -> str:
-    """The other side's own words: the first line, without the names that LiteLLM puts before it, and without our key."""
+def _said(error: Exception) -> str:
+    """The other side's own words: the first line, without the names that LiteLLM puts before it."""
     text = _NAMES.sub("", str(getattr(error, "message", None) or error).strip().rpartition("Exception - ")[2])
     line = next(iter(text.splitlines()), "") or type(error).__name__
-    return (line.replace(key, "…") if isinstance(key, str) and key else line)[:SEEN]
+    return printable(line)[:SEEN]  # not half of a key either
 
 
 def _codes(error: Exception) -> list[Any]:

@@ -1,16 +1,17 @@
-"""What every optimizer searches with: the examples, the metered models, a record of the candidates, and the best so
-far.
+"""What every optimizer searches with: the examples, the metered models, a record of the candidates, and the best so far.
 
-`Search` keeps its own record beside DSPy's optimizers: each candidate's score on the same validation rows, the calls
-spent until then, and the best program, the baseline included. When the budget runs out, the best so far is the result.
+The optimizers of DSPy talk a lot and catch broadly. `Search` keeps the books beside them: each candidate's score on the
+same validation rows, the calls spent when it was scored, and the best program, the unchanged one included. When the budget
+runs out, the best so far stands.
 
-A search that was killed starts again from the beginning, with the cache of replies in place of the model: it makes the
-same choices, spends the same logical calls, and ends with the same result as one that was never stopped.
+A search that was killed is made again from its beginning, with the cache of replies in place of the model: it makes the
+same choices, spends the same logical calls, and comes to the same end as one that was never stopped.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,10 +25,12 @@ from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import Metric, as_feedback, as_float
-from dspy_toolkit.optimizers.search.callback import CheckedMetric, SearchCallback, SearchStopped
-from dspy_toolkit.optimizers.search.output_capture import capture_disabled, capture_output
+from dspy_toolkit.optimizers.search.callback import CheckedMetric, Stopped, Watch
+from dspy_toolkit.optimizers.search.output_capture import aloud, quiet
 from dspy_toolkit.optimizers.states import fill, prompt_of, state_of
 from dspy_toolkit.store import Frozen
+
+__all__ = ["Progress", "Search", "Stopwatch", "Trial", "prompt_of"]
 
 log = logging.getLogger(__name__)
 
@@ -43,21 +46,21 @@ class Trial(Frozen):
     label: str
     val_mean: float
     lm_calls: int
-    """Logical calls spent until it had been scored."""
+    """Logical calls spent when it had been scored."""
     arm: str = ""
     """The optimizer that made it."""
     tokens: float = 0.0
-    """Prompt tokens of one run, on average."""
+    """Of the prompts of one run, on average."""
     seconds: float = 0.0
-    """Latency of one run, on average, from the calls that no cache answered; 0 when the cache answered all."""
+    """Latency of one run, on average, by the calls that no cache answered; 0 when a cache answered all."""
 
 
 @dataclass
 class Search:
-    """One run of one optimizer."""
+    """One compilation under way."""
 
     program: dspy.Module
-    """The baseline; never changed."""
+    """As it came; never changed."""
     train: list[dspy.Example]
     val: list[dspy.Example]
     """The rows that candidates are compared on."""
@@ -67,12 +70,12 @@ class Search:
     seed: int
     threads: int
     lm_calls: int
-    """The budget, in logical calls."""
+    """The budget."""
     name: str = ""
-    """Name of the optimizer, for the record."""
+    """Of the optimizer, for the record."""
     progress: Progress | None = None
     start: dspy.Module | None = None
-    """The program that the optimizer starts from, where that is not the baseline; see `begin_from`."""
+    """What an optimizer starts from, where that is not the baseline; see `begin_from`."""
     trials: list[Trial] = field(default_factory=list)
     best: dspy.Module | None = None
     best_mean: float = -1.0
@@ -82,7 +85,7 @@ class Search:
     def __post_init__(self) -> None:
         self._doing = "starting"
         self.lm: MeteredLM = self.connection.lm.metered(self.lm_calls, self._tell)
-        # One meter for all models: they share the budget.
+        # One meter for all models: the budget is theirs together.
         self.reflection_lm, self.teacher_lm = self.connection.reflection.copy(), self.connection.teacher.copy()
         self.reflection_lm.meter = self.teacher_lm.meter = self.lm.meter
         self.float_metric = CheckedMetric(as_float(self.metric))
@@ -96,7 +99,7 @@ class Search:
         return self.lm.meter
 
     def student(self) -> dspy.Module:
-        """A copy of the program to start from, for an optimizer to change."""
+        """A copy of the program that is started from, for an optimizer to change."""
         student = (self.start or self.program).deepcopy()
         # DSPy refuses to start from a program that it has compiled before.
         student._compiled = False
@@ -105,7 +108,7 @@ class Search:
     def teacher(self) -> dspy.Module:
         """A copy of the best program so far, to make demonstrations with."""
         teacher = (self.best or self.program).deepcopy()
-        # Else DSPy puts other labelled rows before each question, and prompts share no prefix.
+        # Else DSPy would put other labelled rows before each question: prompts that share nothing.
         teacher._compiled = True
         return teacher
 
@@ -125,18 +128,18 @@ class Search:
             self.score(self.program.deepcopy(), BASELINE)
 
     def say(self, doing: str) -> None:
-        """Tell the progress display what is going on."""
+        """What is going on, for the progress display."""
         self._doing = doing
         self._tell(self.meter.usage.lm_calls)
 
     def _tell(self, spent: int) -> None:
         if self.progress is not None:
-            with capture_disabled():
+            with aloud():
                 self.progress(spent, self.lm_calls, self._doing)
 
     def score(self, candidate: dspy.Module, label: str) -> float | None:
-        """The candidate's mean on the validation rows; None when the budget ran out first, or its prompt does not fit
-        the model.
+        """The candidate's mean on the validation rows; None when it has none: the budget ran out first, or its prompt
+        does not fit the model.
 
         Raises:
             MetricError: the metric fails on more than a tenth of the rows.
@@ -171,7 +174,7 @@ class Search:
         """Enter a candidate with its mean on the validation rows; the first one is the baseline.
 
         Args:
-            since: the usage before the candidate ran on them.
+            since: the meter, as it was before the candidate ran on them.
         """
         if not self.trials:
             self.baseline = mean
@@ -188,7 +191,7 @@ class Search:
                 seconds=latency * asked.lm_calls / runs,
             )
         )
-        # Only a higher mean replaces the best: of equal ones the earlier is kept, the baseline before all.
+        # Equal is not better: of two that score alike the earlier, the baseline first of all, is kept.
         if mean > self.best_mean:
             self.best, self.best_mean = candidate, mean
         self.say(f"{label}: {mean:.0%}")
@@ -196,16 +199,15 @@ class Search:
     def attempt(
         self, compile_: Callable[..., dspy.Module], *args: Any, metric: CheckedMetric, candidates: str, **kwargs: Any
     ) -> dspy.Module | None:
-        """Run an optimizer of DSPy off the terminal, and note every candidate that it evaluates on `val`.
+        """Run an optimizer of DSPy's, off the terminal. What it evaluates on `val` is noted when it has been.
 
         Args:
             compile_: the optimizer's `compile`, called with `args` and `kwargs`.
             metric: the one that it scores with.
-            candidates: the label of the candidates: `trial` gives "trial 1", …
+            candidates: what to call them: `trial` gives "trial 1", …
 
         Returns:
-            What it returned; None when it was ended by the budget, or by a reply of the reflection model that cannot be
-            parsed.
+            What it returned; None when the budget's end, or a reflection that cannot be read, ended it.
 
         Raises:
             ToolkitError, LMError: the model failed.
@@ -214,36 +216,46 @@ class Search:
         student = prompt_of(self.start) if self.start is not None else None
 
         def seen(program: dspy.Module, mean: float, since: Usage) -> None:
-            # An optimizer evaluates its student first; `begin_from` has noted that one already.
+            # An optimizer evaluates its student first, which has its entry already where it was begun from.
             if student is not None and prompt_of(program) == student:
                 return
-            # A copy made from its state: GEPA replaces `forward` of the programs that it evaluates.
+            # What it is made of, not itself: GEPA gives programs another `forward` while it evaluates them.
             made = fill(self.program.deepcopy(), state_of(program))
             self.note(made, f"{candidates} {len(self.trials)}" if self.trials else BASELINE, mean, since)
 
-        callback = SearchCallback(self.val, metric, self.meter, seen)
-        callbacks = [*dspy.settings.get("callbacks", []), callback]
+        watch = Watch(self.val, metric, self.meter, seen)
+        callbacks = [*dspy.settings.get("callbacks", []), watch]
         with (
-            capture_output(),
+            quiet(),
             dspy.context(lm=self.lm, adapter=self.connection.adapter, num_threads=self.threads, callbacks=callbacks),
         ):
             try:
                 return compile_(*args, **kwargs)
-            except SearchStopped:
-                self._close(callback)
-                callback.wait()
-                self.exhausted = callback.fault is None
+            except Stopped:
+                self._close(watch)
+                watch.wait()
+                self.exhausted = watch.fault is None
             except AdapterParseError as error:
-                # Raised by the proposer: an optimizer counts the program's own parse failures as wrong answers.
+                # The proposer's: the optimizers take those of the program for wrong answers.
                 log.warning("The reflection model's reply cannot be read: %r", str(error.lm_response)[:200])
             except BaseException:
-                self._close(callback)
+                self._close(watch)
                 raise
-        if callback.fault is not None:
-            raise callback.fault
+        if watch.fault is not None:
+            raise watch.fault
         return None
 
-    def _close(self, callback: SearchCallback) -> None:
-        """Let no further call begin: DSPy leaves threads running that work through the queue."""
-        callback.over = True
+    def _close(self, watch: Watch) -> None:
+        """Let no further call begin: DSPy leaves threads behind that work through what was queued."""
+        watch.over = True
         self.meter.limit = self.meter.usage.lm_calls
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def __float__(self) -> float:
+        return time.monotonic() - self._began
