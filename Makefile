@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 # Test processes side by side; each loads the embedded model and takes up to 3 GB.
 WORKERS ?= 2
 
-.PHONY: setup demo test test-system soak bench check lock docs
+.PHONY: setup demo test test-system soak drills bench check lock docs
 
 setup: $(STAMP)
 
@@ -32,9 +32,14 @@ test: setup
 test-system: setup
 	$(BIN)/python -m pytest -m system
 
-# Long: load, kills, many nights.
+# Long: load, kills, many nights; then all drills.
 soak: setup
-	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m soak --ignore tests/drills
+	$(BIN)/python -m tests.drills
+
+# All drills, and the table of them in docs/reliability.md.
+drills: setup
+	$(BIN)/python -m tests.drills
 
 # The engine against other ways of running the same model; an hour on 2 idle cores. A peer that is missing is named,
 # with the command that installs it.

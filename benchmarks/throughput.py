@@ -1,10 +1,11 @@
 """How fast this machine and its engine are: the hardware's rates, and bursts of requests through `dspy.LM`.
 
-The requests are made up here, always the same but for a few characters that keep one run's prefix from being another's, so
-that figures of different days, data and versions can be compared. `burst` and `measure_rates` are what `benchmarks` measures
-with as well.
+The requests are made up here, always the same but for a few characters that keep one run's prefix from being another's,
+so that figures of different days, data and versions can be compared. `burst` and `measure_rates` are what `benchmarks`
+measures with as well.
 
-Not covered: accuracy, other systems (`benchmarks.lm`); keeping figures and judging them (`dspy_toolkit.tracking.machine`).
+Not covered: accuracy, other systems (`benchmarks.lm`); keeping figures and judging them
+(`dspy_toolkit.tracking.machine`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ REPEATS = 5
 
 
 class Rates(Frozen):
-    """What the hardware gives at best."""
+    """The hardware's best rates."""
 
     flops: float
     """Float32 operations a second in a square matrix product, through MLX; a multiplication and an addition are two."""
@@ -165,9 +166,9 @@ def measure_engine(
         progress: told (bursts done, bursts in all, what is going on).
 
     Returns:
-        `cold_prefix` and `warm_prefix` (requests/s, classifications whose instructions nobody, and everybody, has seen),
-        `free_text` (tokens/s of replies), and, where the engine counts them, `model_share` (of the warm burst's wall time)
-        and `step_overhead` (ms a decoding step, beside the model, in the warm burst).
+        `cold_prefix` and `warm_prefix` (requests/s, classifications whose instructions nobody, and everybody, has
+        seen), `free_text` (tokens/s of replies), and, where the engine counts them, `model_share` (of the warm burst's
+        wall time) and `step_overhead` (ms a decoding step, beside the model, in the warm burst).
 
     Raises:
         ModelError: the model is not one that an engine of this process runs.
@@ -214,7 +215,8 @@ def measure_engine(
 
 
 def step_figures(before: EngineStats, after: EngineStats, seconds: float) -> list[Figure]:
-    """The model's share of `seconds` of wall time, and the engine's own time a step, between two readings of its counters.
+    """The model's share of `seconds` of wall time, and the engine's own time a step, between two readings of its
+    counters.
 
     Nothing where the engine does not count them.
     """
@@ -246,8 +248,10 @@ SORTING = """Say which drawer of the workshop a note belongs to, by what the not
 - paper: sheets, cards, maps, bindings, everything that is folded, printed, stamped or sealed
 - clay: bricks, tiles, pots, pipes, everything that is thrown, dried, glazed or fired
 
-A note may name more than one material. Then the tool decides, and where no tool is named, the order in which the materials
-are mentioned. A note that asks for a repair goes to the drawer of the broken part, not to that of the glue or thread."""
+A note may name more than one material. Then the tool decides, and where no tool is named, the order in which the
+materials
+are mentioned. A note that asks for a repair goes to the drawer of the broken part, not to that of the glue or
+thread."""
 EXPLAINING = "Write two sentences about what the note asks for, and what would be needed for it."
 
 

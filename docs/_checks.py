@@ -1,6 +1,7 @@
 """Checks of the pages written by hand: README.md and docs/*.md.
 
-Covered: a relative link leads to a file or folder that exists; a fenced `python` example compiles. Not covered: links
+Covered: a relative link leads to a file or folder that exists; a fenced `python` example compiles; every drill of
+tests/drills has a row in docs/reliability.md, and every row a drill. Not covered: links
 to other sites, anchors, and whether an example does what the text says.
 """
 
@@ -16,15 +17,29 @@ FENCE = re.compile(
     r"^(?P<indent>[ ]*)(?P<mark>`{3,})(?P<kind>[^\n]*)\n(?P<body>.*?)^(?P=indent)(?P=mark)[ ]*$", re.M | re.S
 )
 
+DRILL = re.compile(r"@pytest\.mark\.drill\(\s*(\d+),")
+ROW = re.compile(r"^\| (\d+) \|", re.M)
+
 
 def problems(root: Path) -> list[str]:
-    """One line for each dead link and broken example."""
+    """One line for each dead link, broken example and missing row."""
     found = []
     for page in [*sorted(root.glob("*.md")), *sorted(root.glob("docs/*.md"))]:
         text = page.read_text(encoding="utf-8")
         name = page.relative_to(root)
         found += [f"{name}, line {line}: {what}" for line, what in sorted([*_links(page, text), *_examples(text)])]
-    return found
+    return found + list(_drills(root))
+
+
+def _drills(root: Path) -> Iterator[str]:
+    drills = {
+        int(number) for path in root.glob("tests/drills/*.py") for number in DRILL.findall(path.read_text("utf-8"))
+    }
+    page = root / "docs" / "reliability.md"
+    rows = {int(number) for number in ROW.findall(page.read_text("utf-8"))} if page.exists() else set()
+    for number in sorted(drills ^ rows):
+        lacks = "has no row" if number in drills else "has a row and is not there"
+        yield f"docs/reliability.md: drill {number} {lacks}. Run `make drills`."
 
 
 def _links(page: Path, text: str) -> Iterator[tuple[int, str]]:

@@ -115,6 +115,18 @@ def new_folder(path: Path, refusal: type[ToolkitError] = StoreError) -> Iterator
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def put_in_place(partial: Path, path: Path, refusal: type[ToolkitError] = StoreError) -> None:
+    """Give a file that another library has written whole beside `path` its name, for good.
+
+    Raises:
+        StoreError: it cannot be renamed.
+    """
+    with writing(path, refusal):
+        with partial.open("rb") as written:
+            _sync(written.fileno(), partial)
+        _rename(partial, path)
+
+
 def make_folder(path: Path) -> None:
     """Make `path` and what is missing above it, for good. Raises OSError."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]

@@ -129,9 +129,9 @@ class RegistryError(ToolkitError):
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """`error` itself, then what is behind it, one after the other: the cause it was raised from, else what was being handled.
+    """`error` itself, then the chain of its causes: `__cause__`, else `__context__`, of each.
 
-    Each comes once, also where the chain bites its own tail; of None, nothing comes.
+    Each is given once, also where the chain is a circle; None has no causes.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:

@@ -1,11 +1,11 @@
-"""Running a program over a split: one score a row, and what it cost.
+"""Running a program over a split: one score for each row, and what it cost.
 
-Covered: a thread pool that keeps the engine's batch full; a reply that cannot be parsed and a metric that fails are kept
-apart from wrong answers, both counted and scored 0; per-row results go to the store. A fault of the language model is
+Covered: a thread pool that keeps the engine's batch full. Replies that cannot be parsed and metrics that fail are told
+from wrong answers: both are counted and scored 0. Per-row results go to the store. An error of the language model is
 not a wrong answer: it ends the evaluation.
 
-Not covered: retrying (the orchestrator's tasks do), comparing two reports (see `comparison`), and leave to open a sealed
-split (see `ledger`).
+Not covered: retrying (the orchestrator's tasks do), comparing two reports (`gate.decide`), and permission to open a
+sealed split (`gate.ledger`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 METRIC_ERRORS = 0.1
 """The share of rows whose metric may fail; with more, the metric is broken and its mean says nothing."""
 SEEN = 200
-"""Characters of an unreadable reply that a row keeps."""
+"""Characters of an unparsable reply that a row keeps."""
 
 Status = Literal["ok", "parse_failure", "metric_error"]
 
@@ -48,7 +48,7 @@ class Report(Frozen):
 
     split: str
     mean: float = Field(ge=0, le=1)
-    """Of all rows; parse failures and metric errors count as 0."""
+    """Mean of all rows; parse failures and metric errors count as 0."""
     low: float
     """Lower end of the mean's 95 % interval."""
     high: float
@@ -68,7 +68,7 @@ class Report(Frozen):
 
 
 class RowScore(BaseModel):
-    """What one row scored."""
+    """The score of one row."""
 
     value: float = 0.0
     feedback: str = ""
@@ -102,15 +102,16 @@ def evaluate(
         lm: the language model; a copy of it with a fresh meter is used, so the report counts only this evaluation.
         adapter: how signatures become prompts.
         store: where the per-row table goes.
-        threads: program runs at once.
+        threads: runs of the program at once.
         limit: logical LM calls allowed; None for no limit.
         progress: called in this thread with the rows done and all rows.
 
     Raises:
         DatasetError: the split has no rows.
-        MetricError: the metric failed on more than 10 % of the rows; the first of them speaks.
+        MetricError: the metric failed on more than 10 % of the rows; the message is that of the first.
         BudgetExhausted: `limit` is spent.
-        ToolkitError: the model failed. Any other error of the program or the provider comes as it is, with a note that
+        ToolkitError: the model failed. Any other error of the program or the provider is raised unchanged, with a note
+        that
             names the row. Rows that have not begun are dropped.
     """
     if frame.empty:
@@ -159,7 +160,7 @@ def score_rows(
     faults: list[BaseException] = []
 
     def run(index: int) -> RowScore:
-        if faults:  # a row that has not begun when another fails is not begun
+        if faults:  # after a failure no further row begins
             raise faults[0]
         try:
             return _run(program, cases[index], metric, lm, adapter, keys[index])
@@ -188,13 +189,13 @@ def score_rows(
 
 @contextmanager
 def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool that drops what has not begun when its block is left by an error."""
+    """A pool that drops what has not begun when an error leaves its block."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix="evaluate")
     wait = True
     try:
         yield pool
     except KeyboardInterrupt:
-        wait = False  # whoever pressed Ctrl-C is not kept waiting for the rows in flight
+        wait = False  # after Ctrl-C nobody waits for the rows in flight
         raise
     finally:
         pool.shutdown(wait=wait, cancel_futures=True)
@@ -214,7 +215,11 @@ def _run(
             prediction = program(**case.inputs())
             scored = score(metric, case, prediction, row=key)
         except Exception as error:  # isolation boundary of one example: sorted here, and counted or raised
-            if fault := _fault(error):
+            # The toolkit's own error in the chain: an engine that failed, a budget that is spent.
+            faults = (
+                one for one in causes(error) if isinstance(one, ToolkitError) and not isinstance(one, MetricError)
+            )
+            if fault := next(faults, None):
                 raise fault from fault.__cause__
             if isinstance(error, AdapterParseError):
                 reply = str(error.lm_response)[:SEEN]
@@ -224,14 +229,6 @@ def _run(
             error.add_note(f"while running the program on row {key}")
             raise
     return RowScore(value=scored.value, feedback=scored.feedback, prediction=_text(prediction))
-
-
-def _fault(error: BaseException) -> ToolkitError | None:
-    """The toolkit's own error behind `error`: an engine that failed, a budget that is spent."""
-    for cause in causes(error):
-        if isinstance(cause, ToolkitError) and not isinstance(cause, MetricError):
-            return cause
-    return None
 
 
 def _table(keys: list[str], groups: list[str], rows: list[RowScore], cases: list[dspy.Example]) -> pd.DataFrame:

@@ -1,20 +1,21 @@
-"""What the tests of a project need in place of a model: scripted replies behind the real provider, adapter and cache.
+"""A fake model for the tests of a project: scripted replies behind the real provider, adapter and cache.
 
-`fake_connection(replies, home)` gives a `Connection`, as `dspy_toolkit.lm.connect` does, whose engine is a `FakeEngine`:
+`fake_connection(replies, home)` gives a `Connection`, as `dspy_toolkit.lm.connect` does, whose engine is a
+`FakeEngine`:
 
     connection = fake_connection([{"project": "lora"}, {"project": "clip"}], tmp_path)
     with connection.context():
         program(request="…")
 
-The fake passes the engine's contract tests: queue, deadline, cancelling, streaming, stop strings, lengths, usage, errors.
-A reply is checked against the request's grammar byte by byte, so that a script says only what the real engine could say;
-`check_grammar=False` lets it say anything (a reply that cannot be parsed).
+The fake passes the engine's contract tests: queue, deadline, cancelling, streaming, stop strings, lengths, usage,
+errors. A reply is checked against the request's grammar byte by byte, so that a script holds only replies that the real
+engine could give; `check_grammar=False` allows any reply (one that cannot be parsed).
 
 With `thinking=True` a script may write `<think>…</think>` before its answer, and with `tools=True` calls as
 `<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>`: the reply is taken apart as a model's is.
 
-Not covered: decoding several requests at once (replies come one after another), what draws tokens (temperature, top_p, top_k,
-min_p, repetition_penalty, seed; every token has log-probability 0), and what the model's own tokenizer makes of a text: a
+Not covered: decoding several requests at once (replies come one after another), sampling (temperature, top_p, top_k,
+min_p, repetition_penalty and seed are ignored; every token has log-probability 0), and the model's own tokenizer: a
 token is a word or a sign, with the space before it.
 """
 
@@ -271,7 +272,7 @@ class _Job:
             raise DeadlineExceeded(f"Not finished within {self._limit:g} s (lm.timeout). Raise it, or send less.")
 
     def complete(self, result: Reply | Exception) -> str:
-        """Tell the caller; the counter that this belongs to."""
+        """Give the caller the result, and return the name of the counter to raise."""
         try:
             if isinstance(result, Reply):
                 self.pending_reply.future.set_result(result)
@@ -287,8 +288,8 @@ class _Job:
 
 
 def format_reply(fields: Mapping[str, Any]) -> str:
-    """The text of a reply in `ChatAdapter`'s format: `{"project": "lora"}` under its header. Values that are no text are
-    written as the grammar writes them: True, 12, and JSON for lists, dictionaries and None.
+    """The text of a reply in `ChatAdapter`'s format: `{"project": "lora"}` under its header. Values that are no text
+    are written as the grammar writes them: True, 12, and JSON for lists, dictionaries and None.
     """
     parts = []
     for name, value in fields.items():
@@ -335,7 +336,7 @@ def _byte_matcher(grammar: str) -> Any:
 
 @lru_cache(maxsize=64)
 def _compiled(grammar: str) -> Any:
-    """A matcher at its start. Making one takes longer than all else that a fake does for a request."""
+    """A matcher at its start. Making one takes longer than everything else that a fake does for a request."""
     import llguidance
 
     return llguidance.LLMatcher(llguidance.LLTokenizer("byte"), grammar, log_level=0)

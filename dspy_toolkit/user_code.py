@@ -110,7 +110,7 @@ def missing_file(path: Path) -> str:
     return f"There is no file {path}.{nearest(path.name, close)} Correct the path."
 
 
-def explain(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """An exception of a user's code with the place that raised it: `KeyError: 'label' (metric.py, line 4)`."""
     said = " ".join(f"{type(error).__name__}: {error}".removesuffix(": ").split())
     if isinstance(error, SyntaxError) and error.filename:
@@ -125,8 +125,8 @@ def explain(error: BaseException) -> str:
 
 def _failure(what: str, error: BaseException) -> ToolkitError:
     if isinstance(error, ToolkitError):
-        return type(error)(f"{what}: {explain(error)}")
-    return ProjectError(f"{what}: {explain(error)}. Correct it and run again.")
+        return type(error)(f"{what}: {describe_error(error)}")
+    return ProjectError(f"{what}: {describe_error(error)}. Correct it and run again.")
 
 
 def make_importable(folder: Path) -> None:

@@ -1,8 +1,9 @@
 """One file a flow. Run one with `python -m flows.optimize_program`, through a deployment, or from Python.
 
-Importing this package, before Prefect is imported, points Prefect at a profile of this home (`HOME/prefect`, a local API),
-so that no row of data goes to a workspace of somebody else's by accident. Whoever sets PREFECT_API_URL, PREFECT_PROFILE or
-PREFECT_HOME decides instead. This is the one place where an import has an effect: Prefect reads its environment once.
+Importing this package, before Prefect is imported, points Prefect at a profile of this home (`HOME/prefect`, a local
+API), so that no row of data goes to somebody else's workspace by accident. PREFECT_API_URL, PREFECT_PROFILE or
+PREFECT_HOME, where one is set, decide instead. This is the one place where an import has an effect: Prefect reads its
+environment once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import secrets
 from contextlib import suppress
 from pathlib import Path
+
+from flows.temporary_server import MARK
 
 
 def prepare_environment() -> None:
@@ -33,7 +36,7 @@ def prepare_environment() -> None:
     if not any(name in os.environ for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")):
         home = os.environ.get("DSPY_TOOLKIT_HOME") or Settings.model_fields["home"].default
         wanted["PREFECT_HOME"] = os.path.join(os.path.abspath(os.path.expanduser(home)), "prefect")
-        # Prefect makes the last folder only. Where this one cannot be made, the flow says so when it starts.
+        # Prefect makes only the last folder. Where this one cannot be made, the flow reports it when it starts.
         with suppress(OSError, StoreError):
             make_home(Path(wanted["PREFECT_HOME"]).parent)
             os.makedirs(wanted["PREFECT_HOME"], exist_ok=True)
@@ -44,10 +47,12 @@ def prepare_environment() -> None:
             said = os.environ.get(ours) or os.environ.get(theirs) or f"dspy-toolkit:{secrets.token_urlsafe(16)}"
             wanted[ours] = wanted[theirs] = said
     if "PREFECT__FLOW_RUN_ID" not in os.environ:
-        # At a terminal the progress bars and the table speak; the log goes to Prefect's own page.
+        # At a terminal there are progress bars and a table; the log goes to Prefect's own page.
         wanted["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
     for name, value in wanted.items():
         os.environ.setdefault(name, value)
+    # Anew in each process: by it a temporary server is known as the one that this process started.
+    os.environ[MARK] = secrets.token_hex(8)
 
 
 prepare_environment()

@@ -10,10 +10,11 @@ from prefect.runtime import flow_run
 
 from benchmarks.throughput import REQUESTS
 from dspy_toolkit.tracking.machine import Regression
+from flows.temporary_server import watch_run
 from tasks.measurement import measure_machine, record_measurement
 
 
-@flow(flow_run_name="benchmark this machine")
+@flow(flow_run_name="benchmark this machine", on_running=[watch_run])
 def benchmark_machine(requests: int = REQUESTS) -> tuple[Regression, ...]:
     """Measure this machine, keep the figures in MLflow, and return those that fell by a fifth or more.
 

@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from dspy_toolkit.optimizers import Compiled
 from dspy_toolkit.run import Compilation, CompileInput, Request, SearchInput, SelectInput
 from flows.options import BudgetOption
+from flows.temporary_server import watch_run
 from tasks.compile import compile_program
 from tasks.steps import (
     prepare_dataset,
@@ -21,7 +22,12 @@ from tasks.steps import (
 )
 
 
-@flow(flow_run_name="compare optimizers for {project}", persist_result=True, result_serializer="json")
+@flow(
+    flow_run_name="compare optimizers for {project}",
+    persist_result=True,
+    result_serializer="json",
+    on_running=[watch_run],
+)
 def compare_optimizers(project: str = "router", budget: BudgetOption = None, workers: bool = False) -> Compiled:
     """Find out which optimizer helps `project` most, within one budget for all of them. Nothing is promoted.
 

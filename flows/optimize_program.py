@@ -17,6 +17,7 @@ from dspy_toolkit.registry import Decision
 from dspy_toolkit.run import CompareInput, CompileInput, Request, Run, SearchInput, SelectInput
 from dspy_toolkit.settings import OptimizerName
 from flows.options import BudgetOption
+from flows.temporary_server import watch_run
 from tasks.compile import compile_program
 from tasks.steps import (
     compare_programs,
@@ -30,7 +31,7 @@ from tasks.steps import (
 )
 
 
-@flow(flow_run_name="optimize {project}", persist_result=True, result_serializer="json")
+@flow(flow_run_name="optimize {project}", persist_result=True, result_serializer="json", on_running=[watch_run])
 def optimize_program(
     project: str = "router",
     optimizer: OptimizerName | None = None,

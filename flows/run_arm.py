@@ -1,4 +1,4 @@
-"""One turn of one arm of a race, as a run of its own: a race with `--workers` makes one for each arm, on whatever machine takes it.
+"""One turn of one arm of a race, as a run of its own: a race with `--workers` starts one for each arm, on any machine.
 
 The machines share the store, Prefect's results and the project's files. Not meant to be started by hand.
 """

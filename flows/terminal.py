@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 PATIENCE_SECONDS = 8.0
-"""After Ctrl-C: how long Prefect may take to say goodbye to a server that the same Ctrl-C has stopped."""
+"""After Ctrl-C: how long Prefect may try to reach a server that the same Ctrl-C has stopped."""
 
 
 def run_at_terminal(flow: Any) -> None:
@@ -22,6 +22,7 @@ def run_at_terminal(flow: Any) -> None:
     from dspy_toolkit.cli.boundary import boundary, show_log
     from dspy_toolkit.display.progress import terminal
     from dspy_toolkit.settings import load_settings
+    from flows.temporary_server import watch_this_process
 
     module = sys.modules["__main__"].__spec__
     name = f"python -m {module.name}" if module else flow.name
@@ -35,6 +36,7 @@ def run_at_terminal(flow: Any) -> None:
         settings = load_settings()
         show_log(settings)
         check_home(settings)
+        watch_this_process()
         with interruptible(), terminal() if settings.observe.progress else nullcontext():
             flow(*bound.args, **bound.kwargs)
 
@@ -51,17 +53,17 @@ def check_home(settings: Any) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """End with code 130 on Ctrl-C or SIGTERM, whatever the interrupt turns into on its way up, and soon."""
-    from dspy_toolkit.optimizers.search.output_capture import aloud
+    """End with code 130 on Ctrl-C or SIGTERM, whatever the interrupt was turned into on its way, and within PATIENCE_SECONDS."""
+    from dspy_toolkit.optimizers.search.output_capture import capture_disabled
 
     interrupted = threading.Event()
 
     def stop(number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_IGN)  # the first is enough
         interrupted.set()
-        # Before anything is said: where nobody reads any more, saying it raises.
+        # Before anything is printed: printing to a closed pipe raises.
         threading.Thread(target=_end_soon, daemon=True).start()
-        with aloud():  # an optimizer may be silenced just now
+        with capture_disabled():  # an optimizer may be captured just now
             print("\nInterrupted. What was computed is kept: run the same command again to go on.", file=sys.stderr)
         raise KeyboardInterrupt
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -15,7 +16,6 @@ from dspy_toolkit.optimizers import Compiled
 from dspy_toolkit.optimizers.compile import of_race
 from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult
 from dspy_toolkit.optimizers.race.race import race
-from dspy_toolkit.optimizers.search.search import Stopwatch
 from dspy_toolkit.project import check_known
 from dspy_toolkit.run import ArmInput, CompileInput
 from dspy_toolkit.settings import load_settings
@@ -38,28 +38,28 @@ def compile_program(given: CompileInput, *, workers: bool = False) -> Compiled:
 
 
 def run_race(given: CompileInput, *, workers: bool) -> Compiled:
-    """Run a race whose turns are tasks: what was run before comes from the cache, also after the process was killed."""
+    """Run a race whose arm runs are tasks: finished ones come from the cache, also after the process was killed."""
     if given.profile is None:
         raise OptimizerError("A race needs the profile that it was chosen by.")
-    watch = Stopwatch()
+    began = time.monotonic()
     runner = _on_workers if workers else _here
-    return of_race(race(given.choice, given.profile, partial(runner, given)), float(watch))
+    return of_race(race(given.choice, given.profile, partial(runner, given)), time.monotonic() - began)
 
 
-def _turn(given: CompileInput, arm_run: ArmRun) -> ArmInput:
+def _arm_input(given: CompileInput, arm_run: ArmRun) -> ArmInput:
     return ArmInput(program=given.program, train=given.train, val=given.val, start=given.start, arm_run=arm_run)
 
 
 def _here(given: CompileInput, arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
-    return [run_one_arm(_turn(given, arm_run)) for arm_run in arm_runs]
+    return [run_one_arm(_arm_input(given, arm_run)) for arm_run in arm_runs]
 
 
 def _on_workers(given: CompileInput, arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
-    """Start all, then wait for all. A run that failed is an arm that failed, but for the baseline's."""
+    """Start all, then wait for all. A run that failed is an arm that failed; without the baseline's the race ends."""
     check_known(given.location, load_settings())  # the workers would refuse it, one after the other
     started = []
     for arm_run in arm_runs:
-        parameters = {"given": _turn(given, arm_run).model_dump(mode="json")}
+        parameters = {"given": _arm_input(given, arm_run).model_dump(mode="json")}
         try:
             started.append(run_deployment(DEPLOYMENT, parameters=parameters, timeout=0))
         except ObjectNotFound as error:

@@ -1,4 +1,4 @@
-"""Measuring this machine, and holding the figures against what it reached before."""
+"""Measuring this machine, and comparing the figures with earlier ones."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ from dspy_toolkit.display.summary import print_figures
 from dspy_toolkit.lm import connect
 from dspy_toolkit.lm.models.hardware import inspect_hardware
 from dspy_toolkit.settings import load_settings
-from dspy_toolkit.tracking.machine import Figure, Measurement, Regression, fallen, identify, keep, past_figures
+from dspy_toolkit.tracking.machine import (
+    Figure,
+    Measurement,
+    Regression,
+    find_regressions,
+    identify,
+    keep,
+    past_figures,
+)
 from tasks.policy import RETRYING, accelerator
 
 
 @task(task_run_name="measure this machine", cache_policy=NO_CACHE, **RETRYING)
 def measure_machine(requests: int) -> Measurement:
-    """The hardware's rates, then the engine's figures; with the accelerator to itself."""
+    """Measure the hardware's rates, then the engine's figures, with no other run on the accelerator."""
     settings = load_settings()
     with accelerator(), step("measure") as reporter:
         connection = connect(settings)
@@ -38,9 +46,9 @@ def record_measurement(measurement: Measurement, name: str) -> tuple[Regression,
     settings, conditions = load_settings(), measurement.conditions
     with step("record"):
         history = past_figures(settings, conditions)
-        falls = fallen(measurement.figures, history)
-        keep(settings, measurement, falls, name)
-    names = {fall.figure.name for fall in falls}
+        regressions = find_regressions(measurement.figures, history)
+        keep(settings, measurement, regressions, name)
+    names = {regression.figure.name for regression in regressions}
     create_table_artifact(
         [
             {
@@ -54,11 +62,11 @@ def record_measurement(measurement: Measurement, name: str) -> tuple[Regression,
         key="machine-figures",
         description=f"{conditions.chip}, {conditions.cores} cores, {conditions.model}",
     )
-    if falls:
+    if regressions:
         create_markdown_artifact(
-            "## Slower than before\n\n" + "\n".join(f"- {fall.sentence}" for fall in falls),
+            "## Slower than before\n\n" + "\n".join(f"- {regression.sentence}" for regression in regressions),
             key="machine-warning",
             description="Figures that fell by a fifth or more below this machine's median",
         )
-    print_figures(measurement, history, falls)
-    return falls
+    print_figures(measurement, history, regressions)
+    return regressions

@@ -1,8 +1,8 @@
 """What the tasks share: when a result is reused, when a task is tried again, and who may use the accelerator.
 
-A result is reused when a step is given the same value and the code is the same: the value is made of content hashes, so
-anything else that can change a result is in it. Retries happen here and nowhere else, and only for transient errors: those
-that say so.
+A result is reused when a step is given the same value and the code is the same. The value is made of content hashes, so
+that everything else that can change a result is in it. Retries happen here and nowhere else, and only for transient
+errors (`retryable`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from dspy_toolkit.store import Ref, digest
 
 RETRY_DELAYS = [10, 30, 60]
 LEASE_SECONDS = 60
-"""A run that was killed holds its place in the queue no longer than this."""
+"""Seconds after which the slot of a killed run is free again."""
 
 
 def is_transient(task_: Any, task_run: Any, state: Any) -> bool:
-    """Prefect's question before a retry: whether the error said that it may pass."""
+    """Prefect's `retry_condition_fn`: whether the error is transient."""
     try:
         state.result()
-    except Exception as error:  # whatever the task raised: the question is only whether it may pass
+    except Exception as error:  # isolation boundary: whatever the task raised, is it transient?
         found = root_error(error)
         return found is not None and found.retryable
     return False
@@ -66,8 +66,9 @@ RETRYING: dict[str, Any] = {
 
 
 def content_key(run: Any, parameters: dict[str, Any]) -> str:
-    """The key of a cached result: the step, what it was given, and all of the library's sources and the tasks'. Prefect's own
-    TASK_SOURCE would see the lines of the wrapped function alone. Prefect calls it with the task's context.
+    """The key of a cached result: the step, what it was given, and all of the library's sources and the tasks'.
+    Prefect's own TASK_SOURCE would see the lines of the wrapped function alone. Prefect calls it with the task's
+    context.
     """
     sources = sources_sha256(), sources_sha256(Path(__file__).parent, ())
     return f"{run.task.name}-{digest(*sources, *parameters.values())}"
@@ -76,8 +77,8 @@ def content_key(run: Any, parameters: dict[str, Any]) -> str:
 def open_project(given: Any) -> Context:
     """The context of a step's value, opened anew, since a step may run in another process than the one before.
 
-    A run that a worker started was asked for over Prefect's API, which may be open to others: it takes its project, and the
-    one that a search starts from, by names and places that this machine knows.
+    A run that a worker started was asked for over Prefect's API, which may be open to others: it takes its project, and
+    the one that a search starts from, by names and places that this machine knows.
 
     Raises:
         ProjectError, SettingsError: it cannot be found, or may not be named by a deployment.
@@ -100,9 +101,9 @@ def limit_name() -> str:
 def accelerator() -> Iterator[None]:
     """Wait for this host's turn: one flow at a time loads a model. The limit is made when it is missing.
 
-    It only queues. That no two processes share the accelerator is the business of `dspy_toolkit.lm.models.lease`, which is all there
-    is on a temporary server: that one never takes back the place of a run which was interrupted, and the next run would
-    wait for ever.
+    It only queues: `dspy_toolkit.lm.models.lease` keeps two processes from sharing the accelerator. On a temporary
+    server only the lease counts: such a server never frees the slot of an interrupted run, and the next run would wait
+    for ever.
     """
     if get_current_settings().api.url is None:
         yield

@@ -31,7 +31,7 @@ UPDATE_SECONDS = 3.0
 
 
 def artifact_key(project: str, what: str) -> str:
-    """The key of a project's artifact. Prefect takes small letters, digits and dashes; a project's name may have `_`."""
+    """The key of a project's artifact. Prefect allows lower-case letters, digits and dashes; a project's name may have `_`."""
     return f"{project}-{what}".lower().replace("_", "-")
 
 
@@ -127,7 +127,7 @@ def run(context: Context, given: ReleasedRun, run_id: str) -> None:
     decision, figure = given.decision, plot_of(context, given)
     picture = f"\n\n![comparison](data:image/png;base64,{base64.b64encode(figure).decode()})\n" if figure else "\n"
     page = report_path(context, run_id)
-    # Prefect shows no HTML of others: the page lies on this machine, and among the files of the MLflow run.
+    # Prefect shows no external HTML: the page is on this machine, and among the files of the MLflow run.
     where = f"\nReport: `{page}` on {socket.gethostname()}, and `report.html` of the MLflow run `{run_id}`.\n"
     create_markdown_artifact(
         f"## {decision.outcome}\n\n{decision.reason}{picture}{where}",

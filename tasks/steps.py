@@ -1,6 +1,6 @@
 """The pipeline's steps as Prefect's tasks: `as_task` wraps each, and nothing else is done here.
 
-A task opens its project anew, since it may run in another process than the one before; what it is given and gives is JSON.
+A task loads its project itself, since it may run in another process than the one before; its input and result are JSON.
 """
 
 from __future__ import annotations

@@ -65,6 +65,17 @@ def test_dead_links_and_broken_examples_are_named_with_their_line(build: ModuleT
     ]
 
 
+def test_every_drill_has_a_row_and_every_row_a_drill(build: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "tests" / "drills").mkdir(parents=True)
+    (tmp_path / "tests" / "drills" / "test_files.py").write_text('@pytest.mark.drill(7, "empty")\n')
+    (tmp_path / "docs" / "reliability.md").write_text("| 8 | a bit | seen | 1 s |\n")
+    assert build.problems(tmp_path) == [
+        "docs/reliability.md: drill 7 has no row. Run `make drills`.",
+        "docs/reliability.md: drill 8 has a row and is not there. Run `make drills`.",
+    ]
+
+
 def test_an_unknown_argument_is_refused(build: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     assert build.main(["--chek"]) == 2
     assert "'--chek'" in capsys.readouterr().err

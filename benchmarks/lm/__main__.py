@@ -2,9 +2,9 @@
 
     python -m benchmarks.lm [--only WORKLOAD …] [--systems NAME …] [--scale 1.0] [--json PATH] [--png PATH]
 
-Every system runs in a process of its own, one after another, and is called through `dspy.LM` and at its native interface by 16
-threads, with the same prompts, the same max_tokens and temperature 0. Peers that are not installed are named and left out.
-About an hour on 2 cores, most of it the peers'; take it on a machine that does nothing else.
+Every system runs in a process of its own, one after another, and is called through `dspy.LM` and at its native
+interface by 16 threads, with the same prompts, the same max_tokens and temperature 0. Peers that are not installed are
+named and left out. About an hour on 2 cores, most of it the peers'; take it on a machine that does nothing else.
 """
 
 from __future__ import annotations

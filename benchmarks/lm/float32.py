@@ -1,7 +1,7 @@
 """A copy of a model in float32, for systems that would otherwise run it quantized.
 
-MLX has no fast quantized product on the CPU: there the engine expands the weights when it loads them, and a peer that did not
-would be thirty times slower for a reason that is not its own.
+MLX has no fast quantized product on the CPU: there the engine expands the weights when it loads them, and a peer that
+did not would be thirty times slower for a reason that is not its own.
 
     python -m benchmarks.lm.float32 SOURCE TARGET
 """

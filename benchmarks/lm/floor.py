@@ -1,12 +1,12 @@
 """The least time that this machine could take for a workload, and how it is reckoned.
 
-Operations over the measured rate of a matrix product, bytes over the measured rate of memory, whichever is longer, in two
-phases. Prefill: every token of the prompts once, whatever they share once for all of them, the weights once a batch of
-WIDTH rows (and once for the shared beginning). Decoding: only the tokens that the grammar leaves a choice about, the first
-of which the prefill decides; the weights once a step of WIDTH rows, and each row's keys and values once a step.
+Operations over the measured rate of a matrix product, bytes over the measured rate of memory, whichever is longer, in
+two phases. Prefill: every token of the prompts once, whatever they share once for all of them, the weights once a batch
+of WIDTH rows (and once for the shared beginning). Decoding: only the tokens that the grammar leaves a choice about, the
+first of which the prefill decides; the weights once a step of WIDTH rows, and each row's keys and values once a step.
 
-Covered: dense decoder models that state their shape as Llama does. Softmax, norms and activations count as nothing, so no
-system can reach the floor; it says how much room is left at most.
+Covered: dense decoder models that state their shape as Llama does. Softmax, norms and activations count as nothing, so
+no system can reach the floor; it says how much room is left at most.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-"""The engine on a GPU: the tokens of mlx_lm's own generation, and the time of a decoding step against its `BatchGenerator`.
+"""The engine on a GPU: whether its tokens are mlx_lm's own, and its steps beside those of mlx_lm's `BatchGenerator`.
 
     python -m benchmarks.lm.gpu --json PATH
 
-Needs no model: Llama's architecture with random weights is written to a temporary folder, in float32, in bf16 and in 4 bits.
-For each: greedy tokens of prompts that begin apart and of prompts that begin alike, against mlx_lm's `generate_step` (one
-prompt at a time) and `BatchGenerator`; the time of a step at several widths, the two systems taking turns; peak memory; bursts
-through the whole engine. Ends with 1 if a token differs for another reason than a near tie, or the engine breaks a promise.
+Needs no model: Llama's architecture with random weights is written to a temporary folder, in float32, in bf16 and in 4
+bits. For each: greedy tokens of prompts that begin apart and of prompts that begin alike, against mlx_lm's
+`generate_step` (one prompt at a time) and `BatchGenerator`; the time of a step at several widths, the two systems
+taking turns; peak memory; bursts through the whole engine. Ends with 1 if a token differs for another reason than a
+near tie, or the engine breaks a promise.
 
-Two orders of additions round differently, so tokens that are nearly as likely as each other may swap, more often the fewer
-bits there are; what follows such a place cannot be compared. Random weights have more of these places than trained ones.
-Not covered: accuracy, trained weights, other architectures, speculative decoding, several GPUs.
+Two orders of additions round differently, so tokens that are nearly as likely as each other may swap, more often the
+fewer bits there are; what follows such a place cannot be compared. Random weights have more of these places than
+trained ones. Not covered: accuracy, trained weights, other architectures, speculative decoding, several GPUs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models of Llama's architecture with random weights, in mlx_lm's format, for measurements that need no trained ones.
 
-They say nothing sensible, and every token of the vocabulary may follow any other; their arithmetic is a trained model's. The
-tokenizer knows single bytes and an end mark; ids beyond these have no text.
+They say nothing sensible, and every token of the vocabulary may follow any other; their arithmetic is a trained
+model's. The tokenizer knows single bytes and an end mark; ids beyond these have no text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Rows as a table for a terminal and as a figure. A row is a dictionary with workload, way, system, measure, value, unit.
+"""Rows as a table for a terminal and as a figure.
+
+A row is a dictionary with workload, way, system, measure, value and unit.
 
 Not covered: deciding what is good enough; a goal that was missed is marked, and nothing fails.
 """
@@ -47,13 +49,13 @@ def times(rows: Rows, workload: Workload, way: str, peer: str) -> float | None:
 
 
 def times_of_rate(rows: Rows, workload: Workload, way: str, peer: str) -> float | None:
-    """The same by calls a second."""
+    """The same, in calls a second."""
     ours, theirs = (value_of(rows, workload.name, way, name, "rate") for name in ("engine", peer))
     return ours / theirs if ours and theirs else None
 
 
 def tables(rows: Rows, systems: Sequence[str]) -> list[RenderableType]:
-    """What was measured; the engine's own figures."""
+    """The engine beside its peers; and the engine's own figures."""
     from rich.table import Table
 
     main = Table(title="The engine and its peers, 16 threads", title_justify="left")

@@ -26,7 +26,7 @@ SETTLING_SECONDS = 30
 def first_token(system: System, workload: Workload, way: Way, setting: Setting) -> Iterator[Found]:
     """The median over PROBES streams."""
     if way == "dspy" and setting.name == "generate":
-        yield Found("first_token", None, "s", "n/a: a plain handler streams nothing")
+        yield Found("first_token", None, "s", "n/a: the handler does not stream")
         return
     rows = rows_for(workload, setting, 4 * THREADS)
     call = Caller(system, workload, way, f"{workload.name} {way}")

@@ -1,9 +1,9 @@
 """The systems that are measured, by name; and the engine as one of them.
 
 engine         here; through its LiteLLM provider; natively `submit`, with the reply's grammar
-generate       `plain`; a LiteLLM custom handler that calls `mlx_lm.generate`, one request after another; natively that function
-mlx_lm.server  `servers`; mlx_lm's own server, on loopback; natively its HTTP interface
-llama.cpp      `servers`; llama-cpp-python's server on the GGUF, on loopback; natively its HTTP interface, with the JSON schema where
+generate       `plain`; a LiteLLM custom handler that calls `mlx_lm.generate`, one request after another; natively that
+function mlx_lm.server  `servers`; mlx_lm's own server, on loopback; natively its HTTP interface llama.cpp
+`servers`; llama-cpp-python's server on the GGUF, on loopback; natively its HTTP interface, with the JSON schema where
                the answer is JSON, since it takes one
 
 Peers are called through DSPy's `ChatAdapter` without its second attempt as JSON: one call a request for everybody.

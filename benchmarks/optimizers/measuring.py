@@ -141,7 +141,7 @@ def system_entries(system: str, choice: Choice, compiled: Compiled, compared: Se
     """The numbers of one system."""
     taken = f"took {choice.optimizer}: {choice.reason}" if system == "auto" else compiled.summary
     # A race says how its winner did on rows that no arm chose by.
-    rows = compiled.arms[0].items if compiled.arms else choice.val_rows
+    rows = compiled.arms[0].holdout_rows if compiled.arms else choice.val_rows
     entries: list[Entry] = [
         (system, "val", compiled.val_mean, "share", taken),
         (system, "val_baseline", compiled.val_baseline, "share", ""),

@@ -1,14 +1,14 @@
-"""The command `dspy-toolkit`: one file a noun.
+"""The command `dspy-toolkit`: one file for each noun.
 
 boundary  how a command ends: errors, Ctrl-C, closed pipes
-doctor    what this machine, home and configuration come to
+doctor    checks this machine, home and configuration
 fetch     the embedded model, into this environment
 history   earlier optimizations
 predict   run a program
 programs  list, show and roll back saved programs
-render    tables
+findings  what doctor checks; model_findings, of the models
 
-The commands import what is heavy when they run, so that help is instant.
+The commands import heavy packages when they run, so that help is instant.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     an error of the toolkit       `Error: message` on stderr, exit code 1, no traceback
     a disk that is full           the same
     Ctrl-C                        nothing, exit code 130
-    a reader that went away       nothing, exit code 0 (`… | head`)
+    a closed pipe                 nothing, exit code 0 (`… | head`)
 
-Any other exception is a defect, and keeps its traceback.
+Any other exception is a bug, and is shown with its traceback.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def boundary() -> Iterator[None]:
         try:
             yield
         finally:
-            # Else a reader that went away is noticed only at exit, where Python prints a complaint of its own.
+            # Else a closed pipe is noticed only at exit, where Python prints a message of its own.
             sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered goes nowhere, quietly.
+        # What is still buffered is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         raise SystemExit(0) from None
     except KeyboardInterrupt:
@@ -55,7 +55,7 @@ def boundary() -> Iterator[None]:
 
 
 def message_of(error: BaseException) -> str | None:
-    """What to tell a person about `error`; None when it is a defect."""
+    """The message to show for `error`; None when it is a bug."""
     if isinstance(error, ToolkitError):
         return str(error)
     from dspy_toolkit.lm import root_error
@@ -71,7 +71,7 @@ def message_of(error: BaseException) -> str | None:
 def show_log(settings: Settings) -> None:
     """Send the toolkit's log, from `observe.log_level` up, to stderr, one line an event.
 
-    Other libraries' is left as it is, but for control characters.
+    The logs of other libraries are not changed, except that control characters are removed.
     """
     logging.setLogRecordFactory(PrintableRecord)
     logger = logging.getLogger("dspy_toolkit")
@@ -82,7 +82,7 @@ def show_log(settings: Settings) -> None:
 
 
 class _ToStderr(logging.Handler):
-    """Prints to whatever stderr is at the time, so that a progress bar or a test may stand in."""
+    """Prints to the current stderr, which a progress bar or a test may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(f"{record.levelname.capitalize()}: {record.getMessage()}", file=sys.stderr)

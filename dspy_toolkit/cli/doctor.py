@@ -1,6 +1,6 @@
 """`dspy-toolkit doctor`: every decision that the toolkit would take here, and what is wrong.
 
-Not covered: mending anything. Nothing is written, no model is loaded without `--generate`, nothing is fetched.
+Not covered: repairs. Nothing is written, no model is loaded without `--generate`, nothing is fetched.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def doctor(*, json: _Flag = False, generate: _Flag = False) -> int:
 
 
 def examine(*, generate: bool = False) -> Iterator[Finding]:
-    """Everything that is found. What cannot be looked at, because something before it is wrong, is left out."""
+    """All findings. What cannot be checked, because something before it is wrong, is left out."""
     from dspy_toolkit.cli import findings, model_findings
     from dspy_toolkit.settings import load_settings
 

@@ -1,6 +1,7 @@
-"""What `doctor` looks at, one function a subject; the models have `model_findings`. Nothing is written or fetched.
+"""What `doctor` checks, one function for each subject; `model_findings` checks the models. Nothing is written or
+fetched.
 
-A finding is one line: what was looked at, what was seen, whether that is well, and what to do where it is not.
+A finding is one line: what was checked, what was seen, whether that is right, and what to do where it is not.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ class Finding(Frozen):
     name: str
     value: str
     state: Literal["ok", "note", "wrong"] = "ok"
-    """`note`: it works, and could be better."""
+    """`note`: it works, but could be better."""
     advice: str = ""
 
 
 def wrong(subject: str, name: str, value: str, advice: str) -> Finding:
-    """Something to mend, and how."""
+    """Something to repair, and how."""
     return Finding(subject=subject, name=name, value=value, state="wrong", advice=advice)
 
 
@@ -65,7 +66,7 @@ def packages() -> Iterator[Finding]:
         try:
             found = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            if "" in by:  # what an extra needs is looked at where it is installed
+            if "" in by:  # packages of an extra are checked only where they are installed
                 yield wrong("packages", name, "not installed", REINSTALL)
             continue
         if by and not requirement.specifier.contains(found, prereleases=True):
@@ -218,7 +219,7 @@ def projects(settings: Settings) -> Iterator[Finding]:
 
 
 def _holder(path: Path) -> str:
-    """The process that holds a lock file, where the system tells (Linux)."""
+    """The process that holds a lock file, where the system can say (Linux)."""
     try:
         inode = path.stat().st_ino
         for line in Path("/proc/locks").read_text().splitlines():

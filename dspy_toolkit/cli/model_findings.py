@@ -1,4 +1,5 @@
-"""What `doctor` says about the models: where their weights are, how memory is divided beside them, how fast they talk.
+"""What `doctor` checks of the models: where their weights are, how memory is divided beside them, how fast they
+generate.
 
 Weights are neither fetched nor converted here, and loaded only by `generation`.
 """
@@ -44,7 +45,7 @@ def models(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
 
 
 def backends(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
-    """What would run an `mlx/` model, in the order of trying; nothing is imported or asked."""
+    """The backends that would run an `mlx/` model, in the order they are tried; none is imported or called."""
     from dspy_toolkit.lm.litellm.fallback import backend_order
     from dspy_toolkit.lm.models.hardware import torch_installed
     from dspy_toolkit.lm.torch.weights import INSTALL
@@ -71,7 +72,7 @@ def backends(settings: Settings, hardware: Hardware) -> Iterator[Finding]:
 
 
 def generation(settings: Settings) -> Iterator[Finding]:
-    """Load the model and let it say something short. Raises ToolkitError, somewhere in the chain, when it cannot."""
+    """Load the model and generate a short reply. Raises ToolkitError, somewhere in the chain, when it cannot."""
     from dspy_toolkit.lm import connect
     from dspy_toolkit.lm.meter import Meter
 

@@ -1,8 +1,8 @@
 """`dspy-toolkit predict`: run a program on one input, or on a file of them.
 
 Inputs come from options (`--request "…"`, or `--input request=…` for a field named like an option), from `--json`, from
-JSON on stdin, or from a file of rows. With a file there is one line of JSON for each row, in the file's order, as soon as
-it is known; a row whose reply could not be read has its line too, `{"error": …}`, and the exit code is then 1.
+JSON on stdin, or from a file of rows. With a file there is one line of JSON for each row, in the file's order, as soon
+as it is known; a row whose reply could not be parsed has its line too, `{"error": …}`, and the exit code is then 1.
 
 Not covered: scoring the answers.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.registry.programs import LoadedProgram
 
 SEEN = 200
-"""Characters of an unreadable reply that its error shows."""
+"""Characters of an unparsable reply that its error shows."""
 
 
 class Unreadable(EngineError):
@@ -193,7 +193,7 @@ def _answers(
     try:
         yield from pool.map(one, rows)
     finally:
-        # Not waiting: after Ctrl-C or a closed pipe nobody wants what is still running.
+        # Not waiting: after Ctrl-C or a closed pipe the calls still running are not needed.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -232,7 +232,7 @@ def _fit(name: str, value: Any, annotation: Any) -> Any:
         try:
             return validator.validate_json(value)
         except ValidationError:
-            pass  # the first complaint is the plainer one
+            pass  # the first message is the clearer one
     problem = refused.errors(include_url=False, include_context=False)[0]["msg"]
     raise DatasetError(f"The input {name} is {value!r}: {problem}. Correct it.")
 

@@ -1,4 +1,4 @@
-"""`dspy-toolkit programs`: what is saved, what is in it, and going back.
+"""`dspy-toolkit programs`: listing and showing saved programs, and rolling back.
 
 Not covered: making versions (the flow `optimize_program`) and promoting one without the gate.
 """

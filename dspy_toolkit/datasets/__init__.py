@@ -4,8 +4,8 @@ reading    a CSV, JSONL or Parquet file → a table that keeps the row numbers a
 checking   every row against the signature's types; all the bad rows, with their numbers
 neighbors  which texts are near-duplicates, exactly
 grouping   rows → groups → splits, such that no split shares a group with another
-memory     the split of every row ever placed, so that an old row never moves
-preparing  all of these in order: a file's table → three tables and a report in the store
+placements the split of every row ever placed, so that an old row never moves
+splitting  all of these in order: a file's table → three tables and a report in the store
 table      a row's values ↔ the columns of a stored table; a stored table → DSPy examples
 """
 

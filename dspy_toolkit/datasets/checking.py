@@ -1,11 +1,11 @@
 """Every row against the types of the signature.
 
-A value fits a column if pydantic accepts it for the column's annotation: as it is; or, if it is text, without the
-spaces around it or read as JSON (a CSV cell `["a", "b"]` for `list[str]`); or, if it is a number, as text. What fits is
-kept as plain JSON values: an enum as its value, a model as a dictionary. Nothing (an empty CSV cell, null) fits only
-where the annotation allows None.
+A value fits a column if pydantic accepts it for the column's annotation: unchanged; or, if it is text, without the
+spaces around it or parsed as JSON (a CSV cell `["a", "b"]` for `list[str]`); or, if it is a number, as text. What fits
+is kept as plain JSON values: an enum as its value, a model as a dictionary. A missing value (an empty CSV cell, null)
+fits only where the annotation allows None.
 
-All the bad values of all the rows are listed, never only the first.
+All bad values of all rows are listed, not only the first.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHOWN_CHARACTERS = 60
 def check_rows(
     frame: pd.DataFrame, spec: DatasetSpec, fields: dict[str, Any], drop_bad_rows: bool, *, origin: str = ""
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Check every row, and give back the rows that fit.
+    """Check every row, and return the rows that fit.
 
     Args:
         frame: from `read_rows`, or any table; row numbers are its index if that is named `row`, else 1, 2, …
@@ -79,7 +79,7 @@ def check_rows(
         else:
             values = to_jsonable_python(values, inf_nan_mode="strings")
         checked[column] = values
-    # By row, then by column: the order in which somebody mends a file. The sort is stable.
+    # By row, then by column: the order in which somebody corrects a file. The sort is stable.
     problems = [line for _, line in sorted(found, key=lambda entry: entry[0])]
     bad = {position for position, _ in found}
     if problems and not drop_bad_rows:

@@ -5,10 +5,10 @@ Rows are linked when their texts are near-duplicates or they share a key. Linked
 - linked new rows that touch no old row found a group, named after the row with the smallest hash; that name and the
   seed decide the split (`draw`);
 - new rows that touch old rows of one split join it;
-- where new rows would tie old rows of two splits together, each joins the side that it touches, and a row that touches
-  both is set aside.
+- where new rows would link old rows of two splits, each joins the split that it touches, and a row that touches both is
+  set aside.
 
-Old rows never move. Everything is taken in order of content hash, so the order of the file does not matter.
+Old rows never move. Rows are processed in order of content hash, so the order of the file does not matter.
 `cover_classes` then moves new groups, and only those, into splits that would lack a class.
 
 Not covered: what the text and the keys of a row are.
@@ -43,9 +43,9 @@ class Placed(NamedTuple):
     placements: list[Placement]
     """In order of content hash."""
     founded: set[str]
-    """Groups that are new, and may still be moved as a whole."""
+    """New groups, which may still be moved as a whole."""
     aside: dict[str, tuple[str, ...]]
-    """Row → the groups, of several splits, between which it stands."""
+    """Row that is in no split → the groups, of several splits, to which it is linked."""
 
 
 def draw(seed: int, group: str, fractions: Fractions) -> SplitName:
@@ -114,7 +114,7 @@ def place(
 def cover_classes(
     placements: Sequence[Placement], classes: Mapping[str, str], movable: set[str], seed: int
 ) -> dict[str, SplitName]:
-    """Which groups must change their split so that every class is in every split, as far as that can be had.
+    """Which groups must change their split so that every class is in every split, as far as possible.
 
     Args:
         placements: the rows that are in the data.

@@ -1,10 +1,10 @@
 """The split of every row that was ever placed: an append-only file, so that an old row never moves.
 
 One JSON object a line: `{"row", "group", "split", "text", "keys"}`. A row that has left the data stays here, with its
-text: a near-duplicate of it (the same row with a typo mended) must not change sides, since an earlier program may have
+text: a near-duplicate of it (the same row with a typo mended) must not change splits, since an earlier program may have
 been trained on it. The file therefore holds the inputs of the rows in clear; keep it as private as the data.
 
-A batch is written whole or not at all, and the file as it was before the last batch stays beside it as `NAME.backup`.
+A batch is written whole or not at all, and the file before the last batch is kept beside it as `NAME.backup`.
 `locked` keeps a second process of the same home from placing rows between reading and writing.
 """
 
@@ -27,7 +27,7 @@ LOCK_SECONDS = 600
 
 
 class Placement(Frozen):
-    """Where a row stands, for good."""
+    """The split of a row, for good."""
 
     row: str
     """The row's content hash."""

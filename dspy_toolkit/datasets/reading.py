@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -45,7 +46,8 @@ def read_rows(path: Path, content: bytes | None = None) -> pd.DataFrame:
     """Read a .csv, .jsonl or .parquet file.
 
     Args:
-        content: its bytes, where they were read already: what is parsed is then what was hashed, whoever writes meanwhile.
+        content: its bytes, where they were read already: what is parsed is then what was hashed, whoever writes
+        meanwhile.
 
     Returns:
         One column a field, of Python objects (None where missing), in file order; the index `row` holds row numbers.
@@ -100,10 +102,16 @@ def _refuse_missing(path: Path) -> NoReturn:
 def _read_csv(path: Path, content: bytes) -> tuple[list[int], list[dict[str, Any]]]:
     import pandas as pd
 
+    as_text: dict[str, Any] = {
+        "dtype": str,
+        "keep_default_na": False,
+        "encoding": "utf-8-sig",
+        "skip_blank_lines": False,
+    }
     try:
-        frame = pd.read_csv(
-            io.BytesIO(content), dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
+        frame = pd.read_csv(io.BytesIO(content), **as_text)
+        # Of two columns with one name pandas gives the second another one.
+        _refuse_repeated(path, pd.read_csv(io.BytesIO(content), header=None, nrows=1, **as_text).iloc[0])
     except pd.errors.EmptyDataError:
         return [], []
     except pd.errors.ParserError as error:
@@ -132,9 +140,12 @@ def _read_jsonl(path: Path, content: bytes) -> tuple[list[int], list[dict[str, A
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = json.loads(line, object_pairs_hook=_without_repeated)
         except ValueError as error:  # JSONDecodeError is one; so is a number of more digits than Python reads
             problems.append(f"{path}, row {number}: not JSON: {error}.")
+            continue
+        except RecursionError:
+            problems.append(f"{path}, row {number}: nested deeper than can be read.")
             continue
         if not isinstance(record, dict):
             problems.append(f"{path}, row {number}: a {type(record).__name__}, where an object is expected.")
@@ -151,10 +162,25 @@ def _read_parquet(path: Path, content: bytes) -> tuple[list[int], list[dict[str,
     import pyarrow.parquet as pq
 
     try:
-        records = pq.read_table(pa.BufferReader(content)).to_pylist()
+        table = pq.read_table(pa.BufferReader(content))
+        _refuse_repeated(path, table.column_names)
+        records = table.to_pylist()
     except pa.ArrowInvalid as error:
         raise DatasetError(f"{path} is not a whole Parquet file: {error}. Write it again.") from None
     return list(range(1, len(records) + 1)), records
+
+
+def _refuse_repeated(path: Path, names: Iterable[str]) -> None:
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise DatasetError(f"{path} has more than one column {', '.join(repeated)}. Rename or remove all but one.")
+
+
+def _without_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):  # JSON allows it, and the last one would count
+        repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+        raise ValueError(f"the key {', '.join(repeated)} stands in it more than once")
+    return record
 
 
 READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

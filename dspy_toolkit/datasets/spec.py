@@ -1,4 +1,4 @@
-"""The values of this package: what is asked of a dataset, and what comes back.
+"""The values of this package: the specification of a dataset, the prepared dataset, and the report about its rows.
 
 Not covered: whether the columns exist or the rows fit. Those need the file, and are checked in `checking`.
 """
@@ -48,7 +48,7 @@ class DatasetSpec(Frozen):
     group: str | None = None
     """A column: rows that share its value share a split."""
     seed: int = 0
-    """Another seed draws another split, for rows that no memory holds."""
+    """Another seed draws another split, for rows that were not placed before."""
 
     @model_validator(mode="after")
     def _distinct_columns(self) -> Self:

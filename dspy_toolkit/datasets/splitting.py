@@ -6,9 +6,9 @@ The tables hold the inputs, the outputs, `_row` (the row's content hash) and `_g
 group), sorted by `_row`: the same rows give the same bytes, whatever their order. Rows are remembered last, when every
 object is saved, so that a run which dies half-way has placed nothing.
 
-With a remembered file, an old row keeps its split whatever is added, removed or mended around it; new fractions or
-another seed then concern new rows only. Without one, a row's split still comes from hashes, but a row added later may
-move an older near-duplicate of it by founding their group, or a row of a class that has very few.
+With a file of placements, an old row keeps its split whatever is added, removed or corrected around it; new fractions
+or another seed then concern new rows only. Without one, a row's split still comes from hashes, but a row added later
+may move an older near-duplicate of it by founding their group, or a row of a class that has very few.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a person sees while a flow runs: a line for each step, with a bar, a count and the time left where there is one.
 
-`with terminal():` shows the steps of the block on stderr, as moving bars on a terminal and as plain lines elsewhere. Steps
-report through `step(name)` wherever they run; without a terminal around them they only keep the count, which the
-orchestrator's own page can follow.
+`with terminal():` shows the steps of the block on stderr, as moving bars on a terminal and as plain lines elsewhere.
+Steps report through `step(name)` wherever they run; without `terminal()` they only keep a count, which the
+orchestrator's own page can show.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Reporter:
         return 100.0 if self.finished else 100.0 * self.done / self.total if self.total else 0.0
 
     def calls(self, done: int, total: int, doing: str) -> None:
-        """Calls or rows done, of all, and what is going on."""
+        """Set the calls or rows done, the number of all, and what is going on."""
         self.done, self.total, self.doing = done, total, doing
         if _showing is not None and self._task is not None:
             _showing.update(self._task, completed=done, total=total, doing=doing)
@@ -48,7 +48,7 @@ class Reporter:
             self._task = _showing.add_task(self.name, total=None, doing="")
 
     def end(self, seconds: float, *, failed: bool) -> None:
-        """Turn the step's line into what it came to."""
+        """Replace the step's line by its result."""
         if _showing is None or self._task is None:
             return
         _showing.remove_task(self._task)
@@ -78,7 +78,7 @@ def terminal() -> Iterator[None]:
     from dspy_toolkit.display.tables import console
 
     global _showing
-    # The stream is taken now: optimizers that print have theirs redirected while they run.
+    # The stream is looked up now: it is captured while an optimizer runs.
     stream = sys.stderr
     progress = Progress(
         SpinnerColumn(),
@@ -108,7 +108,7 @@ PLAIN_SECONDS = 15.0
 
 
 def _plain_lines(progress: Any, over: threading.Event) -> None:
-    """Without a terminal: every few seconds where each running step is."""
+    """Without a terminal: print the count of each running step every few seconds."""
     while not over.wait(PLAIN_SECONDS):
         for task in progress.tasks:
             if task.total:

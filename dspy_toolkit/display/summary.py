@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from statistics import median
+from typing import TYPE_CHECKING
 
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dspy_toolkit.display import tables
 from dspy_toolkit.printable import without_password
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    from rich.console import Console
 
     from dspy_toolkit.evaluation import Report
     from dspy_toolkit.optimizers import Choice, Compiled
@@ -27,27 +32,17 @@ REASON = 66
 def print_summary(
     context: Context, run: ReleasedRun, console: Console | None = None, *, report: Path | None = None
 ) -> None:
-    """Print what a run came to on stdout.
+    """Print the result of a run on stdout.
 
     Args:
         console: another place to print to.
-        report: the run's page, which is then the first thing to look at.
+        report: the run's page, which is then the first command to run next.
     """
-    from rich import box
-    from rich.table import Table
-
-    from dspy_toolkit.display import tables as render
-
-    console = console or render.console()
+    console = console or tables.console()
     comparison, compiled, decision = run.comparison, run.compiled, run.decision
     test = comparison.sealed
-    table = Table(
-        title=f"{run.ref.name} · {compiled.optimizer} · {run.ref.program.model}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for column in ("", "val", "sealed (95 %)", "LM calls", "tokens", "seconds"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    title = f"{run.ref.name} · {compiled.optimizer} · {run.ref.program.model}"
+    table = _table(title, "", "val", "sealed (95 %)", "LM calls", "tokens", "seconds")
     sealed = (test.candidate, test.champion) if test else (None, None)
     table.add_row("baseline", _percent(compiled.val_baseline if compiled.trials else None), *[""] * 4)
     _add(table, f"champion {run.ref.champion.version}", comparison.champion_val, sealed[1])
@@ -72,15 +67,15 @@ def print_summary(
             highlight=False,
         )
     colour = {"promoted": "green", "refused": "yellow", "unchanged": "cyan"}[decision.outcome]
-    console.print(f"[bold {colour}]{decision.outcome}[/]: {_escaped(decision.reason)}", highlight=False)
+    console.print(f"[bold {colour}]{decision.outcome}[/]: {escape(decision.reason)}", highlight=False)
     if not compiled.changed and compiled.trials:
-        console.print(_escaped(compiled.summary), highlight=False)
+        console.print(escape(compiled.summary), highlight=False)
     if decision.version is not None:
         console.print(f"version {decision.version} is {run.ref.name}@champion", highlight=False)
     console.print("\nNext:", highlight=False)
-    for command in [*([render.opening(report)] if report else []), *_next(context, run)]:
-        # Printed as it is: a command that is broken over two lines cannot be copied.
-        console.print(f"  {_escaped(command)}", highlight=False, soft_wrap=True)
+    for command in [*([tables.opening(report)] if report else []), *_next(context, run)]:
+        # Not wrapped: a command that is broken over two lines cannot be copied.
+        console.print(f"  {escape(command)}", highlight=False, soft_wrap=True)
 
 
 def print_choice(choice: Choice, console: Console | None = None) -> None:
@@ -89,19 +84,9 @@ def print_choice(choice: Choice, console: Console | None = None) -> None:
     Args:
         console: another place to print to.
     """
-    from rich import box
-    from rich.table import Table
-
-    from dspy_toolkit.display import tables as render
-
-    console = console or render.console()
-    table = Table(
-        title=f"{choice.optimizer} · {choice.budget} · {choice.lm_calls:,} LM calls",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    for column, right in (("", False), ("LM calls", True), ("tokens", True), ("minutes", True), ("", False)):
-        table.add_column(column, justify="right" if right else "left", no_wrap=right)
+    console = console or tables.console()
+    title = f"{choice.optimizer} · {choice.budget} · {choice.lm_calls:,} LM calls"
+    table = _table(title, "", "LM calls", "tokens", "minutes", "")
     arms = getattr(choice.settings, "arms", ())
     for name in dict.fromkeys((choice.optimizer, *arms, *choice.alternatives)):
         cost = choice.forecasts.get(name)
@@ -109,10 +94,10 @@ def print_choice(choice: Choice, console: Console | None = None) -> None:
         numbers = (
             ("", "", "") if cost is None else (f"{cost.lm_calls:,}", f"{cost.prompt_tokens:,}", _minutes(cost.seconds))
         )
-        # Whole in the artifact; here a line each.
-        table.add_row(name, *numbers, _escaped(what if len(what) <= REASON else f"{what[:REASON]}…"))
+        # The artifact has the whole reason; here it is cut to one line.
+        table.add_row(name, *numbers, escape(what if len(what) <= REASON else f"{what[:REASON]}…"))
     console.print(table)
-    console.print(_escaped(choice.reason), highlight=False)
+    console.print(escape(choice.reason), highlight=False)
 
 
 def print_arms(compiled: Compiled, console: Console | None = None) -> None:
@@ -121,30 +106,16 @@ def print_arms(compiled: Compiled, console: Console | None = None) -> None:
     Args:
         console: another place to print to.
     """
-    from rich import box
-    from rich.table import Table
-
-    from dspy_toolkit.display import tables as render
-
-    console = console or render.console()
-    table = Table(title="The race", title_justify="left", box=box.SIMPLE_HEAD)
-    for column, right in (
-        ("", False),
-        ("val", True),
-        ("rows", True),
-        ("rounds", True),
-        ("LM calls", True),
-        ("", False),
-    ):
-        table.add_column(column, justify="right" if right else "left", no_wrap=right)
+    console = console or tables.console()
+    table = _table("The race", "", "val", "rows", "rounds", "LM calls", "")
     for arm in compiled.arms:
         table.add_row(
             arm.name,
-            _percent(arm.mean if arm.items else None),
-            str(arm.items or ""),
+            _percent(arm.mean if arm.holdout_rows else None),
+            str(arm.holdout_rows or ""),
             str(arm.rounds or ""),
             f"{arm.lm_calls:,}",
-            _escaped(f"{arm.verdict}: {arm.reason}"),
+            escape(f"{arm.verdict}: {arm.reason}"),
         )
     console.print(table)
 
@@ -160,18 +131,9 @@ def print_figures(
     Args:
         console: another place to print to.
     """
-    from statistics import median
-
-    from rich import box
-    from rich.table import Table
-
-    from dspy_toolkit.display import tables as render
-
-    console = console or render.console()
+    console = console or tables.console()
     conditions, fallen = measurement.conditions, {fall.figure.name for fall in falls}
-    table = Table(title=f"{conditions.chip} · {conditions.model}", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("", "now", "median before", "runs before"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    table = _table(f"{conditions.chip} · {conditions.model}", "", "now", "median before", "runs before")
     for figure in measurement.figures:
         earlier = history.get(figure.name, ())
         now = f"{figure.value:.3g} {figure.unit}"
@@ -182,11 +144,17 @@ def print_figures(
     console.print(table)
 
 
-def _next(context: Context, run: ReleasedRun) -> list[str]:
-    from dspy_toolkit.display import tables as render
+def _table(title: str, *columns: str) -> Table:
+    """A table whose named columns hold numbers; columns without a name hold words, the last of which may wrap."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if column else "left", no_wrap=bool(column) or place == 0)
+    return table
 
+
+def _next(context: Context, run: ReleasedRun) -> list[str]:
     name, first = run.ref.name, context.project.dataset.inputs[0]
-    toolkit = render.program("dspy-toolkit")
+    toolkit = tables.program("dspy-toolkit")
     commands = [
         f'{toolkit} predict {name}@champion --input {first}="…"',
         f"{toolkit} programs show {name}@champion",
@@ -194,14 +162,14 @@ def _next(context: Context, run: ReleasedRun) -> list[str]:
     if run.decision.outcome != "promoted" and run.choice.budget != "heavy":
         more = "medium" if run.choice.budget == "light" else "heavy"
         commands.append(
-            f"{render.program('python')} -m flows.optimize_program --project {shlex.quote(run.ref.location)} --budget {more}"
+            f"{tables.program('python')} -m flows.optimize_program --project {shlex.quote(run.ref.location)} --budget {more}"
         )
     address = shlex.quote(without_password(context.settings.tracking_uri))
-    commands.append(f"MLFLOW_DISABLE_TELEMETRY=true {render.program('mlflow')} ui --backend-store-uri {address}")
+    commands.append(f"MLFLOW_DISABLE_TELEMETRY=true {tables.program('mlflow')} ui --backend-store-uri {address}")
     return commands
 
 
-def _add(table: Any, name: str, val: Report | None, sealed: Report | None, val_mean: float | None = None) -> None:
+def _add(table: Table, name: str, val: Report | None, sealed: Report | None, val_mean: float | None = None) -> None:
     measured = [report for report in (val, sealed) if report is not None]
     table.add_row(
         name,
@@ -223,9 +191,3 @@ def _percent(share: float | None) -> str:
 
 def _interval(report: Report | None) -> str:
     return "" if report is None else f"{report.mean:.1%} ({100 * report.low:.0f}–{100 * report.high:.0f})"
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

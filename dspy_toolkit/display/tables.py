@@ -23,25 +23,25 @@ from dspy_toolkit.printable import printable
 
 class _Console(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        # Whatever is shown comes through here; what moves the cursor on purpose is marked as control.
+        # All output passes through here; control sequences of Rich itself are marked as such.
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
     def on_broken_pipe(self) -> None:
-        # Rich would exit with code 1; the boundary knows better.
+        # Rich would exit with code 1; the boundary ends the command with 0.
         raise BrokenPipeError
 
 
 def console(*, stderr: bool = False, width: int | None = None, file: IO[str] | None = None) -> Console:
-    """What prints to stdout (or stderr, or `file`), no control character of a text among it.
+    """A console on stdout (or stderr, or `file`) that prints no control character of a text.
 
-    It is 80 columns wide where that is no terminal.
+    It is 80 columns wide where the output is no terminal.
     """
     return _Console(stderr=stderr, width=width, file=file, highlight=False)
 
 
 def listing(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> Table:
-    """A table with a heading for each column. None is shown as nothing."""
+    """A table with a heading for each column. None is shown as an empty cell."""
     table = Table(box=None, title=title or None, title_justify="left", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -80,7 +80,7 @@ def program(name: str) -> str:
 
 
 def opening(path: Path) -> str:
-    """The command that shows a file in whatever its kind is opened with."""
+    """The command that opens a file in the system's viewer."""
     here = Path.cwd()
     near = path.relative_to(here) if path.is_relative_to(here) else path
     return f"{'open' if sys.platform == 'darwin' else 'xdg-open'} {shlex.quote(str(near))}"
@@ -91,5 +91,5 @@ def _cell(value: Any) -> Text:
         return value
     if isinstance(value, datetime):
         return Text(value.astimezone().strftime("%Y-%m-%d %H:%M"))
-    # Text, not a plain string: square brackets of a value are no markup.
+    # Text, not a plain string: square brackets in a value are no markup.
     return Text("" if value is None else printable(str(value)))

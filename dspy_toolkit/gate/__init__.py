@@ -1,4 +1,5 @@
-"""Whether a candidate has proved to be better: it knows scores, groups of rows and error rates, and nothing of programs or models.
+"""Whether a candidate is better, by scores, groups of rows and error rates alone: nothing here knows programs or
+models.
 
 decide     the paired comparison on the sealed rows, and the verdict
 intervals  intervals of means and of paired differences, and the difference that a test can detect

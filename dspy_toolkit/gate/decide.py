@@ -1,11 +1,12 @@
-"""Judging, by scores alone, whether a candidate is promoted over the champion.
+"""Deciding, by scores alone, whether a candidate is promoted over the champion.
 
 Covered: the paired interval of the difference of their means, at the level that the ledger granted, and the gate: a
-candidate is promoted when the interval's lower end is above 0, or above -1 point with at least 10 % fewer prompt tokens.
-Tango's interval serves 0/1 scores of independent rows; graded scores, and rows that share groups, get a bootstrap over
-groups (see `intervals`).
+candidate is promoted when the interval's lower end is above 0, or above -1 point with at least 10 % fewer prompt
+tokens. Tango's interval serves 0/1 scores of independent rows; graded scores, and rows that share groups, get a
+bootstrap over groups (see `intervals`).
 
-Not covered: running programs on the rows (`dspy_toolkit.pipeline.compare`), and moving the champion (`dspy_toolkit.registry`).
+Not covered: running programs on the rows (`dspy_toolkit.pipeline.compare`), and moving the champion
+(`dspy_toolkit.registry`).
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from dspy_toolkit.gate.intervals import Floats
 
 TOLERANCE = 0.01
-"""The loss (one point) that fewer prompt tokens may cost."""
+"""The loss (one point) that a cheaper candidate may show."""
 CHEAPER = 0.9
 """The share of the champion's prompt tokens from which a candidate counts as cheaper."""
 SCARCE = 0.2
-"""The share of the rate below which the sealed rows have nearly told all they can."""
+"""The share of the false-promotion rate left, below which the verdict asks for fresh rows."""
 
 Outcome = Literal["promoted", "refused", "unchanged"]
 
@@ -41,15 +42,15 @@ class Evidence(Frozen):
     delta: float = Field(ge=-1, le=1)
     """Candidate's mean less the champion's."""
     low: float
-    """Below the true difference, but for a probability of (1 - level) / 2; likewise `high` above it."""
+    """Lower end of the interval; each end misses the true difference with a probability of (1 - level) / 2."""
     high: float
     level: float
-    """Of the interval: 1 - 2 alpha."""
+    """Level of the interval: 1 - 2 alpha."""
     test: Literal["tango", "bootstrap"]
     detectable_effect: float
-    """The smallest true difference that this comparison would have shown (lower end above 0) with 80 % power."""
+    """Minimum detectable effect: the smallest true difference whose lower end is above 0 with 80 % power."""
     looks: int
-    """Openings of these sealed rows so far, with this one."""
+    """Openings of these sealed rows so far, this one included."""
     alpha_left: float = Field(ge=0, le=1)
     """The share of the false-promotion rate that is left for later openings."""
     tokens_ratio: float
@@ -76,11 +77,11 @@ def compare(
     """Compare two programs' scores, row by row.
 
     Args:
-        candidate: the candidate's scores in [0, 1], one a row.
+        candidate: the candidate's scores in [0, 1], one for each row.
         champion: the champion's (or the baseline's), in the same order.
         groups: the group of near-duplicates that each row belongs to.
         alpha: one-sided false-promotion probability that this comparison may spend, in (0, 0.5).
-        looks: openings of the sealed rows so far, with this one.
+        looks: openings of the sealed rows so far, this one included.
         alpha_left: share of the rate left after this opening, in [0, 1].
         tokens_ratio: the candidate's prompt tokens over the champion's.
     """
@@ -110,8 +111,9 @@ def verdict(evidence: Evidence | None, *, changed: bool, val_better: bool) -> Ve
     Args:
         evidence: of the sealed rows; None when they were not opened.
         changed: the candidate's prompt differs from the champion's.
-        val_better: the candidate beat the champion on validation. A candidate that is not changed, or not better there,
-            is not shown the sealed rows, so needs no evidence.
+        val_better: the candidate is not worse than the champion on validation. A candidate that is unchanged, or worse
+        there,
+            is not shown the sealed rows, so it needs no evidence.
 
     Raises:
         ValueError: a changed candidate that is better on validation comes without evidence.
@@ -134,7 +136,7 @@ def verdict(evidence: Evidence | None, *, changed: bool, val_better: bool) -> Ve
 def _weigh(seen: Evidence) -> Verdict:
     found = (
         f"{100 * seen.delta:+.1f} points on {seen.n} sealed rows "
-        f"({_percent(seen.level)} interval {100 * seen.low:+.1f} to {100 * seen.high:+.1f})"
+        f"({percent_of_level(seen.level)} interval {100 * seen.low:+.1f} to {100 * seen.high:+.1f})"
     )
     if seen.low > 0:
         return Verdict("promoted", f"Better than the champion: {found}.")
@@ -150,8 +152,8 @@ def _weigh(seen: Evidence) -> Verdict:
     )
 
 
-def _percent(level: float) -> str:
-    """A level with as many digits as tell it from 100 %."""
+def percent_of_level(level: float) -> str:
+    """A level with enough digits to tell it from 100 %: `97.5 %`, `99.94 %`."""
     digits = 1
     while digits < 12 and round(100 * level, digits) >= 100:
         digits += 1

@@ -1,11 +1,11 @@
 """Intervals for scores in [0, 1], and for the difference of two paired series of them.
 
 Covered: Wilson's interval for one series of 0/1 scores, Tango's score interval for the difference of two paired ones, a
-bootstrap over groups for everything else, and the smallest true difference that either could have shown.
-`alpha` is one-sided everywhere: each side of an interval errs with that probability, so its level is 1 - 2 alpha. It may
-be far below what resampling can resolve (alpha spending halves it every other look).
+bootstrap over groups for everything else, and the minimum detectable effect of either.
+`alpha` is one-sided everywhere: each end of an interval errs with that probability, so the level is 1 - 2 alpha. It may
+be far below what resampling can resolve, since alpha spending halves it every other opening.
 
-Not covered: which of them decides a promotion (see `comparison`), and how much alpha there is (see `ledger`).
+Not covered: which of them decides a promotion (see `decide`), and how much alpha there is (see `ledger`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def is_ungrouped(groups: ArrayLike) -> bool:
 
 
 def mean_interval(values: ArrayLike, groups: ArrayLike, alpha: float = 0.025) -> Interval:
-    """The interval of the mean of `values` (scores in [0, 1], one a row); 95 % unless told otherwise.
+    """The interval of the mean of `values` (scores in [0, 1], one for each row); a 95 % interval by default.
 
     Wilson's for 0/1 scores of rows that are all their own group, else the bootstrap over groups.
     """
@@ -87,7 +87,7 @@ def tango(wins: ArrayLike, losses: ArrayLike, n: ArrayLike, alpha: ArrayLike) ->
     from scipy.stats import norm
 
     b, c, n, z = (np.asarray(part, dtype=float) for part in (wins, losses, n, norm.isf(alpha)))
-    # Exchanging the two series turns the interval over, so one end is enough to solve for.
+    # Exchanging the two series mirrors the interval, so one end is enough to solve for.
     return _tango_lower(b, c, n, z), -_tango_lower(c, b, n, z)
 
 
@@ -128,13 +128,13 @@ def bootstrap(
 ) -> Interval:
     """The interval of the mean of `values`, resampling whole groups.
 
-    Each end is the farther one of two. The percentile of the resampled means follows skewed values, but cannot tell
-    anything about an alpha below 1 / resamples, nor about outcomes too rare to be in the sample: a candidate that is a
-    little better on every row seen would beat any alpha. Student's t end, whose standard error counts one more group at
+    Each end is the wider one of two. The percentile of the resampled means follows skewed values, but says nothing
+    about an alpha below 1 / resamples, nor about outcomes too rare to be in the sample: a candidate that is a little
+    better on every row seen would pass at any alpha. Student's t end, whose standard error counts one more group at
     each of the `limits` (after Agresti and Min 2005, Statistics in Medicine 24:729-740), covers those.
 
     Args:
-        values: one number a row, within `limits`.
+        values: one number for each row, within `limits`.
         groups: the group of each row.
         alpha: one-sided error of each end, in (0, 0.5).
         limits: the least and the greatest value possible.
@@ -160,7 +160,7 @@ def bootstrap(
 def paired_interval(
     first: ArrayLike, second: ArrayLike, groups: ArrayLike, alpha: float
 ) -> tuple[Interval, Literal["tango", "bootstrap"]]:
-    """The interval of the mean of `first - second` (two scores of each row), and how it was made.
+    """The interval of the mean of `first - second` (two scores of each row), and the method.
 
     Tango's for 0/1 scores of rows that are all their own group, else the bootstrap over groups.
     """
@@ -177,8 +177,8 @@ def paired_interval(
 def detectable_proportion(discordance: float, n: int, alpha: float) -> float:
     """The smallest true difference of paired proportions that a test at `alpha` shows with 80 % power.
 
-    Connor 1987, Biometrics 43:207-211, with the share of pairs that differ taken from the data; a difference larger
-    than that share needs at least as many of them, so it brings its own.
+    Connor 1987, Biometrics 43:207-211, with the share of pairs that differ taken from the data. A difference of d needs
+    at least a share d of pairs that differ, so the larger of the two is used.
 
     Args:
         discordance: the share of pairs whose scores differ, in [0, 1].

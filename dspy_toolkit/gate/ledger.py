@@ -1,14 +1,22 @@
-"""The record of who opened which sealed test, and how much false-promotion risk each opening spent.
+"""The ledger of sealed tests: every opening, and how much of the false-promotion rate it spent (alpha spending).
 
-Covered: an append-only JSONL file. A test set may spend a rate (5 %) over its life; each opening is granted a quarter of
-what is left, so no number of nights spends more. The grant is on disk before the caller gets it: an evaluation that dies
-has spent it all the same, and the same question (test set, candidate, champion) asked again without an answer gets the
-same grant back. What earlier openings spent weighs on a changed test set by the share of its rows that they saw.
+Why there is one: each comparison on the same sealed rows is another chance to promote a candidate that is not better.
+Many nights at 5 % each would promote one sooner or later. So a test set has one rate (5 %) for its life, and each
+opening is granted a quarter of what is left. The grants sum to less than the rate, however many nights there are; by
+the union bound so does the probability of any false promotion.
 
-One ledger serves all projects of a home: rows seen under another project's name were seen.
+Why an append-only JSONL file: what was seen cannot be unseen, so no line is ever changed or removed. A run that is
+repeated, a database that is restored or a cache that is cleared must not give the rate back.
 
-Not covered: the comparison that the alpha is spent on (see `comparison`), and deletion: a ledger that somebody removes
-by hand forgets, and the next interval says more than is known.
+Why the grant is on disk before the caller gets it: an evaluation that dies may have shown its scores already, so it has
+spent its grant all the same. The same question (test set, candidate, champion) asked again without an answer gets the
+same grant back, so a crash costs nothing twice.
+
+When rows are added, what earlier openings spent counts by the share of today's rows that they saw. One ledger serves
+all projects of a home: rows seen under another project's name were seen.
+
+Not covered: the comparison that the alpha is spent on (see `decide`), and deletion: when somebody removes the file, the
+openings are forgotten and the next interval claims more than it may.
 """
 
 from __future__ import annotations
@@ -28,7 +36,7 @@ from dspy_toolkit.locks import held
 from dspy_toolkit.store import Frozen, Ref, digest
 
 SHARE = 0.25
-"""The part of what is left that one opening spends."""
+"""The part of the remaining rate that one opening spends."""
 
 
 class SealedRows(Frozen):
@@ -41,7 +49,7 @@ class SealedRows(Frozen):
 
 
 class Grant(Frozen):
-    """Leave to open a test set once, for one comparison."""
+    """Permission to open a test set once, for one comparison."""
 
     line: Literal["grant"] = "grant"
     id: str
@@ -50,25 +58,25 @@ class Grant(Frozen):
     project: str
     test_set: str
     candidate: str
-    """sha256 of the program that asks."""
+    """sha256 of the candidate's prompt."""
     champion: str
-    """sha256 of the program that it is compared with."""
+    """sha256 of the prompt that it is compared with."""
     alpha: float
     """One-sided false-promotion probability of this comparison."""
     rate: float
-    """What the test set may spend over its life."""
+    """The rate that the test set may spend over its life."""
     looks: int
-    """Openings of these rows so far, with this one: those that shared at least one row."""
+    """Openings so far that shared at least one row, this one included."""
     left: float
     """The share of the rate that is left after this opening, in [0, 1]."""
 
 
-class Result(Frozen):
-    """What an opening ended in."""
+class OpeningResult(Frozen):
+    """The outcome of an opening."""
 
     line: Literal["result"] = "result"
     id: str
-    """The grant's."""
+    """The id of the grant."""
     time: str
     outcome: str
     rows: Ref | None = None
@@ -76,15 +84,15 @@ class Result(Frozen):
 
 
 class Opening(Frozen):
-    """A grant and what came of it; no outcome yet when the evaluation died or still runs."""
+    """A grant and its outcome; None while the evaluation runs, and when it died."""
 
     grant: Grant
     outcome: str | None = None
     rows: Ref | None = None
 
 
-LINE: TypeAdapter[SealedRows | Grant | Result] = TypeAdapter(
-    Annotated[SealedRows | Grant | Result, Field(discriminator="line")]
+LINE: TypeAdapter[SealedRows | Grant | OpeningResult] = TypeAdapter(
+    Annotated[SealedRows | Grant | OpeningResult, Field(discriminator="line")]
 )
 
 
@@ -101,8 +109,8 @@ class Ledger:
         Args:
             rows: the row hashes of the sealed split, in any order.
             project: its name, for the record.
-            candidate: sha256 of the program to be tested.
-            champion: sha256 of the program that it will be compared with.
+            candidate: sha256 of the prompt to be tested.
+            champion: sha256 of the prompt that it will be compared with.
             rate: false-promotion rate over the test set's life, in (0, 0.5).
 
         Raises:
@@ -116,12 +124,14 @@ class Ledger:
         if not 0 < rate < 0.5:
             raise LedgerError(f"A false-promotion rate lies between 0 and 0.5, not at {rate}. Correct the settings.")
         test_set = digest(sorted(asked))
+        # Reading, deciding and writing are one step: two processes must not both be granted the same part of the rate.
         with self._locked():
             known, openings = self._read()
             for opening in openings:
                 question = (opening.grant.test_set, opening.grant.candidate, opening.grant.champion, opening.grant.rate)
                 if opening.outcome is None and question == (test_set, candidate, champion, rate):
                     return opening.grant
+            # An old opening counts by the share of today's rows that it saw: fresh rows have nothing spent on them.
             shares = [(len(asked & known[o.grant.test_set]) / len(asked), o.grant.alpha) for o in openings]
             left = rate - sum(share * alpha for share, alpha in shares)
             if left <= 0:
@@ -141,12 +151,13 @@ class Ledger:
                 looks=1 + sum(share > 0 for share, _ in shares),
                 left=left / rate * (1 - SHARE),
             )
+            # The rows first: a grant whose rows are not on record could not be charged to a later test set.
             new = [] if test_set in known else [SealedRows(test_set=test_set, rows=tuple(sorted(asked)))]
             self._append(*new, granted)
         return granted
 
     def record(self, grant: Grant, outcome: str, rows: Ref | None = None) -> None:
-        """Write down what `grant` ended in. A second record of the same grant counts instead of the first.
+        """Write down the outcome of `grant`. A second record of the same grant replaces the first.
 
         Raises:
             LedgerError: the ledger does not hold this grant, or cannot be read or written.
@@ -155,7 +166,7 @@ class Ledger:
             _, openings = self._read()
             if all(opening.grant.id != grant.id for opening in openings):
                 raise LedgerError(f"{self.path} holds no grant {grant.id}. Run again to open the sealed test anew.")
-            self._append(Result(id=grant.id, time=_now(), outcome=outcome, rows=rows))
+            self._append(OpeningResult(id=grant.id, time=_now(), outcome=outcome, rows=rows))
 
     def openings(self) -> list[Opening]:
         """Every opening, oldest first. Raises LedgerError when a line cannot be understood."""
@@ -164,14 +175,14 @@ class Ledger:
     def _read(self) -> tuple[dict[str, frozenset[str]], list[Opening]]:
         known: dict[str, frozenset[str]] = {}
         grants: dict[str, Grant] = {}
-        results: dict[str, Result] = {}
+        results: dict[str, OpeningResult] = {}
         for number, text in enumerate(self._whole().splitlines(), start=1):
             try:
                 line = LINE.validate_json(text)
                 if isinstance(line, Grant):
                     grants[line.id] = line
-                    known[line.test_set]  # its rows were written before it
-                elif isinstance(line, Result):
+                    known[line.test_set]  # a KeyError where its rows were not written before it
+                elif isinstance(line, OpeningResult):
                     results[line.id] = line
                 else:
                     known[line.test_set] = frozenset(line.rows)
@@ -188,7 +199,7 @@ class Ledger:
         ]
 
     def _whole(self) -> bytes:
-        """The file without a last line that was cut short, whose grant nobody was given; every line ends in a line end."""
+        """The whole lines of the file. A last line that was cut short is left out: nobody was given its grant."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
@@ -200,7 +211,7 @@ class Ledger:
             LINE.validate_json(data[end:])
         except ValidationError:
             return data[:end]
-        return data + b"\n"  # an editor took the line end: what the line says counts
+        return data + b"\n"  # an editor removed the line end: the line counts
 
     def _append(self, *lines: Frozen) -> None:
         """Add whole lines, on disk when this returns; a write that fails leaves the file as it was."""

@@ -1,9 +1,10 @@
-"""How a DSPy program speaks to the model.
+"""DSPy's adapters for the models of a run: how signatures become prompts, and replies become fields.
 
-`adapter_for` chooses. To an MLX model: `ChatAdapter`'s format with the grammar of the reply beside it, under vLLM's name `guided_grammar`, and
-without the reminder of the format at the end of each prompt, which the grammar makes superfluous (and which, standing
-after the input, no prefix could share). To a remote model that takes a JSON schema, by LiteLLM's list: DSPy's
-`JSONAdapter`, which sends the schema of the reply as `response_format`. To any other: an ordinary `ChatAdapter`.
+`adapter_for` chooses. For an MLX model: `ChatAdapter`'s format, with the grammar of the reply sent beside the prompt,
+under vLLM's name `guided_grammar`. The reminder of the format at the end of each prompt is left out: the grammar makes
+it superfluous, and as it comes after the input, no prefix could share it. For a remote model that takes a JSON schema,
+by LiteLLM's list: DSPy's `JSONAdapter`, which sends the schema of the reply as `response_format`. For any other: an
+ordinary `ChatAdapter`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dspy_toolkit.lm.models.weights import PREFIX
 
 
 class CountingChatAdapter(ChatAdapter):
-    """`ChatAdapter` that lets the LM's meter know when a reply could not be parsed and is asked for again as JSON."""
+    """`ChatAdapter` that counts replies that could not be parsed, and are asked for again as JSON, on the LM's meter."""
 
     _meter: Meter | None = None
 
@@ -32,7 +33,7 @@ class CountingChatAdapter(ChatAdapter):
         return await super(CountingChatAdapter, self._bound(lm)).acall(lm, lm_kwargs, signature, demos, inputs)
 
     def _bound(self, lm: Any) -> CountingChatAdapter:
-        # The adapter serves many threads and many LMs; the fallback is made without being told whose reply failed.
+        # One adapter serves many threads and LMs, and DSPy makes the fallback without saying whose reply failed.
         bound = copy.copy(self)
         bound._meter = lm.meter if isinstance(lm, MeteredLM) else None
         return bound
@@ -54,11 +55,11 @@ def _remote_adapter(lm: Any, *, native: bool = False) -> ChatAdapter:
 
 
 class GrammarAdapter(ChatAdapter):
-    """`ChatAdapter` for models that the MLX engine runs; for any other LM, the adapter that such a one is asked through.
+    """`ChatAdapter` for models that the MLX engine runs; another LM that a program brings gets its own adapter.
 
-    Tools: DSPy describes them in the prompt, and the model calls them as text. With `use_native_function_calling`, a model
-    that has a tool parser is offered them in its own notation instead, and its reply is free of any grammar: it calls, or it
-    answers.
+    Tools: DSPy describes them in the prompt, and the model calls them as text. With `use_native_function_calling`, a
+    model with a tool parser is offered them in its own notation instead, and its reply has no grammar: it may call or
+    answer.
     """
 
     _free: bool = False
@@ -71,7 +72,7 @@ class GrammarAdapter(ChatAdapter):
     def __call__(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         if not lm.model.startswith(PREFIX):
             return self._remote(lm)(lm, lm_kwargs, signature, demos, inputs)
-        # One copy a call: what `_call_preprocess` finds out belongs to this call alone.
+        # A copy for each call: what `_call_preprocess` sets belongs to this call alone.
         return super(GrammarAdapter, copy.copy(self)).__call__(lm, dict(lm_kwargs), signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
@@ -83,7 +84,7 @@ class GrammarAdapter(ChatAdapter):
         return _remote_adapter(lm, native=self.use_native_function_calling)
 
     def _call_preprocess(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, inputs: Any) -> Any:
-        # DSPy takes fields out here that the model fills in natively; the grammar is that of what is left.
+        # DSPy takes out the fields that the model fills in natively; the grammar is for those that are left.
         asked = super()._call_preprocess(lm, lm_kwargs, signature, inputs)
         self._free = bool(lm_kwargs.get("tools"))
         if self._free:
@@ -93,11 +94,11 @@ class GrammarAdapter(ChatAdapter):
         return asked
 
     def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """No reminder where the grammar sees to the format."""
+        """No reminder where the grammar ensures the format."""
         if not self._free and signature_grammar(signature):
             return None
         return super().user_message_output_requirements(signature)
 
 
-# DSPy's streaming knows an adapter's format by the name of its class.
+# DSPy's streaming knows an adapter's format by the name of its class (see "Patches" in docs/choices.md).
 CountingChatAdapter.__name__ = GrammarAdapter.__name__ = ChatAdapter.__name__

@@ -9,11 +9,11 @@ fields      the outputs of an example, one after the other
 answers     comparing texts and numbers: exact_match, token_f1, numeric_closeness
 structures  comparing sets and JSON: set_overlap, json_fields
 judging     a language model as a judge, by a rubric
-composites  several metrics in one: weights, and constraints that must hold
+composites  several metrics in one: weights and constraints
 calling     calling any metric; the views for the optimizers
 naming      a metric's name for people, and its text for fingerprints
 resolving   finding a metric by its name or its table
-pareto      which of several programs no other beats in everything
+pareto      the Pareto front of several programs
 
 Not covered: asynchronous metrics, and metrics over a whole split at once.
 """

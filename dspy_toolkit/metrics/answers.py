@@ -1,7 +1,8 @@
 """Metrics that compare texts and numbers with the outputs of an example.
 
-Each takes all outputs of the example, or those that `fields` names, and says of every output that is not right what was
-expected and what came. Options are given with `with_options(token_f1, fields=["answer"])`, or in a project's table.
+Each takes all outputs of the example, or those that `fields` names, and says of every wrong output what was
+expected and what the answer was. Options are given with `with_options(token_f1, fields=["answer"])`, or in a project's
+table.
 
 Not covered: numbers in words, decimal commas, units (`3 km` is 3), synonyms and paraphrases (see `judge`).
 """
@@ -45,7 +46,7 @@ _NUMBER = re.compile(
 
 
 def exact_match(example: dspy.Example, prediction: dspy.Prediction, *, fields: tuple[str, ...] = ()) -> Score:
-    """1 when every output of `example` is answered as it stands there, else 0.
+    """1 when every output of `example` is answered exactly, else 0.
 
     Strings are compared without case and outer spaces, enum members by their value, anything else with `==`.
 
@@ -67,9 +68,10 @@ def exact_match(example: dspy.Example, prediction: dspy.Prediction, *, fields: t
 def token_f1(example: dspy.Example, prediction: dspy.Prediction, *, fields: tuple[str, ...] = ()) -> Score:
     """How many words answer and expected text share: the mean over the outputs of F1 of precision and recall.
 
-    F1 over the multiset of words, as in SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250), but with articles counted, since
-    the text may be of any language. Words are compared without case and punctuation; a number with its points and commas
-    is one word; of Chinese and Japanese each sign is one. Where neither text has a word, the score is that of exact_match.
+    F1 over the multiset of words, as in SQuAD (Rajpurkar et al. 2016, arXiv:1606.05250), but with articles counted,
+    since the text may be of any language. Words are compared without case and punctuation; a number with its points and
+    commas is one word; of Chinese and Japanese each sign is one. Where neither text has a word, the score is that of
+    exact_match.
 
     Args:
         fields: the outputs that count; all of them when empty.
@@ -89,7 +91,7 @@ def numeric_closeness(
     absolute: Annotated[float, Field(ge=0)] = 0.0,
     zero_at: Annotated[float, Field(ge=0, le=1)] = 1.0,
 ) -> Score:
-    """How near numbers are to those expected: the mean over the outputs.
+    """How close numbers are to the expected ones: the mean over the outputs.
 
     With the relative difference r = |a - b| / max(|a|, |b|), which is the same both ways: 1 up to `tolerance`, 0 from
     `zero_at`, and a straight line between. Half and twice the expected number have r = 0.5, another sign has r above 1.
@@ -97,9 +99,9 @@ def numeric_closeness(
 
     Args:
         fields: the outputs that count; all of them when empty.
-        tolerance: the relative difference that is as good as none, in [0, 1].
-        absolute: a difference that is as good as none, in the numbers' own unit; 0 or more.
-        zero_at: the relative difference from which the answer is worth nothing, in [0, 1]. At or below `tolerance`, an
+        tolerance: the relative difference that still scores 1, in [0, 1].
+        absolute: the absolute difference that still scores 1, in the numbers' own unit; 0 or more.
+        zero_at: the relative difference from which the score is 0, in [0, 1]. At or below `tolerance`, an
             answer is right or wrong and nothing between.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Calling a metric: every kind of answer becomes one `Score`, and every fault one MetricError.
+"""Calling a metric: every kind of result becomes one `Score`, and every failure one MetricError.
 
 `score` is how the library calls a metric; `as_float` and `as_feedback` are a metric as DSPy's optimizers take it. A
-MetricError names the metric, the row and the value. A fault of the language model that a metric asks is not the
-metric's: it passes as it came.
+MetricError names the metric, the row and the value. An error of the language model that a metric asks is not the
+metric's: it is raised unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.errors import MetricError, ToolkitError, causes
 from dspy_toolkit.metrics.naming import name_of
 from dspy_toolkit.metrics.scores import Metric, Score
-from dspy_toolkit.user_code import explain
+from dspy_toolkit.user_code import describe_error
 
 if TYPE_CHECKING:
     import dspy
@@ -35,7 +35,7 @@ def score(metric: Metric, example: dspy.Example, prediction: dspy.Prediction, *,
 
     Raises:
         MetricError: the metric raised, or returned NaN, a number outside [0, 1], or something that is not a score.
-        ToolkitError, LMError: an error of the model or of the budget inside the metric (a judge's) passes as it came.
+        ToolkitError, LMError: an error of the model or of the budget inside the metric (a judge's) is raised unchanged.
     """
     return call_metric(metric, example, prediction, {}, row)
 
@@ -43,7 +43,7 @@ def score(metric: Metric, example: dspy.Example, prediction: dspy.Prediction, *,
 def as_float(metric: Metric) -> Callable[..., float]:
     """`metric` for BootstrapFewShot and MIPROv2: `(example, prediction, trace=None) -> float`.
 
-    They take the truth of what a metric returns, and a `dspy.Prediction(score=0.0)` is true; a float is not.
+    They test whether what a metric returns is true, and a `dspy.Prediction(score=0.0)` is; a float of 0 is not.
     """
 
     def scored(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
@@ -73,32 +73,32 @@ def as_feedback(metric: Metric) -> Callable[..., dspy.Prediction]:
 def call_metric(
     metric: Metric, example: dspy.Example, prediction: dspy.Prediction, hints: dict[str, Any], row: str = ""
 ) -> Score:
-    """`score`, with what an optimizer tells (`HINTS`), of which the metric gets what it takes."""
+    """`score`, with the HINTS of an optimizer; the metric is given those that it has parameters for."""
     who = f"metric {name_of(metric)}" + (f" on row {row}" if row else "")
     try:
         result = metric(example, prediction, **{name: hints.get(name) for name in _hints_taken(metric)})
     except Exception as error:  # isolation boundary: a user's metric may raise anything
-        if _came_from_below(error):
+        if _is_model_error(error):
             raise
-        if isinstance(error, MetricError):  # a built-in's own, which says already what to do
+        if isinstance(error, MetricError):  # raised by a built-in metric, whose message says what to do
             raise MetricError(f"{who}: {error}") from error
-        raise MetricError(f"{who} raised {explain(error)}. Correct the metric.") from error
+        raise MetricError(f"{who} raised {describe_error(error)}. Correct the metric.") from error
     return _normalize(result, who)
 
 
 def _hints_taken(metric: Metric) -> list[str]:
     try:
         parameters = inspect.signature(metric).parameters
-    except (TypeError, ValueError):  # some callables written in C do not tell
+    except (TypeError, ValueError):  # some callables written in C have no signature
         return []
     return [name for name in HINTS if name in parameters]
 
 
-def _came_from_below(error: BaseException) -> bool:
-    """Whether a metric let through an error of a provider, or one that an error of the toolkit (an engine's) lies under."""
+def _is_model_error(error: BaseException) -> bool:
+    """Whether an error in a metric is a provider's, or was caused by an error of the toolkit (an engine's)."""
     from dspy.utils.exceptions import LMError
 
-    # A provider's error itself alone: one that DSPy answered with another call may lie under a reply that cannot be read.
+    # Only the error itself counts: DSPy answers some with a second call, and they are then causes of a parse error.
     if isinstance(error, LMError):
         return True
     return any(isinstance(cause, ToolkitError) and not isinstance(cause, MetricError) for cause in causes(error))

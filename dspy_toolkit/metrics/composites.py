@@ -1,8 +1,8 @@
-"""Several metrics in one: a weighted mean, and constraints without which an answer is worth nothing.
+"""Several metrics in one: a weighted mean, and constraints; an answer that fails one scores 0.
 
-Covered: any metrics, composites among them; each is called once a row, whatever the others said, so that a row costs
-the same number of LM calls always; the optimizers' hints go to every part. Not covered: constraints on tokens or
-seconds, which are a program's and not a row's (see `pareto_front`).
+Covered: any metrics, composites among them; each is called once for each row, whatever the others said, so that
+every row costs the same number of LM calls; the optimizers' hints go to every part. Not covered: constraints on tokens
+or seconds, which are a program's and not a row's (see `pareto_front`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Weighted:
     of: tuple[tuple[Metric, float], ...]
     """(metric, weight); the weights are above 0, and only their ratio counts."""
     require: tuple[tuple[Metric, float], ...] = ()
-    """(metric, the least score that holds the constraint, in (0, 1])."""
+    """(metric, the least score that meets the constraint, in (0, 1])."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -77,7 +77,7 @@ def weighted(
 
     Args:
         of: metrics, each alone (weight 1) or with its weight, above 0; only the ratio of the weights counts.
-        require: constraints: metrics, each alone (it must score 1) or with the least score that will do, in (0, 1]. Where
+        require: constraints: metrics, each alone (it must score 1) or with its least score, in (0, 1]. Where
             one fails, the score is 0 and the feedback says so first.
 
     Raises:

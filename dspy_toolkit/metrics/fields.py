@@ -1,7 +1,7 @@
-"""The outputs of an example, compared one after the other with those of an answer.
+"""Comparing the outputs of an example with those of an answer, one by one.
 
 Covered: which outputs count, an output that the answer does not have, the mean, and a feedback of one sentence for each
-output that is not right. What is right about one output, each metric says itself.
+wrong output. How one output is compared, each metric says itself.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import dspy
 
 RIGHT = "Right."
-"""The feedback of an answer with nothing to mend."""
+"""The feedback of an answer with nothing wrong."""
 SHOWN = 400
-"""Characters of a value that a feedback shows: it goes into the prompt of the model that writes instructions."""
+"""Characters of a value that a feedback shows: it goes into the prompt of the reflection model."""
 LISTED = 12
 """Words, items or fields that a feedback lists."""
 
@@ -77,7 +77,7 @@ def unlike(name: str, expected: Any, got: Any, why: str = "") -> str:
 
 
 def plain(value: Any) -> Any:
-    """An enum's member as its value; anything else as it is."""
+    """An enum's member as its value; anything else unchanged."""
     return value.value if isinstance(value, Enum) else value
 
 
@@ -95,7 +95,7 @@ def as_json(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, BaseModel):
-        # Not `model_dump`, whose sets come in no settled order.
+        # Not `model_dump`, whose sets have no fixed order.
         return as_json({name: getattr(value, name) for name in type(value).model_fields})
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return as_json({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})

@@ -1,12 +1,12 @@
 """A language model as a judge: it grades an answer by a rubric, and its reason is the feedback.
 
-Covered: a grade on a short scale, as a typed output, so that the engine's grammar keeps to it; the reason comes first, so
-that the grade follows from it; the expected outputs are shown where the example has them. A judge asks the model that
-the rubric names, else that of the role `[judge]`, by default the task's; on the meter of the run, so that its calls are
-cached and charged to the budget. The program's own sampling is not the judge's: an optimizer may draw samples, and the
-judge is asked as `[judge]` says, by default greedily.
+Covered: a grade on a short scale, as a typed output, which the engine's grammar enforces; the reason comes before the
+grade, so that the grade can follow from it; the expected outputs are shown where the example has them. A judge asks the
+model that the rubric names, else that of the role `[judge]`, by default the task's; on the meter of the run, so that
+its calls are cached and charged to the budget. The program's own sampling is not the judge's: an optimizer may draw
+samples, and the judge is asked as `[judge]` says, by default greedily.
 
-A judgement that cannot be read is a MetricError of that row. A model that fails is no judgement: its error passes.
+A judgement that cannot be parsed is a MetricError of that row. An error of the model is raised unchanged.
 
 Not covered: comparing two answers with each other, several judgements of one answer, and whether a judge agrees with
 people; a model that is too small grades at random (see docs/metrics.md).
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 REASON = 300
 """Characters of a reason, under the engine's grammar."""
 SEEN = 200
-"""Characters of an unreadable judgement that an error shows."""
+"""Characters of an unparsable judgement that an error shows."""
 REASONING = "reasoning"
-"""What a chain of thought adds to the outputs; a judge of answers is not shown it unasked."""
+"""The output that a chain of thought adds; the judge sees it only where `fields` names it."""
 
 INSTRUCTIONS = """\
-Grade an answer by the rubric. First give a short reason: what is wrong with the answer, and what would be right. Then give \
-the grade, from 1 (the rubric is not met at all) to {scale} (it is met in full).
+Grade an answer by the rubric. First give a short reason: what is wrong with the answer, and what would be right. Then
+give \\ the grade, from 1 (the rubric is not met at all) to {scale} (it is met in full).
 
 Rubric:
 {rubric}"""
@@ -76,14 +76,14 @@ class Judge:
         if labels := self._seen(example.labels()):
             asked["expected"] = _lines(labels)
         ask = _predictor(self.rubric, self.scale, bool(labels))
-        # A trace of its own: an optimizer must not take the judge's step for one of the program's.
+        # A trace of its own: an optimizer must not take the judge's call for a step of the program.
         with dspy.context(lm=lm, adapter=adapter, trace=[]):
             try:
                 said, unread = ask(**asked), ""
             except AdapterParseError as error:
                 said, unread = None, str(error.lm_response)
         grade: int | None = getattr(said, "grade", None)
-        # Not in the handler above: an engine's error that a fallback had answered would count as this one's cause.
+        # Raised outside the handler above: inside, an error that a fallback had answered would count as the cause.
         if said is None or grade is None or grade not in range(1, self.scale + 1):
             raise MetricError(
                 f"the judgement cannot be read: {unread[:SEEN] or grade!r}. "
@@ -94,7 +94,7 @@ class Judge:
         return Score(value=(grade - 1) / (self.scale - 1), feedback=feedback)
 
     def _seen(self, outputs: dspy.Example) -> dict[str, Any]:
-        """What of some outputs is graded."""
+        """The outputs that are graded."""
         if self.fields:
             return {name: outputs[name] for name in self.fields if name in outputs}
         return {name: value for name, value in outputs.items() if name != REASONING}
@@ -121,13 +121,14 @@ def judge(rubric: str, model: str | None = None, *, scale: int = 5, fields: Iter
     """A metric that lets a language model grade each answer.
 
     Args:
-        rubric: what a good answer is, in words; what earns which grade, if that matters.
+        rubric: what a good answer is, in words; and what each grade means, if that matters.
         model: `mlx/…` or a LiteLLM model; by default the one that the program runs on.
         scale: the highest grade, 2 to 10; the lowest is 1.
         fields: the outputs that the judge is shown; all of them but `reasoning` when empty.
 
     Raises:
-        ProjectError: the rubric is empty, the model's name has no provider, the scale is out of range, or fields is a text.
+        ProjectError: the rubric is empty, the model's name has no provider, the scale is out of range, or fields is a
+        text.
     """
     if not isinstance(rubric, str) or not rubric.strip():
         raise ProjectError(f"metric judge: rubric is {rubric!r}. Say in words what a good answer is.")
@@ -140,7 +141,7 @@ def judge(rubric: str, model: str | None = None, *, scale: int = 5, fields: Iter
     return Judge(rubric.strip(), model, scale, tuple(fields))
 
 
-# Made once, not for every row: DSPy draws a random number for each predictor, which optimizers would feel.
+# Made once, not for every row: DSPy draws a random number for each predictor, which would change what optimizers draw.
 @functools.lru_cache(maxsize=32)
 def _predictor(rubric: str, scale: int, expected: bool) -> dspy.Predict:
     import dspy
@@ -151,7 +152,7 @@ def _predictor(rubric: str, scale: int, expected: bool) -> dspy.Predict:
     fields["answer"] = (str, dspy.InputField(desc="the answer to grade"))
     fields["reason"] = (str, dspy.OutputField(max_length=REASON))
     fields["grade"] = (Literal[tuple(range(1, scale + 1))], dspy.OutputField())
-    # The rubric stands in the instructions, before what differs from row to row: the engine reads it once.
+    # The rubric is in the instructions, before what differs from row to row, so that the engine prefills it once.
     instructions = INSTRUCTIONS.format(rubric=rubric, scale=scale)
     return dspy.Predict(cast("type[dspy.Signature]", dspy.make_signature(fields, instructions)))
 

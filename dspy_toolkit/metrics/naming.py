@@ -1,8 +1,8 @@
 """What a metric is called, what stands for it in a fingerprint, and what it needs.
 
 A metric may be a function, a `functools.partial` that binds its options, or a callable object. One that is made of
-others has them in `metrics`; one that is not called by its function's name has a `metric_name`; one that asks a model of
-its own has its name in `model`.
+others lists them in `metrics`; one with a name other than its function's has a `metric_name`; one that asks a model of
+its own has the name of it in `model`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BUILT_IN: dict[str, Metric] = {
     "set_overlap": set_overlap,
     "token_f1": token_f1,
 }
-"""The metrics that a project may name without a module. Each compares with the outputs of the example."""
+"""The metrics that a project may name without a module. Each compares an answer with the outputs of the example."""
 SHOWN = 60
 """Characters of an option's value in a name."""
 

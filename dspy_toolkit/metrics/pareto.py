@@ -1,7 +1,7 @@
-"""Which of several programs no other beats in everything: score against tokens and seconds.
+"""The Pareto front of several programs: score against tokens and seconds.
 
-Covered: any number of points of any kind, with an objective that is not known. Not covered: choosing one of the front,
-and whether two scores differ by more than chance (`dspy_toolkit.gate.decide`).
+Covered: any number of points of any kind, also with unknown objectives. Not covered: choosing a point of the front, and
+whether two scores differ by more than chance (`dspy_toolkit.gate.decide`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ class Objectives(NamedTuple):
 
 
 def pareto_front(points: Iterable[T], of: Callable[[T], Objectives]) -> list[T]:
-    """The points that no other dominates, in the order in which they came.
+    """The points that no other dominates, in the given order.
 
     One point dominates another when it is at least as good in every objective and better in one; of points that are
-    equal in all, all stay. Tokens, or seconds, that are not known of every point decide nothing: an unknown one is
-    neither better nor worse than a number.
+    equal in all, all stay. Tokens, or seconds, that are not known of every point are not compared at all.
 
     Args:
         points: of any kind.

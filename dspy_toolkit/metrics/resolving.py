@@ -31,10 +31,10 @@ from dspy_toolkit.metrics.composites import weighted
 from dspy_toolkit.metrics.judging import judge
 from dspy_toolkit.metrics.naming import BUILT_IN, name_of
 from dspy_toolkit.metrics.scores import Metric
-from dspy_toolkit.user_code import explain, import_named
+from dspy_toolkit.user_code import describe_error, import_named
 
 _MADE = {"judge": 'name = "judge", rubric = "…"', "weighted": 'name = "weighted", of = ["…"]'}
-"""Metrics that are nothing without options, and the least table of each."""
+"""Metrics that need options, with the shortest table of each."""
 
 
 def resolve_metric(name_or_callable: str | Mapping[str, Any] | Metric, folder: Path | None) -> Metric:
@@ -61,7 +61,7 @@ def with_options(metric: Metric, **options: Any) -> Metric:
 
     Args:
         options: by the names of the metric's parameters after example and prediction. A class is called with them, and
-            what it makes is the metric.
+            the instance is the metric.
 
     Raises:
         ProjectError: no such option (with the nearest), or a value that does not fit.
@@ -73,10 +73,10 @@ def with_options(metric: Metric, **options: Any) -> Metric:
         try:
             return metric(**options)
         except Exception as error:  # isolation boundary: a user's class may raise anything
-            raise ProjectError(f"{who} cannot be made: {explain(error)}. Correct its options.") from error
+            raise ProjectError(f"{who} cannot be made: {describe_error(error)}. Correct its options.") from error
     try:
         parameters = list(inspect.signature(metric).parameters.values())
-    except (TypeError, ValueError):  # some callables written in C do not tell
+    except (TypeError, ValueError):  # some callables written in C have no signature
         return functools.partial(metric, **options)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         _check_names(who, options, [parameter.name for parameter in parameters[2:] if parameter.name not in HINTS])
@@ -147,8 +147,8 @@ def _check_names(who: str, options: Mapping[str, Any], known: list[str]) -> None
 
 
 def _fitting(who: str, metric: Callable[..., Any], name: str, value: Any) -> Any:
-    """`value` as the type that a built-in metric writes beside its option, or a ProjectError."""
-    # DSPy's types stand in the same signatures, and are not imported for a look at an option.
+    """`value` as the type that a built-in metric declares for its option, or a ProjectError."""
+    # The signatures name DSPy's types too; DSPy is not imported to check an option.
     unread = SimpleNamespace(Example=object, Prediction=object)
     hints = typing.get_type_hints(metric, localns={"dspy": unread}, include_extras=True)
     try:

@@ -19,4 +19,4 @@ class Score(Frozen):
     value: float = Field(ge=0, le=1)
     """0 is worst, 1 is best."""
     feedback: str = ""
-    """What was wrong and what would have been right, for the model that writes instructions."""
+    """What was wrong and what would have been right, for the reflection model."""

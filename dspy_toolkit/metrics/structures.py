@@ -1,9 +1,9 @@
 """Metrics that compare sets and JSON with the outputs of an example.
 
-Each takes all outputs of the example, or those that `fields` names, and says of every one that is not right what is
-missing, what is superfluous and what is another.
+Each takes all outputs of the example, or those that `fields` names, and says of every wrong one what is
+missing, superfluous or different.
 
-Not covered: items that are alike without being equal, lists whose order does not matter inside JSON.
+Not covered: items that are similar without being equal, lists whose order does not matter inside JSON.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def json_fields(
 
     Args:
         fields: the outputs that count; all of them when empty.
-        allow_extra: whether leaves that were not expected count for nothing, not against the answer.
+        allow_extra: whether leaves that were not expected are ignored, instead of counting against the answer.
 
     Raises:
         MetricError: `example` has no output, or not one of `fields`.
@@ -104,7 +104,7 @@ def json_fields(
 
 
 def _items(value: Any, separators: str) -> dict[str, str]:
-    """What items are compared by → how they are shown."""
+    """The key that an item is compared by → how it is shown."""
     value = plain(value)
     if isinstance(value, str):
         read = _parse(value)

@@ -2,13 +2,13 @@
 
 budget      what a compilation may spend
 problem     what is to be optimized: a program, its rows, its metric, its models; sampling draws from the rows
-profile     what a look at the program showed
+profile     what the probe showed of a program
 choice      which optimizer, how, and why
-states      what of a program is kept, and what reaches the model
-plan        looking and choosing
-search      one file each optimizer, and what they share
+states      a program as JSON, and the part of it that reaches the model
+plan        the probe, and the choice of an optimizer
+search      one file for each optimizer, and what they share
 race        optimizers against each other within one budget
-compile     the one door to them
+compile     runs the chosen optimizer
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a compilation may spend, and what it does with it.
+"""What a compilation may spend.
 
 Budgets are stated in logical LM calls: a cached reply counts too, so that a run which resumes searches no further than
-one that was never stopped. One that is stated in minutes becomes calls by what a call took in the probe. The sealed test is
-apart.
+one that was never stopped. A budget stated in minutes is turned into calls by the seconds that a call took in the
+probe. The sealed test is not part of it.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ class Budget(Frozen):
     lm_calls: int
     """Logical calls of the task model and the reflection model together."""
     seconds: float | None = None
-    """Where it is stated in time: `lm_calls` are then as many as fit, at most."""
+    """A budget stated in time; `lm_calls` is then an upper limit."""
 
     def within(self, seconds_per_call: float) -> Budget:
-        """This budget on a model that takes `seconds_per_call`, many calls at once; 0 where that is not known.
+        """This budget in calls, on a model that takes `seconds_per_call` (many calls at once; 0 where it is not known).
 
         Raises:
-            OptimizerError: it is stated in time, and no call was timed; or not one call fits.
+            OptimizerError: the budget is a time, and the probe timed no call; or not one call fits.
         """
         if self.seconds is None:
             return self
@@ -46,7 +46,7 @@ class Budget(Frozen):
 
 BUDGETS = {name: Budget(name=name, lm_calls=calls) for name, calls in BUDGET_NAMES.items()}
 MOST_CALLS = 1_000_000
-"""Of a budget in minutes, however quick the model is."""
+"""The upper limit of a budget stated in time, however quick the model is."""
 
 
 def find_budget(name: str) -> Budget:
@@ -70,8 +70,8 @@ def rows_for(share: float, budget: Budget, calls_per_run: float, available: int,
     Args:
         share: of the budget, in (0, 1).
         calls_per_run: LM calls of one run of the program.
-        available: rows there are.
-        least: fewer than this say too little to choose by; they are used even when they cost more.
+        available: all validation rows.
+        least: with fewer rows a choice is luck; as many are used even when they cost more than `share`.
     """
     affordable = math.floor(share * budget.lm_calls / max(calls_per_run, 1))
     return min(available, max(least, affordable))

@@ -27,9 +27,9 @@ class Forecast(Frozen):
 
     lm_calls: int
     prompt_tokens: int
-    """Those of cached prompts too."""
+    """Cached prompts included."""
     seconds: float | None
-    """On this machine, at the probe's rate; None where no call of the probe was timed."""
+    """On this machine, at the rate seen in the probe; None where no call of the probe was timed."""
 
 
 class Infeasible(Frozen):
@@ -50,7 +50,7 @@ class Choice(Frozen):
     alternatives: dict[str, str]
     """The other optimizers, each with the reason why it was not taken."""
     forecasts: dict[str, Forecast] = {}
-    """Of every optimizer that could run, the chosen one too."""
+    """Optimizer → expected cost, for all that could run, the chosen one included."""
 
     @property
     def optimizer(self) -> Optimizer:
@@ -59,8 +59,8 @@ class Choice(Frozen):
 
     @property
     def unexplained(self) -> Choice:
-        """This without its words and forecasts: what is cached under it is not made again because a sentence reads differently
-        or the machine was slower.
+        """This choice without reasons and forecasts: the key of a cached compilation, which another wording or a slower
+        machine must not invalidate.
         """
         return self.model_copy(update={"reason": "", "alternatives": {}, "forecasts": {}})
 
@@ -71,7 +71,7 @@ class Choice(Frozen):
 
 
 def unfit(profile: Profile) -> str | None:
-    """Why no optimizer can do anything here; None when one may."""
+    """Why no optimizer can run at all; None when one may."""
     if profile.train == 0:
         return "there are no training rows to learn from"
     if profile.val == 0:
@@ -80,5 +80,5 @@ def unfit(profile: Profile) -> str | None:
 
 
 def run_cost(profile: Profile) -> float:
-    """LM calls of one run to plan with: at least one, though some runs may do without."""
+    """LM calls to plan for one run of the program: at least one, though some runs may need none."""
     return max(profile.calls_per_run, 1.0)

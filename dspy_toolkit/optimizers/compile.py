@@ -1,11 +1,12 @@
-"""Compiling a program as chosen: the one door to the optimizers.
+"""Compiling a program as chosen: everything that runs an optimizer comes through here.
 
-Given the training and validation rows only. What comes back is a program's state as JSON, and whether anything changed:
-a candidate that is not better than the baseline, on the same validation rows, is not a change.
+It sees the training and validation rows only, and returns a program's state as JSON and whether its prompt changed: a
+candidate that is not better than the baseline on the same validation rows is dropped.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from dspy_toolkit.errors import OptimizerError
@@ -15,7 +16,7 @@ from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.profile import Profile
 from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult, run_arm, run_search
 from dspy_toolkit.optimizers.race.race import ArmResult, RaceResult, race
-from dspy_toolkit.optimizers.search.search import Progress, Stopwatch, Trial
+from dspy_toolkit.optimizers.search.search import Progress, Trial
 from dspy_toolkit.optimizers.states import prompt_of, state_of
 from dspy_toolkit.store import Frozen, Ref
 
@@ -29,18 +30,18 @@ class Compiled(Frozen):
     changed: bool
     """Whether its prompt differs from that of the baseline."""
     val_mean: float = 0.0
-    """Of this program, on the validation rows that candidates were compared on."""
+    """Mean score of this program on the validation rows that candidates were compared on."""
     val_baseline: float = 0.0
-    """Of the baseline, on the same rows."""
+    """Mean score of the baseline on the same rows."""
     usage: Usage = Usage()
     seconds: float
     """Wall time."""
     exhausted: bool = False
-    """Whether the budget ran out before the search was through."""
+    """Whether the budget ran out before the search had ended."""
     trials: tuple[Trial, ...] = ()
     """Empty when nothing was scored: `val_mean` and `val_baseline` say nothing then."""
     arms: tuple[ArmResult, ...] = ()
-    """Of a race, the winner first; empty otherwise."""
+    """The arms of a race, the winner first; empty otherwise."""
 
     @property
     def summary(self) -> str:
@@ -68,25 +69,37 @@ def compile_program(
     """Search for a better prompt within `choice.lm_calls` logical calls.
 
     Args:
-        profile: the one that `choice` was made from; a race needs it.
+        profile: the one that `choice` was made from; only a race needs it.
 
     Raises:
         MetricError: the metric fails on more than a tenth of the rows.
-        ToolkitError: the model failed. Calling again repeats what was done from the cache of replies, and goes on.
+        ToolkitError: the model failed. A second call takes what was done from the cache of replies, and goes on.
     """
-    watch = Stopwatch()
+    began = time.monotonic()
     if choice.optimizer == "none":
         same = problem.store.save_json(state_of(problem.program))
-        return Compiled(optimizer="none", program=same, changed=False, seconds=float(watch))
+        return Compiled(optimizer="none", program=same, changed=False, seconds=time.monotonic() - began)
     if choice.optimizer == "race":
         if profile is None:
             raise OptimizerError("A race needs the profile that it was chosen by.")
 
-        def run(laps: Sequence[ArmRun]) -> list[ArmRunResult]:
-            return [run_arm(problem, lap, told.lap) for lap in laps]
+        spent, doing = 0, ""
 
-        told = _Told(progress, choice.lm_calls)
-        return of_race(race(choice, profile, run, told.race), float(watch))
+        def tell(calls: int, what: str) -> None:
+            nonlocal spent, doing
+            spent, doing = calls, what
+            if progress is not None:
+                progress(calls, choice.lm_calls, what)
+
+        def tell_arm(done: int, total: int, what: str) -> None:
+            # An arm counts its own calls from its own beginning; what is shown is the race's.
+            if progress is not None:
+                progress(spent, choice.lm_calls, f"{doing}; {what}")
+
+        def run(arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
+            return [run_arm(problem, arm_run, tell_arm) for arm_run in arm_runs]
+
+        return of_race(race(choice, profile, run, tell), time.monotonic() - began)
     search = run_search(problem, choice.optimizer, choice.settings, choice.lm_calls, choice.val_rows, progress)
     best = search.best or problem.program
     meter = search.meter
@@ -97,14 +110,14 @@ def compile_program(
         val_mean=max(search.best_mean, 0.0),
         val_baseline=search.baseline,
         usage=meter.usage,
-        seconds=float(watch),
+        seconds=time.monotonic() - began,
         exhausted=search.exhausted or meter.refused > 0,
         trials=tuple(search.trials),
     )
 
 
 def of_race(found: RaceResult, seconds: float) -> Compiled:
-    """What a race found, as any compilation's result."""
+    """The result of a race, as that of a compilation."""
     return Compiled(
         optimizer="race",
         program=found.program,
@@ -116,22 +129,3 @@ def of_race(found: RaceResult, seconds: float) -> Compiled:
         trials=found.trials,
         arms=found.arms,
     )
-
-
-class _Told:
-    """Turns the progress of a race's laps, each of which counts from its own beginning, into that of the race."""
-
-    def __init__(self, progress: Progress | None, lm_calls: int) -> None:
-        self._progress, self._lm_calls = progress, lm_calls
-        self._spent, self._doing = 0, ""
-
-    def race(self, spent: int, doing: str) -> None:
-        self._spent, self._doing = spent, doing
-        self._tell(doing)
-
-    def lap(self, done: int, total: int, doing: str) -> None:
-        self._tell(f"{self._doing}; {doing}")
-
-    def _tell(self, doing: str) -> None:
-        if self._progress is not None:
-            self._progress(self._spent, self._lm_calls, doing)

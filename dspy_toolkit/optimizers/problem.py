@@ -1,6 +1,6 @@
-"""What is to be optimized: a program, the rows to learn from and to choose by, the metric that scores, the model that answers.
+"""What is to be optimized: a program, the rows to learn from and to choose by, the metric and the models.
 
-The same for a look, for every optimizer, and for every lap of a race; what each is told beside it is its own.
+The probe, every optimizer and every arm of a race are given the same problem.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ class Start(NamedTuple):
     """A program to start from."""
 
     program: dspy.Module
-    """This project's, with what was carried over."""
+    """The program of this project, with the instructions and demonstrations of the other one."""
     label: str
-    """`from router@3`."""
+    """For people, such as `from router@3`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # tables do not compare as one value
 class Problem:
-    """One program to make better, on two splits: the third is not asked for."""
+    """One program to improve, on two of the three splits."""
 
     program: dspy.Module
-    """As it came; it is not changed."""
+    """The baseline; never changed."""
     train: pd.DataFrame
-    """The rows to learn from, as `prepare` stores them: the columns of `spec`, `_row` and `_group`."""
+    """The training rows, as `prepare` stores them: the columns of `spec`, `_row` and `_group`."""
     val: pd.DataFrame
-    """The rows to choose by."""
+    """The validation rows."""
     spec: DatasetSpec
     """Which columns are inputs and outputs."""
     metric: Metric
     connection: Connection
-    """The model that answers, and the one that writes instructions."""
+    """The language models: of the task, for reflection, the teacher and the judge."""
     store: Store
-    """Where the programs and scores that are found go."""
+    """Where programs and scores are written."""
     start: Start | None = None
-    """A program from elsewhere: one more candidate of each optimizer, and what it searches from where it is the better one."""
+    """A program to start from: scored as one more candidate, and searched on from where it beats the baseline."""
     seed: int = 0
     """Decides which rows are sampled, and what an optimizer draws."""
     threads: int = 16
-    """Program runs at once."""
+    """Runs of the program at once."""
 
     def val_sample(self, count: int) -> pd.DataFrame:
-        """`count` validation rows (all, when there are fewer), the beginning of every larger sample."""
+        """`count` validation rows (all, when there are fewer); a larger sample begins with these."""
         return sample_rows(self.val, count, self.seed)
 
     def cases(self, rows: pd.DataFrame) -> list[dspy.Example]:

@@ -1,4 +1,4 @@
-"""What a look at a program showed: what the choice of an optimizer rests on. `plan.probe` looks."""
+"""What `plan.probe` found out about a program; the choice of an optimizer rests on it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pydantic import Field
 from dspy_toolkit.store import Frozen
 
 PASS = 0.5
-"""The score from which a run counts as passed (a demonstration may be made of it)."""
+"""The score from which a run counts as passed, and may become a demonstration."""
 
 
 class Profile(Frozen):
     """What thirty runs showed."""
 
     train: int
-    """Rows to learn from."""
+    """Training rows."""
     val: int
-    """Rows to choose by."""
+    """Validation rows."""
     probed: int
     """Runs made."""
     baseline: float = Field(ge=0, le=1)
@@ -31,15 +31,15 @@ class Profile(Frozen):
     """Whether the metric says what was wrong."""
     predictors: int
     labelled: bool = False
-    """Whether the rows hold all that the program's one step writes: its trace says no more than a row does."""
+    """Whether the program has one predictor and the rows hold all its outputs: a trace then says no more than a row."""
     calls_per_run: float
     """Logical LM calls of one run."""
     prompt_tokens: float
-    """Of one run."""
+    """Prompt tokens of one run."""
     completion_tokens: float
-    """Of one run that no cache answered."""
+    """Reply tokens of one run that no cache answered."""
     demo_tokens: float = 0.0
-    """About how many a demonstration adds to a prompt."""
+    """About how many tokens a demonstration adds to a prompt."""
     seconds_per_call: float
     """Wall time over physical calls, many at once; 0 when all came from the cache."""
     reflector_ok: bool

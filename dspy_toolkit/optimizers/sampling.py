@@ -1,4 +1,4 @@
-"""Choosing rows: always the same ones for the same seed, and as even over the answers as the rows allow."""
+"""Sampling rows: reproducible for a seed, and balanced over the answers as far as the rows allow."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 def sample_rows(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
     """`count` rows of a split (all, when there are fewer), in an order that a hash of seed and row decides.
 
-    A smaller sample is the beginning of a larger one, so that what the first cost is not paid again for the second.
+    A smaller sample is the beginning of a larger one, so the replies for the smaller one are in the cache for the
+    larger.
     """
     order = sorted(range(len(frame)), key=lambda index: digest(seed, str(frame["_row"].iloc[index])))
     return frame.iloc[order[:count]]
 
 
 def balanced(cases: list[dspy.Example], count: int, seed: int) -> list[dspy.Example]:
-    """`count` examples in random order, the rarest answers as often as the most frequent while they last.
+    """`count` examples in random order, every answer equally often while its examples last.
 
     Where every answer is different (free text, numbers) this is a plain random sample.
     """
@@ -43,7 +44,7 @@ def balanced(cases: list[dspy.Example], count: int, seed: int) -> list[dspy.Exam
 
 
 def shorter_half(cases: list[dspy.Example], least: int) -> list[dspy.Example]:
-    """The shorter half of `cases` by the characters of all their fields, in the order they came; `least` at least.
+    """The shorter half of `cases` by the characters of all their fields, in the given order; `least` of them at least.
 
     A demonstration costs its tokens again in every call that it is in.
     """

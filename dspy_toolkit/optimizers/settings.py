@@ -1,6 +1,6 @@
-"""What each optimizer is told to do: the steps that a plan settled on within a budget.
+"""The settings of each optimizer, as a plan chose them within a budget.
 
-Each says which optimizer it is for, so that a `Choice` read back from JSON holds settings of the right kind.
+Each says which optimizer it is for, so that a `Choice` read from JSON holds settings of the right type.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class BootstrapSettings(Frozen):
     optimizer: Literal["bootstrap"] = "bootstrap"
     val_rows: int = Field(ge=1)
     slice: int = Field(ge=1)
-    """Training rows that are tried, at most."""
+    """Training rows that the program is run on, at most."""
     max_bootstrapped_demos: int = Field(ge=1)
 
 
@@ -71,16 +71,16 @@ class RaceSettings(Frozen):
 
     optimizer: Literal["race"] = "race"
     val_rows: int
-    """Those that arms choose by, and those of the last round on which they are compared."""
+    """`rows`, and the holdout rows of the last round."""
     arms: tuple[str, ...]
     rows: int
     """Validation rows that arms choose by."""
     holdout_rows: int
-    """Validation rows of the first round that no arm chooses by."""
+    """Validation rows that no arm chooses by, in the first round."""
     most_holdout_rows: int
-    """The same of the last round, at most."""
+    """The same in the last round, at most."""
     start_calls: int
-    """LM calls of each arm for scoring what it starts from."""
+    """LM calls of each arm for scoring the program that it starts from."""
 
 
 OptimizerSettings = Annotated[

@@ -1,4 +1,4 @@
-"""A program's state: as JSON to keep, as the part of it that reaches the model, and back into a program."""
+"""A program's state as JSON, the part of it that reaches the model, and loading a state into a program."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import dspy
 
 MARKS = ("augmented", "dspy_uuid", "dspy_split")
-"""Entries of a demonstration that DSPy keeps for itself."""
+"""Entries of a demonstration that DSPy uses internally, and puts into no prompt."""
 
 
 def prompt_of(program: dspy.Module) -> bytes:
-    """What of a program reaches the model: instructions, fields and demonstrations, as canonical JSON."""
+    """The part of a program that reaches the model: instructions, fields and demonstrations, as canonical JSON."""
     parts = {}
     for name, predictor in program.named_predictors():
         state = _plain(predictor.dump_state())
@@ -28,7 +28,7 @@ def prompt_of(program: dspy.Module) -> bytes:
 def state_of(program: dspy.Module) -> dict[str, Any]:
     """A program's state (`dump_state`) as plain JSON, without the language model it last ran on."""
     state = _plain(program.dump_state())
-    # One predictor that is the whole program has its state by itself, not under a name.
+    # Where one predictor is the whole program, the state is that predictor's, not a dictionary of them.
     for part in (state, *state.values()):
         if isinstance(part, dict) and "lm" in part and "signature" in part:
             part["lm"] = None
@@ -36,7 +36,7 @@ def state_of(program: dspy.Module) -> dict[str, Any]:
 
 
 def fill(program: dspy.Module, state: dict[str, Any]) -> dspy.Module:
-    """Load `state` into `program` and return it. A language model that the program itself brings stays."""
+    """Load `state` into `program` and return it. A language model that the program sets itself is kept."""
     own = {name: predictor.lm for name, predictor in program.named_predictors()}
     program.load_state(state)
     for name, predictor in program.named_predictors():
@@ -45,7 +45,7 @@ def fill(program: dspy.Module, state: dict[str, Any]) -> dspy.Module:
 
 
 def signature_of(predictor: dspy.Predict) -> type[dspy.Signature]:
-    """A predictor's signature, as the class that DSPy's annotations do not know it to be."""
+    """A predictor's signature, with the type that DSPy's annotations leave out."""
     return cast("type[dspy.Signature]", predictor.signature)
 
 

@@ -29,7 +29,7 @@ from dspy_toolkit.registry import Decision
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
 from dspy_toolkit.registry.programs import live_program
 from dspy_toolkit.registry.unfinished import Unfinished, finish_or_undo
-from dspy_toolkit.report import render_report
+from dspy_toolkit.report import gather, render
 from dspy_toolkit.report.plots import comparison_plot
 from dspy_toolkit.run import Compilation, ReleasedRun, Run
 from dspy_toolkit.store import digest
@@ -145,7 +145,8 @@ def record_compilation(context: Context, made: Compilation) -> str:
 
 def report_of(context: Context, run: ReleasedRun) -> str:
     """The run's page: one HTML text that needs nothing beside it. See `dspy_toolkit.report`."""
-    return render_report(run, context.project, context.store, _state_before(context, run), when=datetime.now(UTC))
+    before = _state_before(context, run)
+    return render(gather(run, context.project, context.store, before, when=datetime.now(UTC)))
 
 
 def report_path(context: Context, run_id: str) -> Path:

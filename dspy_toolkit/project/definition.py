@@ -16,7 +16,7 @@ from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import ProjectError, nearest
 from dspy_toolkit.metrics import Metric, outputs_needed
 from dspy_toolkit.settings import OptimizerName, parse_budget
-from dspy_toolkit.user_code import explain, missing_file
+from dspy_toolkit.user_code import describe_error, missing_file
 
 if TYPE_CHECKING:
     import dspy
@@ -136,7 +136,7 @@ class Project:
         try:
             program = self.program()
         except Exception as error:  # isolation boundary: a user's factory may raise anything
-            raise ProjectError(f"project {self.name}: its program cannot be made: {explain(error)}.") from error
+            raise ProjectError(f"project {self.name}: its program cannot be made: {describe_error(error)}.") from error
         if not isinstance(program, dspy.Module):
             raise ProjectError(f"project {self.name}: its program is {program!r}. Return a dspy.Module.")
         if not program.predictors():

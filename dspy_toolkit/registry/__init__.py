@@ -1,7 +1,7 @@
 """Program versions in MLflow: saved with a manifest, promoted by an alias, rolled back by a tag.
 
-`manifest` says what a version tells about itself, `versions` saves and finds them, `promotion` says which one is live,
-`unfinished` looks after promotions that a killed process left.
+`manifest` describes a version, `versions` saves and finds them, `promotion` moves the alias of the live one, `unfinished`
+looks after promotions that a killed process left.
 """
 
 from dspy_toolkit.registry.manifest import Manifest

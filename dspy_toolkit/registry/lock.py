@@ -1,7 +1,7 @@
-"""One writer a home: whoever saves or promotes a version holds this lock.
+"""One writer for each home: whoever saves or promotes a version holds this lock.
 
-MLflow has no compare-and-set, so two promotions at once would each write over what the other read. Homes that share
-one MLflow server do not see each other's lock.
+MLflow has no compare-and-set, so two promotions at once would overwrite what the other has read. Homes that share one
+MLflow server do not see each other's lock.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def registry_lock(
     """Hold the home's registry, over threads and processes; wait for at most `seconds`.
 
     Args:
-        name: of another lock of the home, for what takes this one within.
+        name: another lock of the home, for code that takes this one inside it.
 
     Raises:
-        RegistryError: somebody else held it all that time (retryable), or the home cannot be written.
+        RegistryError: it was held all that time (retryable), or the home cannot be written.
     """
     return held(settings.path(name), seconds, RegistryError)

@@ -1,4 +1,4 @@
-"""What a program version says about itself: `manifest.json`, beside `program.json`.
+"""The manifest of a program version: `manifest.json`, beside `program.json`.
 
 Covered: the fields, writing them as JSON for people, reading them back with the reason when they cannot be used. The
 manifest is written after the program and holds its sha256, so its existence means that the version is whole.
@@ -42,7 +42,7 @@ class Manifest(Frozen):
     split_sha256: dict[str, str] = {}
     """Split name (train, val, sealed) → the sha256 of its Parquet object."""
     trained_rows: tuple[str, ...] = ()
-    """`_row` hashes of all that this program, or an ancestor of it, was tuned on: never test it on one of them."""
+    """`_row` hashes of all rows that this program, or an ancestor, was tuned on: never test it on one of them."""
     metric: str
     """The metric's name."""
     reports: dict[str, Any] = {}
@@ -52,7 +52,7 @@ class Manifest(Frozen):
     parent: int | str | None = None
     """What the optimizer started from: a version of this project, `project@3` of another; None: the project's own program."""
     previous_champion: int | None = None
-    """The champion when this version was saved; a rollback goes by the tag `previous`, written at promotion."""
+    """The champion when this version was saved; a rollback uses the tag `previous`, written at promotion."""
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     program_sha256: str = ""
     """Hex digest of program.json's bytes; filled when the version is saved."""

@@ -1,7 +1,7 @@
 """A program by its name: `project@champion`, `project@3`, a folder, or a project.
 
-Covered: finding the project that a saved program belongs to, making its program and filling in the saved state, field
-names that were changed since included. Which LM runs it is the settings' affair: an LM inside a saved state is not used.
+Covered: finding the project that a saved program belongs to, making its program and loading the saved state, with
+fields that were renamed since. The settings decide which LM runs it: an LM inside a saved state is not used.
 
 Not covered: reading and checking the saved files (`dspy_toolkit.registry`), running the program.
 """
@@ -44,9 +44,9 @@ def load_program(settings: Settings, reference: str, location: str = "") -> Load
         reference: `project@champion`, `project@3`, a folder that holds program.json and manifest.json; or a project (a
             name, `path/to/file.py:attr`, `path/to/file.toml`), which means its champion, or its own program while
             nothing is promoted.
-        location: where the project is, when its name does not say. Code of other places is not run: what a folder's
-            manifest or that of a shared registry calls its project is looked for by name (`load_named`); only this home's
-            own registry is believed about the place as well.
+        location: where the project is, where its name is not enough. Code of other places is not run: what a folder's
+            manifest or that of a shared registry calls its project is looked for by name (`load_named`); only this
+            home's own registry is believed about the place as well.
 
     Raises:
         RegistryError: nothing has that name, its files cannot be used, or it does not fit the project any more.
@@ -78,7 +78,7 @@ def live_program(live: ChampionPart, project: Project, settings: Settings) -> Lo
 def load_state(settings: Settings, reference: str, location: str = "") -> tuple[dict[str, Any], Manifest | None]:
     """The saved state behind `reference`, as `load_program` understands it; ({}, None) while nothing is promoted.
 
-    A saved program can be looked at in this way when its project is no longer there.
+    It works also when the project of a saved program no longer exists.
     """
     if is_version(reference) or is_saved(reference):
         return load_version(settings, reference)
@@ -89,9 +89,9 @@ def load_state(settings: Settings, reference: str, location: str = "") -> tuple[
         load_project(location or reference, settings)
     except ProjectError:
         if name in list_projects(settings):
-            find_version(settings, f"{name}@champion")  # says what there is in place of a champion
+            find_version(settings, f"{name}@champion")  # raises, and says which versions there are
         if Path(reference).expanduser().is_dir():
-            load_version(settings, reference)  # says what the folder lacks
+            load_version(settings, reference)  # raises, and says what the folder lacks
         raise
     return {}, None
 
@@ -124,7 +124,7 @@ def is_saved(reference: str) -> bool:
 
 
 def lasting_location(location: str) -> str:
-    """A project's location that means the same in another working folder: file paths become absolute, names stay."""
+    """A project's location that holds in any working folder: file paths become absolute, names are kept."""
     place, colon, attribute = location.rpartition(":") if ".py:" in location else (location, "", "")
     if not place.endswith((".toml", ".py")):
         return location
@@ -186,7 +186,7 @@ def _prepared(state: Any, renames: Mapping[str, str]) -> Any:
 
 
 def _shape(state: dict[str, Any]) -> dict[str, int]:
-    """Predictor → number of its fields. DSPy itself would fill in what fits, and say nothing."""
+    """Predictor → number of its fields. DSPy itself loads what fits, without a warning."""
     return {name: len(part["signature"]["fields"]) for name, part in predictor_states(state).items()}
 
 

@@ -1,12 +1,12 @@
 """What is live: the alias `champion` of a project's registered model, and nothing else.
 
 Covered: reading it, moving it to a version (`promote`), moving it back (`rollback`). Before the alias moves, the
-version that it leaves is written on the new one as the tag `previous`; so a promotion that breaks off leaves the old
-champion in place, and one that succeeded can always be undone. Each version carries its own tag, so rollbacks chain.
-One writer a home at a time.
+new version gets the tag `previous` with the version that it replaces; so a promotion that breaks off leaves the old
+champion in place, and one that succeeded can always be undone. Each version has its own tag, so rollbacks chain. One
+writer for each home at a time.
 
 Not covered: whether a program deserves promotion (the gate), and homes that share an MLflow server: each has its own
-lock, and `compared_with` is what then keeps a stale comparison from winning.
+lock, and there only `compared_with` prevents a promotion by a stale comparison.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Decision(Frozen):
 
 
 def champion(settings: Settings, project: str) -> ChampionPart:
-    """The live version's number and its program's sha256; both None when nothing has been promoted. Makes nothing.
+    """The live version's number and its program's sha256; both None when nothing has been promoted. Writes nothing.
 
     Raises:
         RegistryError: the registry cannot be read.
@@ -65,7 +65,7 @@ def promote(settings: Settings, project: str, version: int, *, compared_with: Ch
         project: the project's name.
         version: a saved version.
         compared_with: the champion that the version was shown to beat, as `champion` gave it. When another one is
-            live by now the promotion is refused, for that comparison says nothing about it. None: do not ask.
+            live by now the promotion is refused, since the comparison says nothing about it. None: no check.
 
     Returns:
         The version that was replaced, or None.

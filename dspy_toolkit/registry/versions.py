@@ -5,7 +5,7 @@ A version is `program/program.json` and `program/manifest.json` on an MLflow run
 one in its manifest is refused.
 
 Covered: saving, finding, listing, loading. Not covered: which version is live (`promotion`); deleting, which
-MLflow's own tools do. Reading makes nothing: before the first save there is no database, and so no version.
+MLflow's own tools do. Reading writes nothing: before the first save there is no database, and so no version.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dspy_toolkit.registry.manifest import (
     read_program,
 )
 from dspy_toolkit.store import Frozen
-from dspy_toolkit.tracking.mlflow_client import exists, is_code, session
+from dspy_toolkit.tracking.mlflow_client import all_pages, exists, is_code, session
 from dspy_toolkit.tracking.runs import write_artifacts
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def list_projects(settings: Settings) -> list[str]:
 
 
 def registered_model(mlflow: MlflowClient, project: str) -> RegisteredModel | None:
-    """The project's registered model with its aliases, or None. Call it within `mlflow_errors`."""
+    """The project's registered model with its aliases, or None. Call it inside `mlflow_errors`."""
     from mlflow.exceptions import MlflowException
 
     if not _PROJECT.fullmatch(project):
@@ -203,29 +203,17 @@ def _make_model(mlflow: MlflowClient, project: str) -> None:
         return
     try:
         mlflow.create_registered_model(project)
-    except MlflowException as error:  # another home of the same server made it in between
+    except MlflowException as error:  # another home on the same server has just made it
         if not is_code(error, "RESOURCE_ALREADY_EXISTS"):
             raise
 
 
 def _search(mlflow: MlflowClient, condition: str) -> Iterator[ModelVersion]:
-    token = None
-    while True:
-        page = mlflow.search_model_versions(condition, max_results=1000, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return all_pages(mlflow.search_model_versions, condition, max_results=1000)
 
 
 def _names(mlflow: MlflowClient) -> list[str]:
-    names, token = [], None
-    while True:
-        page = mlflow.search_registered_models(max_results=1000, page_token=token)
-        names += [model.name for model in page]
-        token = page.token
-        if not token:
-            return names
+    return [model.name for model in all_pages(mlflow.search_registered_models, max_results=1000)]
 
 
 def _describe(version: ModelVersion, model: RegisteredModel) -> Version:

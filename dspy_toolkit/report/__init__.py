@@ -1,20 +1,21 @@
 """One HTML page about one run: what changed, what it did to the answers, what it cost, and the verdict.
 
-    values → words, prompts, answers, curves, costs → gathering → charts and page.html.j2 → one text
+    values → words, prompts, answers, curves, costs → gathering → charts and page.html.j2 → one HTML text
 
-`gather` brings everything to plain values (`Page`); the template shows them and computes nothing. The page holds all that
-it needs: its styles and charts are inside, it loads nothing and runs no script, so that it can be sent as one file and read
-in ten years. Inputs and answers are foreign text: every one of them is escaped.
+`gather` collects plain values (`Page`); the template shows them and computes nothing. The page is self-contained: its
+styles and charts are inside, it loads nothing and runs no script, so that it can be sent as one file and read in ten
+years. Inputs and answers are untrusted text, and escaped.
 
-It shows rows of the data in clear, sealed ones among them where they were opened. Whoever changes a prompt after reading
+It shows rows of the data in clear, also sealed ones where they were opened. Whoever changes a prompt after reading
 those has tuned on them.
 
-Not covered: when it is made and under which name it is kept (`dspy_toolkit.pipeline.record`), and comparing several runs (MLflow's own pages).
+Not covered: when it is made and under which name it is kept (`dspy_toolkit.pipeline.record`), and comparing several
+runs (MLflow's own pages).
 """
 
 from __future__ import annotations
 
 from dspy_toolkit.report.gathering import Page, gather
-from dspy_toolkit.report.rendering import render, render_report
+from dspy_toolkit.report.rendering import render
 
-__all__ = ["Page", "gather", "render", "render_report"]
+__all__ = ["Page", "gather", "render"]

@@ -1,8 +1,8 @@
-"""What two programs answered to the same rows: where they differ, and how each did on every class.
+"""What two programs answered on the same rows: where they differ, and how each scored on every class.
 
 Read from the per-row tables of two evaluations. Rows that only one of the two has are left out.
 
-Not covered: whether a difference is more than luck, which `dspy_toolkit.gate.decide` says of all rows together.
+Not covered: whether a difference is more than chance, which `dspy_toolkit.gate.decide` says for all rows together.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 MOST = 25
 """Rows of each kind that are shown."""
 MOST_CLASSES = 20
-"""Different values from which an output is no class; of an output whose type is a choice, as many as it has."""
+"""An output with more distinct values is not treated as classes, unless its type is a choice."""
 ROWS_PER_CLASS = 3
 """An output of any type counts as a class from this many rows for each of its values, on average."""
 _NONE = 1e-9
-"""Two scores that differ by less are the same."""
+"""Two scores that differ by less are equal."""
 
 FAULTS = {"parse_failure": "The reply could not be read.", "metric_error": "The metric failed."}
 
 
 class Answer(NamedTuple):
-    """What one program made of a row."""
+    """The answer of one program to a row."""
 
     fields: tuple[Field, ...]
     score: float
@@ -40,7 +40,7 @@ class Answer(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A row that the two programs did not do alike."""
+    """A row on which the two programs score differently."""
 
     row: str
     """The first characters of its hash, as the tables in MLflow have it."""
@@ -51,10 +51,10 @@ class Case(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """Rows won and lost."""
+    """Rows that scored higher, and rows that scored lower."""
 
     rows: int
-    """That both programs answered."""
+    """Rows that both programs answered."""
     won: tuple[Case, ...]
     """Scored higher after; the greatest differences first, at most MOST."""
     won_count: int
@@ -71,11 +71,11 @@ class ClassRow(NamedTuple):
     """Rows that were right, `12 of 15 (80.0 %)`; the mean where scores are graded."""
     after: str
     gain: float
-    """The second mean less the first."""
+    """Mean after, less the mean before."""
 
 
 class Classes(NamedTuple):
-    """One output whose expected values are few."""
+    """One output with few expected values."""
 
     output: str
     rows: tuple[ClassRow, ...]
@@ -143,7 +143,7 @@ def _right(scores: Sequence[float], graded: bool) -> str:
 
 
 def _told(rows: Sequence[_Row]) -> tuple[Case, ...]:
-    """The most telling: the greatest differences; among equals one of each expected answer in turn."""
+    """At most MOST rows: the greatest differences; among equal ones, one of each expected answer in turn."""
     turns: Counter[tuple[float, str]] = Counter()
     ordered = []
     for place, row in enumerate(rows):

@@ -1,6 +1,6 @@
-"""The page's charts as SVG that stands in the page: colours are its styles', so they follow light and dark.
+"""The page's charts as inline SVG. Their colours come from the page's styles, so that they follow light and dark mode.
 
-A mark is told by its shape as well as by its colour. What a chart shows stands in a table beside it too.
+Arms differ by shape as well as by colour, and a table beside each chart shows the same values.
 
 Not covered: figures outside the page (`dspy_toolkit.report.plots`).
 """
@@ -18,7 +18,7 @@ from dspy_toolkit.report.words import count, percent
 WIDTH, HEIGHT = 720, 340
 LEFT, RIGHT, TOP, BOTTOM = 62, 20, 18, 52
 KINDS = 8
-"""Colours and shapes there are; a ninth arm begins again with the first."""
+"""Number of colours and shapes; a ninth arm starts again with the first."""
 
 _EMPTY = Markup("")
 
@@ -47,7 +47,7 @@ def search_chart(curves: Sequence[Curve], baseline: float) -> Markup:
 
 
 def front_chart(front: Front, arms: Sequence[str]) -> Markup:
-    """Validation score against tokens a run; candidates that another one beats in everything are faint.
+    """Validation score against tokens a run; candidates off the Pareto front are faint.
 
     Args:
         arms: every arm, in the order of its colour and shape.
@@ -64,12 +64,12 @@ def front_chart(front: Front, arms: Sequence[str]) -> Markup:
 
 
 def key_mark(kind: int) -> Markup:
-    """The mark of an arm, for a legend; nothing is read aloud."""
+    """The mark of an arm, for a legend; hidden from screen readers."""
     return Markup('<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{}</svg>').format(mark(kind, 8, 8, ""))
 
 
 def mark(kind: int, x: float, y: float, said: str) -> Markup:
-    """A mark at (x, y) in the shape and colour of its kind; `said` is shown when somebody points at it."""
+    """A mark at (x, y) in the shape and colour of its kind; `said` is its tooltip."""
     kind %= KINDS
     title = Markup("<title>{}</title>").format(said) if said else _EMPTY
     if kind == 0:
@@ -108,7 +108,7 @@ _SHAPES: dict[int, list[tuple[float, float]]] = {
 
 
 class _Axis:
-    """From values to places, with round numbers to write at it."""
+    """From values to coordinates, with round tick values."""
 
     def __init__(self, low: float, high: float, start: float, end: float, step: float | None = None) -> None:
         step = step or _round_step((high - low) / 6 or 1.0)
@@ -124,7 +124,7 @@ class _Axis:
 
 
 def _score_axis(scores: Sequence[float]) -> _Axis:
-    """Upwards; never narrower than 10 points, so that noise does not look like a mountain, and within 0 and 100 %."""
+    """Upwards; never narrower than 10 points, so that noise does not look like an effect, and within 0 and 100 %."""
     low, high = min(scores), max(scores)
     if high - low < 0.1:
         low = max(0.0, min((low + high) / 2 - 0.05, 0.9))
@@ -182,5 +182,5 @@ def _text(x: float, y: float, text: str, anchor: str) -> Markup:
 
 
 def _n(value: float) -> str:
-    """A coordinate with as few digits as the eye needs."""
+    """A coordinate with one decimal at most."""
     return f"{value:.1f}".removesuffix(".0")

@@ -1,6 +1,6 @@
 """What each step of a run spent.
 
-The calls of a step that came from Prefect's cache are those that were spent when it was made.
+A step that came from Prefect's cache has the calls that were spent when it ran.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Cost(NamedTuple):
     step: str
     usage: Usage
     seconds: float | None
-    """Wall time; None where it was not kept."""
+    """Wall time; None where it was not recorded."""
     physical_kept: bool = True
-    """Whether the calls that reached the model were kept."""
+    """Whether the calls that reached the model were recorded."""
 
 
 def costs(run: Run) -> tuple[Cost, ...]:

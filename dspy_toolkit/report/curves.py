@@ -1,4 +1,4 @@
-"""How the search went: the best score so far against LM calls for every arm, and what no other candidate beats at once.
+"""How the search went: the best score so far against LM calls for every arm, and the Pareto front of the candidates.
 
 Not covered: drawing it (`charts`).
 """
@@ -23,11 +23,11 @@ class Point(NamedTuple):
 
     label: str
     lm_calls: int
-    """Logical calls spent when it had been scored."""
+    """Logical calls spent until it had been scored."""
     score: float
     """Mean on validation, in [0, 1]."""
     best: float
-    """Of its arm, up to and with this one."""
+    """The best of its arm so far, this one included."""
 
 
 class Curve(NamedTuple):
@@ -38,7 +38,7 @@ class Curve(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """What one candidate scores, and what a run of it takes."""
+    """What one candidate scores, and what a run of it costs."""
 
     arm: str
     label: str
@@ -56,7 +56,7 @@ class Front(NamedTuple):
     candidates: tuple[Candidate, ...]
     """By score, the best first."""
     timed: bool
-    """Whether seconds count too: only when they are known of every candidate."""
+    """Whether seconds count too: only when they are known for every candidate."""
 
 
 def curves(compiled: Compiled) -> tuple[Curve, ...]:
@@ -68,12 +68,12 @@ def curves(compiled: Compiled) -> tuple[Curve, ...]:
 
 
 def baseline(compiled: Compiled) -> float:
-    """What the baseline scores on the rows that the curves are of: the first candidate is that program."""
+    """The baseline's score on the rows that the curves show: the baseline is the first candidate."""
     return compiled.trials[0].val_mean if compiled.trials else compiled.val_baseline
 
 
 def front(compiled: Compiled) -> Front | None:
-    """Every candidate with its tokens and seconds, those marked that no other beats; None when fewer than two have any.
+    """Every candidate with its tokens and seconds, marked where on the Pareto front; None when fewer than two have any.
 
     The baseline is one candidate, however many arms began with it.
     """

@@ -1,8 +1,8 @@
-"""Everything that the page says about a run, as plain values.
+"""Everything that the page shows of a run, as plain values.
 
-Read from the run's own values, the store's tables, and the state of the program that the candidate was compared with. What
-is no longer there (an object that was deleted, a version whose files are gone) is named in `Page.missing` and left out:
-a page about a run is no reason to fail the run.
+Read from the run's own values, the store's tables, and the state of the program that the candidate was compared with.
+What no longer exists (an object that was deleted, a version whose files are gone) is named in `Page.missing` and left
+out: a run must not fail because its page is incomplete.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import StoreError
+from dspy_toolkit.gate.decide import percent_of_level
 from dspy_toolkit.report.answers import Changes, Classes, changes, classes
 from dspy_toolkit.report.costs import Cost, costs
 from dspy_toolkit.report.curves import Curve, Front, baseline, curves, front
 from dspy_toolkit.report.prompts import Predictor, predictors
-from dspy_toolkit.report.words import Field, count, duration, level, percent, points, readable, shown
+from dspy_toolkit.report.words import Field, count, duration, percent, points, readable, shown
 
 if TYPE_CHECKING:
     from dspy_toolkit.evaluation import Report
+    from dspy_toolkit.optimizers.race.race import ArmResult
     from dspy_toolkit.project import Project
     from dspy_toolkit.run import ReleasedRun, Run, SealedTest
     from dspy_toolkit.store import Store
@@ -30,26 +32,13 @@ SPLITS = {"val": "validation", "sealed": "the sealed test"}
 
 @dataclass(frozen=True)
 class ScoreLine:
-    """What one program, or one simple rule, scores; None where it was not run."""
+    """What one program, or one reference rule, scores; None where it was not run."""
 
     name: str
     val: str | None
     sealed: str | None
     faults: str = ""
     """Rows without an answer or without a score."""
-
-
-@dataclass(frozen=True)
-class ArmLine:
-    """One arm of a race."""
-
-    name: str
-    verdict: str
-    reason: str
-    mean: str
-    items: int
-    rounds: int
-    lm_calls: int
 
 
 @dataclass(frozen=True)
@@ -60,12 +49,12 @@ class Page:
     summary: str
     run: str
     when: str
-    """When the page was made; empty where nobody says."""
+    """When the page was made; empty where it is not given."""
     outcome: str
     verdict: str
     """The statistical verdict in one sentence."""
     remarks: tuple[str, ...]
-    """Further sentences: what was promoted, what the search came to."""
+    """Further sentences: what was promoted, what the search found."""
     facts: tuple[Field, ...]
     scores: tuple[ScoreLine, ...]
     difference: tuple[Field, ...]
@@ -73,23 +62,24 @@ class Page:
     curves: tuple[Curve, ...]
     """Empty when nothing was scored."""
     baseline: float
-    """Of the baseline, on the rows that the curves are of."""
+    """The baseline's score on the rows that the curves show."""
     front: Front | None
-    arms: tuple[ArmLine, ...]
+    arms: tuple[ArmResult, ...]
+    """Of a race, the winner first; empty without one."""
     predictors: tuple[Predictor, ...]
     before: str
     """What the candidate was compared with."""
     split: str
     """Where `changes` and `classes` come from, in words; empty when no rows were compared."""
     sealed_shown: bool
-    """Whether rows of the sealed test stand on the page."""
+    """Whether the page shows rows of the sealed test."""
     changes: Changes | None
     classes: tuple[Classes, ...]
     one_output: bool
-    """Whether a row has one label; else a row's score is of all of them."""
+    """Whether a row has one label; else a row's score is over all of them."""
     costs: tuple[Cost, ...]
     spent: str
-    """What was predicted, granted and spent."""
+    """LM calls: predicted, allowed and spent."""
     choice: tuple[Field, ...]
     alternatives: tuple[Field, ...]
     profile: tuple[Field, ...]
@@ -104,13 +94,13 @@ def gather(
     *,
     when: datetime | None = None,
 ) -> Page:
-    """Bring a run to what its page says.
+    """Collect what the page of a run shows.
 
     Args:
         run: what the steps found.
         project: its program gives the order and the types of the fields.
         store: holds the compiled program and the per-row tables.
-        before: the state of the program that the candidate was compared with; None when it cannot be had.
+        before: the state of the program that the candidate was compared with; None when it cannot be read.
         when: when the page is made.
 
     Raises:
@@ -154,12 +144,7 @@ def gather(
         curves=curves(compiled),
         baseline=baseline(compiled),
         front=front(compiled),
-        arms=tuple(
-            ArmLine(
-                readable(arm.name), arm.verdict, readable(arm.reason), _mean(arm), arm.items, arm.rounds, arm.lm_calls
-            )
-            for arm in compiled.arms
-        ),
+        arms=compiled.arms,
         predictors=sides,
         before=_champion(run),
         split=SPLITS.get(pair[0].split, pair[0].split) if pair and tables else "",
@@ -254,16 +239,12 @@ def _difference(seen: SealedTest | None) -> Iterator[Field]:
         "bootstrap": "bootstrap over groups of rows",
     }
     yield Field("Candidate less champion", f"{points(seen.delta)} points")
-    yield Field(f"{level(seen.level)} interval", f"{points(seen.low)} to {points(seen.high)} points")
+    yield Field(f"{percent_of_level(seen.level)} interval", f"{points(seen.low)} to {points(seen.high)} points")
     yield Field("Interval by", tests.get(seen.test, seen.test))
     yield Field("Shown four times in five", f"a true gain of {100 * seen.detectable_effect:.1f} points")
     yield Field("Openings of these rows", count(seen.looks))
     yield Field("Error rate left for later openings", f"{seen.alpha_left:.0%}".replace("%", " %"))
     yield Field("Prompt tokens, candidate over champion", f"{seen.tokens_ratio:.2f}")
-
-
-def _mean(arm: Any) -> str:
-    return percent(arm.mean) if arm.items else ""
 
 
 def _spent(run: Run) -> str:

@@ -1,6 +1,6 @@
-"""Figures for people, as PNG bytes.
+"""Figures as PNG bytes.
 
-Covered: the comparison that a decision rests on. Drawn with matplotlib's object interface on its Agg canvas: no window,
+Covered: the comparison behind a decision. Drawn with matplotlib's object interface on its Agg canvas: no window,
 no process-wide state, safe from any thread.
 
 Not covered: computing what is drawn (`dspy_toolkit.gate.decide`), keeping it (`dspy_toolkit.tracking.runs`).
@@ -10,30 +10,21 @@ from __future__ import annotations
 
 import io
 import threading
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from dspy_toolkit.evaluation import Report
+
 _INK, _GREY, _GREEN, _RED = "#222222", "#8a8a8a", "#1b7f4d", "#b3362b"
-# Figures do not share state, but matplotlib's font and text caches are not made for several threads.
+# Figures share no state, but matplotlib's font and text caches are not thread-safe.
 _DRAWING = threading.Lock()
 
 
-class Measured(Protocol):
-    """A mean in [0, 1] with its 95 % interval; an evaluation's `Report` is one."""
-
-    @property
-    def mean(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-
-
 def comparison_plot(
-    candidate: Measured,
-    champion: Measured,
+    candidate: Report,
+    champion: Report,
     delta: float,
     low: float,
     high: float,
@@ -75,7 +66,7 @@ def comparison_plot(
     return buffer.getvalue()
 
 
-def _draw_means(axes: Axes, rows: dict[str, Measured], metric: str) -> None:
+def _draw_means(axes: Axes, rows: dict[str, Report], metric: str) -> None:
     for place, (name, value) in enumerate(rows.items()):
         color = _INK if name == "candidate" else _GREY
         _draw_interval(axes, place, value.mean, value.low, value.high, color)
@@ -89,7 +80,7 @@ def _draw_means(axes: Axes, rows: dict[str, Measured], metric: str) -> None:
         )
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    # A little room on both sides keeps a mark at 0 or 1 whole.
+    # A margin on both sides, so that a mark at 0 or 1 is not cut.
     axes.set_xlim(-0.02, 1.02)
     axes.set_title(metric, loc="left", fontsize=10, color=_INK)
     axes.set_xlabel("mean, 95 % interval")
@@ -114,7 +105,7 @@ def _draw_difference(axes: Axes, delta: float, low: float, high: float, level: f
 
 def _points(share: float) -> str:
     value = round(share * 100, 1)
-    # The true minus is as wide as the plus, and what matplotlib writes on other axes.
+    # The minus sign is as wide as the plus, and what matplotlib writes on other axes.
     return f"{value:+g}".replace("-", "\N{MINUS SIGN}") if value else "0"
 
 

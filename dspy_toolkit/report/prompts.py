@@ -1,6 +1,7 @@
-"""What of a program reaches the model, for two programs of one project side by side: instructions and demonstrations.
+"""Instructions and demonstrations of two programs of one project, side by side.
 
-Covered: reading both from saved states. Not covered: the adapter's own words around them, which are the same for both.
+Covered: reading both from saved states. Not covered: the text that the adapter puts around them, which is the same for
+both.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ class Demonstration(NamedTuple):
 
     fields: tuple[Field, ...]
     by_model: bool
-    """Answered by a model and found right; else the row's own label."""
+    """Bootstrapped: answered by a model and scored as right; else the row's own label."""
 
 
 class Prompt(NamedTuple):
-    """What one predictor says to the model."""
+    """The prompt of one predictor."""
 
     instructions: str
     demonstrations: tuple[Demonstration, ...]
@@ -45,7 +46,7 @@ def predictors(
     """Both sides of every predictor of `after`.
 
     Args:
-        before: the state of the program that `after` was compared with; None when it is not to be had.
+        before: the state of the program that `after` was compared with; None when it cannot be read.
         after: the compiled program's state.
         order: predictor → its fields, inputs first: saved demonstrations are sorted by name.
     """

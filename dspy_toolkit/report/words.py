@@ -10,7 +10,7 @@ import re
 from typing import Any, NamedTuple
 
 LONGEST = 20_000
-"""Characters of one value that the page holds."""
+"""Characters of one value that the page shows."""
 ONE_LINE = 80
 """Characters up to which a list or a dictionary stays on one line."""
 
@@ -27,7 +27,7 @@ class Field(NamedTuple):
 
 
 def shown(value: Any) -> str:
-    """A JSON value as text: strings as they are, anything else as JSON, indented where it is long."""
+    """A JSON value as text: strings unchanged, anything else as JSON, indented where it is long."""
     if isinstance(value, str):
         return readable(value)
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -37,7 +37,7 @@ def shown(value: Any) -> str:
 
 
 def readable(text: str) -> str:
-    """`text` without what a page cannot hold, and no longer than LONGEST; what was cut off is said."""
+    """`text` without characters that HTML cannot hold, and cut at LONGEST, with a note of its length."""
     text = _UNREADABLE.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… (the first {LONGEST:,} of {len(text):,} characters)"
 
@@ -68,14 +68,6 @@ def points(difference: float) -> str:
 def count(number: float) -> str:
     """`1,234`; with one decimal where it is not whole."""
     return f"{number:,.0f}" if float(number).is_integer() else f"{number:,.1f}"
-
-
-def level(share: float) -> str:
-    """A level with as many digits as tell it from 100 %: `97.5 %`, `99.94 %`."""
-    digits = 1
-    while digits < 12 and round(100 * share, digits) >= 100:
-        digits += 1
-    return f"{100 * share:.{digits}f} %"
 
 
 def duration(seconds: float) -> str:

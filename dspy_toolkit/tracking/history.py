@@ -1,10 +1,10 @@
 """Earlier optimizations, read back from MLflow: what each was given, what it gained and what it cost.
 
-A run counts when it came to a decision. One that was written by a toolkit which recorded less is left out and counted:
-what it does not say cannot be learned from.
+A run counts when it ended in a decision. Runs of older versions of the toolkit, which recorded less, are left out, and
+their number is reported.
 
-Not covered: writing (`dspy_toolkit.pipeline.record`), what follows from the runs (`dspy_toolkit.optimizers.plan.similar_runs`), and
-measurements of the machine (`dspy_toolkit.tracking.machine`).
+Not covered: writing (`dspy_toolkit.pipeline.record`), what follows from the runs
+(`dspy_toolkit.optimizers.plan.similar_runs`), and measurements of the machine (`dspy_toolkit.tracking.machine`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import AwareDatetime, Field, ValidationError
 
 from dspy_toolkit.store import Frozen
-from dspy_toolkit.tracking.mlflow_client import exists, session
+from dspy_toolkit.tracking.mlflow_client import all_pages, exists, session
 from dspy_toolkit.tracking.runs import PROJECT_TAG
 
 if TYPE_CHECKING:
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings
 
 MOST_RUNS = 500
-"""Read back by default: some years of nights of one project, weeks of a busy home."""
+"""Runs read by default: more than a year of nightly runs of one project."""
 _PAGE = 200
 
 
 class PastRun(Frozen):
-    """One optimization that came to a decision. Scores and gains are shares in [0, 1] and their differences."""
+    """One optimization that ended in a decision. Scores and gains are shares in [0, 1] and their differences."""
 
     run_id: str
     project: str
@@ -40,16 +40,16 @@ class PastRun(Frozen):
     model: str
     """The task model, with its weights hash."""
     task: str
-    """`choice`, `number`, `text`, `record` or `open`; see `recording.task_kind`."""
+    """`choice`, `number`, `text`, `record` or `open`; see `pipeline.record.task_kind`."""
     optimizer: str
-    """The one that ran; `none` where there was nothing to gain."""
+    """The optimizer that ran; `none` where there was nothing to gain."""
     winner: str
-    """The one that made the program: of a race its winner, `none` where the baseline won it."""
+    """The optimizer that made the program: the winner of a race, `baseline` where the baseline won it."""
     budget: str
     start: str
     """The program that the search started from; empty for the project's own."""
     baseline: float = Field(ge=0, le=1)
-    """Of the baseline, in the probe."""
+    """The baseline's score in the probe."""
     graded: bool
     feedback: bool
     predictors: int
@@ -58,7 +58,7 @@ class PastRun(Frozen):
     val: int
     """Rows."""
     val_gain: float | None
-    """Of the compiled program over the one that came, on the validation rows; None when nothing was scored."""
+    """Of the compiled program over the baseline, on the validation rows; None when nothing was scored."""
     sealed_gain: float | None
     """Over the champion; None when the sealed rows were not opened."""
     sealed_low: float | None
@@ -66,7 +66,7 @@ class PastRun(Frozen):
     predicted_lm_calls: int
     """Logical."""
     lm_calls: int
-    """Logical, that compiling spent."""
+    """Logical calls that compiling spent."""
     outcome: str
     """`promoted`, `refused` or `unchanged`; `compared` for a race that stopped before the sealed test."""
     search: str
@@ -79,11 +79,11 @@ class History(NamedTuple):
     runs: tuple[PastRun, ...]
     """The newest first."""
     left_out: int
-    """Runs among them that an older toolkit recorded, without what a `PastRun` says."""
+    """Runs that an older toolkit recorded, without all fields of a `PastRun`."""
 
 
 def read_history(settings: Settings, *, project: str | None = None, limit: int = MOST_RUNS) -> History:
-    """The newest optimizations that are recorded. Reading makes nothing: without a database there are none.
+    """The newest recorded optimizations. Reading writes nothing: without a database there are none.
 
     Args:
         settings: the home, and the experiment's name.
@@ -109,30 +109,25 @@ def read_history(settings: Settings, *, project: str | None = None, limit: int =
 
 
 def _decided(mlflow: MlflowClient, settings: Settings, project: str | None) -> Iterator[RunEntity]:
-    """The runs of the experiment that came to a decision, the newest first."""
+    """The runs of the experiment that ended in a decision, the newest first."""
     experiment = mlflow.get_experiment_by_name(settings.registry.experiment)
     if experiment is None:
         return
     # Only a decision has this tag: not the first version of a project, nor a measurement of the machine.
     wanted = "attributes.status = 'FINISHED' and tags.outcome LIKE '%'"
-    token = None
-    while True:
-        page = mlflow.search_runs(
-            [experiment.experiment_id],
-            filter_string=wanted,
-            max_results=_PAGE,
-            order_by=["attributes.start_time DESC"],
-            page_token=token,
-        )
-        # Not in the filter: what somebody types as a name is no part of a query.
-        yield from (run for run in page if project is None or run.data.tags.get(PROJECT_TAG) == project)
-        token = page.token
-        if not token:
-            return
+    found = all_pages(
+        mlflow.search_runs,
+        [experiment.experiment_id],
+        filter_string=wanted,
+        max_results=_PAGE,
+        order_by=["attributes.start_time DESC"],
+    )
+    # Not in the filter: a name that a user types must not become part of a query.
+    yield from (run for run in found if project is None or run.data.tags.get(PROJECT_TAG) == project)
 
 
 def _past_run(entity: RunEntity) -> PastRun | None:
-    """The run as a value; None when something that it should say is missing or cannot be read."""
+    """The run as a value; None when a field is missing or cannot be read."""
     params, metrics, tags = entity.data.params, entity.data.metrics, entity.data.tags
     profile = {name.removeprefix("profile."): value for name, value in params.items() if name.startswith("profile.")}
     known: dict[str, Any] = {

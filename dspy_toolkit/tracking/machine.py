@@ -1,7 +1,7 @@
-"""A machine's own figures over time: kept in MLflow, and held against what the same machine reached before.
+"""A machine's own figures over time: kept in MLflow, and compared with earlier ones of the same machine.
 
-Covered: what makes two measurements comparable, the verdict on a new one, reading and writing them. One measurement is one
-MLflow run, tagged with the machine and the model.
+Covered: what makes two measurements comparable, the verdict on a new one, reading and writing them. One measurement is
+one MLflow run, tagged with the machine and the model.
 
 Not covered: measuring (`benchmarks.throughput`).
 """
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 NAME = "machine"
-"""What these runs carry where others carry their project."""
+"""The value of the project tag on these runs, which belong to no project."""
 FALLEN_BY = 0.2
-"""The share of the median that is worth a warning."""
+"""The loss, as a share of the median, from which a figure is reported."""
 REMEMBERED = 100
-"""Earlier runs that count, the latest ones: two years of weeks."""
+"""The number of earlier runs that count, the latest ones: two years of weekly runs."""
 
 
 class Figure(Frozen):
@@ -55,7 +55,7 @@ class Conditions(Frozen):
     """With its weights' hash."""
     batch_size: int
     requests: int
-    """Of each burst: a longer one spreads the prefix over more requests."""
+    """Requests of each burst: in a longer one, more requests share the cost of the prefix."""
 
     @property
     def id(self) -> str:
@@ -64,7 +64,7 @@ class Conditions(Frozen):
 
 
 class Measurement(Frozen):
-    """What one run found."""
+    """The figures of one run."""
 
     conditions: Conditions
     figures: tuple[Figure, ...]
@@ -90,7 +90,7 @@ class Regression(Frozen):
 
 
 def identify(hardware: Hardware, model: str, batch_size: int, requests: int) -> Conditions:
-    """This machine with this model and task. Versions are not in it: one that is slower is what is looked for."""
+    """This machine with this model and task. Package versions are not in it: a slower version is just what should be found."""
     return Conditions(
         system=hardware.system,
         chip=hardware.chip,
@@ -103,27 +103,27 @@ def identify(hardware: Hardware, model: str, batch_size: int, requests: int) -> 
     )
 
 
-def fallen(
+def find_regressions(
     figures: Iterable[Figure], history: Mapping[str, Sequence[float]], by: float = FALLEN_BY
 ) -> tuple[Regression, ...]:
     """The figures that are worse than the median of their history by the share `by` or more.
 
     Args:
         figures: the new ones.
-        history: name → values of earlier runs on the same machine, in any order; a figure without any is not judged.
-        by: in (0, 1). Of a figure that is better low, the rate (its inverse) is compared.
+        history: name → values of earlier runs on the same machine, in any order; a figure without any is not compared.
+        by: in (0, 1). For a figure where lower is better, the inverse is compared.
     """
-    falls = []
+    regressions = []
     for figure in figures:
         earlier = [value for value in history.get(figure.name, ()) if math.isfinite(value) and value > 0]
         if not earlier:
             continue
         usual = median(earlier)
         new, old = (figure.value, usual) if figure.better == "higher" else (usual, figure.value)
-        # A hair of room: exactly a fifth less is a fall, whatever floats make of it.
+        # Room for rounding: exactly a fifth less counts as a regression.
         if new <= (1 - by) * old * (1 + 1e-9):
-            falls.append(Regression(figure=figure, median=usual, runs=len(earlier)))
-    return tuple(falls)
+            regressions.append(Regression(figure=figure, median=usual, runs=len(earlier)))
+    return tuple(regressions)
 
 
 def past_figures(settings: Settings, conditions: Conditions) -> dict[str, list[float]]:
@@ -147,14 +147,14 @@ def past_figures(settings: Settings, conditions: Conditions) -> dict[str, list[f
     return history
 
 
-def keep(settings: Settings, measurement: Measurement, falls: Sequence[Regression], run_name: str) -> str:
-    """Write a measurement into MLflow, with what fell, and log a warning for each fall; the run's id.
+def keep(settings: Settings, measurement: Measurement, regressions: Sequence[Regression], run_name: str) -> str:
+    """Write a measurement and its regressions into MLflow, log a warning for each regression, and return the run's id.
 
     Raises:
         RegistryError: it could not be written.
     """
-    for fall in falls:
-        log.warning("%s", fall.sentence)
+    for regression in regressions:
+        log.warning("%s", regression.sentence)
     units = {figure.name: figure.unit for figure in measurement.figures}
     return record_run(
         settings,
@@ -162,5 +162,8 @@ def keep(settings: Settings, measurement: Measurement, falls: Sequence[Regressio
         run_name,
         {**measurement.conditions.model_dump(), "units": units},
         {figure.name: figure.value for figure in measurement.figures},
-        tags={"machine": measurement.conditions.id, "fallen": ", ".join(fall.figure.name for fall in falls)},
+        tags={
+            "machine": measurement.conditions.id,
+            "fallen": ", ".join(regression.figure.name for regression in regressions),
+        },
     )

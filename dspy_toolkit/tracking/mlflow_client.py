@@ -1,7 +1,7 @@
 """Reaching MLflow: a client for the settings in force, quiet, and with errors that a person can act on.
 
 Covered: opening the store that `settings.tracking_uri` names (a local SQLite file is made when it is missing), the
-experiment that runs are written to, translating what MLflow raises. Telemetry, chatter and progress bars are off unless
+experiment that runs are written to, translating MLflow's errors. Telemetry, messages and progress bars are off unless
 the environment says otherwise. Nothing here uses MLflow's process-wide address or its "active run", so any thread may
 call it.
 
@@ -14,14 +14,14 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from dspy_toolkit.durable import make_home
+from dspy_toolkit.durable import make_home, put_in_place
 from dspy_toolkit.errors import RegistryError, causes
 from dspy_toolkit.locks import held
 
@@ -35,12 +35,12 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # MLflow's own seven would keep a person waiting for four minutes on a mistyped address.
+    # With MLflow's default of seven a mistyped address takes four minutes to fail.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
 _LOADING = threading.Lock()
 OPEN_SECONDS = 120.0
-"""Making a database takes some five seconds, on a busy machine thirty."""
+"""Creating a database takes about five seconds, thirty on a busy machine."""
 _opened: set[Path] = set()
 
 
@@ -65,14 +65,23 @@ def connect(settings: Settings) -> MlflowClient:
 
 @contextmanager
 def _alone(file: Path | None) -> Iterator[None]:
-    """Open a database file that this process has not opened before one process at a time.
+    """Let one process at a time open a database file for the first time.
 
-    MLflow makes the tables of a new one in a hundred steps, and two processes at it break each other's.
+    MLflow creates the tables of a new one in a hundred migrations. Two processes at once break each other's, and one that is
+    interrupted cannot be continued: a new database is made beside its place, and moved there when it is whole.
     """
     if file is None or file in _opened:
         yield
         return
     with held(Path(f"{file}.lock"), OPEN_SECONDS, RegistryError):
+        if not file.exists():
+            from mlflow import MlflowClient
+
+            partial = Path(f"{file}.partial")
+            for left in file.parent.glob(f"{partial.name}*"):  # by a process that was killed, with its journal
+                left.unlink()
+            MlflowClient(tracking_uri=f"sqlite:///{partial}", registry_uri=f"sqlite:///{partial}")
+            put_in_place(partial, file, RegistryError)
         yield
     _opened.add(file)
 
@@ -86,7 +95,7 @@ def session(settings: Settings, doing: str) -> Iterator[MlflowClient]:
 
 
 def exists(settings: Settings) -> bool:
-    """Whether anything can have been recorded: False means a local database that is not there. Makes nothing."""
+    """Whether anything can have been recorded: False means a local database that is not there. Writes nothing."""
     file = _sqlite_file(settings.tracking_uri)
     return file is None or file.exists()
 
@@ -94,7 +103,7 @@ def exists(settings: Settings) -> bool:
 def experiment_id(mlflow: MlflowClient, settings: Settings) -> str:
     """The id of the experiment that `settings` name; made when it is missing, with its files in `HOME/artifacts`.
 
-    An MLflow server keeps the files where it was told to. Call it within `mlflow_errors`.
+    An MLflow server keeps the files where it was told to. Call it inside `mlflow_errors`.
 
     Raises:
         RegistryError: somebody deleted the experiment.
@@ -124,7 +133,7 @@ def experiment_id(mlflow: MlflowClient, settings: Settings) -> str:
 
 @contextmanager
 def mlflow_errors(doing: str) -> Iterator[None]:
-    """Turn what MLflow, its database, its server or the disk raises into one RegistryError line, `doing` first.
+    """Turn an error of MLflow, its database, its server or the disk into a RegistryError of one line, `doing` first.
 
     It is retryable when the database was locked or the server did not answer.
     """
@@ -134,12 +143,23 @@ def mlflow_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:  # the last of a database's driver
-        # Around a database's own words stands the SQL with its values: nothing that a person can act on.
+        # SQLAlchemy adds the SQL with its values to the database's message: nothing that a person can act on.
         cause = next((found for each in causes(error) if (found := getattr(each, "orig", None))), error)
         reason = str(cause).strip().split("\n", 1)[0].rstrip(".")
         refused = RegistryError(f"{doing}: {reason}. Check registry.tracking_uri, the free space and the permissions.")
         refused.retryable = "is locked" in reason or "Max retries exceeded" in reason
         raise refused from error
+
+
+def all_pages(search: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator[Any]:
+    """What one of the client's searches finds, page after page."""
+    token = None
+    while True:
+        page = search(*arguments, page_token=token, **options)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def is_code(error: BaseException, *codes: str) -> bool:
@@ -156,7 +176,7 @@ def _load() -> None:
         # SQLAlchemy 2.1 deprecates a loader that MLflow's tables use; nothing here can act on it.
         warnings.simplefilter("ignore", DeprecationWarning)
         import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    # It logs each database error with a traceback and then raises it: the RegistryError says it once.
+    # MLflow logs each database error with a traceback, then raises it: the RegistryError is enough.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
@@ -168,7 +188,7 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _check_database(file: Path) -> None:
-    """Refuse at once what MLflow would try ten times over 100 seconds, with a warning each time."""
+    """Refuse at once a file that MLflow would try ten times over 100 seconds, with a warning each time."""
     advice = "Set DSPY_TOOLKIT_HOME or registry.tracking_uri to a place that can be written."
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

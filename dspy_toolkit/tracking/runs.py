@@ -1,12 +1,12 @@
-"""MLflow runs: what people look at afterwards.
+"""Writing MLflow runs.
 
 Covered: one whole run made from plain values: parameters, metrics (a value or a history), tags, files, tables. Any
 thread may record. A `SecretStr`, and any value under a name such as `api_key`, is written as a mask. The files of a
-run lie in `HOME/artifacts`, except behind an MLflow server, which has its own place for them.
+run are in `HOME/artifacts`; an MLflow server keeps them in its own place.
 
-Not covered: reaching MLflow (`dspy_toolkit.tracking.mlflow_client`), versions and aliases (`dspy_toolkit.registry`), figures
-(`dspy_toolkit.report.plots`), a secret inside the bytes of a file, and `mlflow.dspy.autolog`, which changes DSPy's global
-configuration.
+Not covered: reaching MLflow (`dspy_toolkit.tracking.mlflow_client`), versions and aliases (`dspy_toolkit.registry`),
+figures (`dspy_toolkit.report.plots`), a secret inside the bytes of a file, and `mlflow.dspy.autolog`, which changes
+DSPy's global configuration.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _BATCH = 100
 def open_run(settings: Settings, project: str, run_name: str, tags: Mapping[str, Any] | None = None) -> str:
     """Begin a run and return its id; `record_run(…, run_id=…)` fills and closes it.
 
-    Use it when something must hang on the run before the rest is known, as a program version does. Should this process be
-    killed before the run is closed, the next one can tell (`dspy_toolkit.tracking.processes`).
+    Use it when something needs the run before the rest is known, as a program version does. Should this process be killed
+    before the run is closed, the next one can tell (`dspy_toolkit.tracking.processes`).
 
     Raises:
         RegistryError: MLflow cannot be reached or written.
@@ -75,7 +75,7 @@ def record_run(
     Args:
         settings: where to, and the experiment's name.
         project: written as the tag `project`.
-        run_name: what people see; MLflow lets two runs share a name.
+        run_name: the name shown; MLflow lets two runs share a name.
         params: scalars, lists, models or dictionaries; a dictionary becomes `outer.inner`, a text over 6,000
             characters is cut, secrets are masked.
         metrics: a number; or numbers in the order in which they were measured, steps 0, 1, …; or None, which is left
@@ -123,7 +123,7 @@ def close_failed(settings: Settings, run_id: str) -> None:
 
 
 def write_artifacts(mlflow: MlflowClient, run_id: str, files: Mapping[str, bytes], folder: str | None = None) -> None:
-    """Copy `files` (relative path → bytes) into the run's artifacts, under `folder`. Call it within `mlflow_errors`."""
+    """Copy `files` (relative path → bytes) into the run's artifacts, under `folder`. Call it inside `mlflow_errors`."""
     if not files:
         return
     with tempfile.TemporaryDirectory(prefix="dspy-toolkit-") as scratch:

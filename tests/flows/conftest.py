@@ -50,6 +50,33 @@ NAMES = ["Ada", "Blaise", "Carl", "Dora", "Emmy", "Fermat", "Gauss", "Hilbert", 
 VERBS = ["met", "taught", "admired", "wrote to"]
 
 
+def write_questions(folder: Path) -> Path:
+    """Write the project and its rows; the TOML file."""
+    rows = folder / "questions.csv"
+    lines = ["text,label"]
+    for index, name in enumerate(NAMES):
+        for turn, verb in enumerate(VERBS):
+            other = NAMES[(index + turn + 1) % len(NAMES)]
+            lines.append(f"Who {verb} {name} before {other} did?,person")
+            lines.append(f"How often has {other} {verb} {name} since {1600 + 10 * index + turn}?,number")
+    rows.write_text("\n".join(lines) + "\n")
+    project = folder / "questions.toml"
+    project.write_text(
+        """
+name = "questions"
+summary = "Classify a question by the type of its answer"
+signature = 'text: str -> label: Literal["number", "person"]'
+instructions = "Classify the question by the type of its answer."
+
+[dataset]
+source = "questions.csv"
+inputs = ["text"]
+outputs = ["label"]
+"""
+    )
+    return project
+
+
 @pytest.fixture
 def playground(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Playground]:
     import shutil
@@ -64,27 +91,6 @@ def playground(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(f"DSPY_TOOLKIT_{name}", value)
     monkeypatch.setenv("PREFECT_RESULTS_LOCAL_STORAGE_PATH", os.path.join(home, "results"))
     serve_engine(engine)
-    rows = tmp_path / "questions.csv"
-    lines = ["text,label"]
-    for index, name in enumerate(NAMES):
-        for turn, verb in enumerate(VERBS):
-            other = NAMES[(index + turn + 1) % len(NAMES)]
-            lines.append(f"Who {verb} {name} before {other} did?,person")
-            lines.append(f"How often has {other} {verb} {name} since {1600 + 10 * index + turn}?,number")
-    rows.write_text("\n".join(lines) + "\n")
-    project = tmp_path / "questions.toml"
-    project.write_text(
-        """
-name = "questions"
-summary = "Classify a question by the type of its answer"
-signature = 'text: str -> label: Literal["number", "person"]'
-instructions = "Classify the question by the type of its answer."
-
-[dataset]
-source = "questions.csv"
-inputs = ["text"]
-outputs = ["label"]
-"""
-    )
-    yield Playground(str(project), rows, engine)
+    project = write_questions(tmp_path)
+    yield Playground(str(project), tmp_path / "questions.csv", engine)
     engine.close()  # not all engines: the session's real one serves on

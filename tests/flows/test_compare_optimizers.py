@@ -1,4 +1,4 @@
-"""A race in Prefect: its laps are tasks, which a second run takes from the cache."""
+"""A race in Prefect: its arm runs are tasks, which a second run takes from the cache."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -105,8 +106,9 @@ def test_a_setting_that_matters_is_a_miss(
     assert after.data == before.data
 
 
-def test_an_object_that_was_deleted_is_made_again(playground: Any) -> None:
+def test_an_object_that_was_deleted_and_a_result_that_was_cut_short_are_made_again(playground: Any) -> None:
     from prefect import flow
+    from prefect.settings import get_current_settings
 
     from tasks.steps import prepare_dataset, resolve_project
 
@@ -119,6 +121,18 @@ def test_an_object_that_was_deleted_is_made_again(playground: Any) -> None:
     store.delete(dataset.sealed)
     assert prepare() == dataset
     assert store.exists(dataset.sealed)
+
+    kept = [
+        result
+        for result in get_current_settings().results.local_storage_path.glob("prepare-*")
+        if dataset.sealed.sha256 in result.read_text()
+    ]
+    for left in (60, 0):
+        for result in kept:
+            os.truncate(result, left)
+        assert prepare() == dataset
+        assert all(dataset.sealed.sha256 in result.read_text() for result in kept)
+    assert kept
 
 
 def test_a_transient_error_is_tried_again_and_another_is_not(playground: Any) -> None:

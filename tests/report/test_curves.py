@@ -43,7 +43,7 @@ def test_the_arms_of_a_race_have_a_curve_each_in_the_races_order() -> None:
         trial("b", 0.5, 40, arm="mipro"),
         trial("c", 0.4, 20, arm="bootstrap"),
     )
-    found = curves(compiled(*trials, arms=(arm("mipro", "won"), arm("bootstrap"), arm("gepa", "left out"))))
+    found = curves(compiled(*trials, arms=(arm("mipro", "won"), arm("bootstrap"), arm("gepa", "dropped"))))
     assert [curve.name for curve in found] == ["mipro", "bootstrap", BASELINE]
     assert [point.label for point in found[1].points] == ["c", "a"]
 

@@ -116,8 +116,12 @@ def test_a_run_that_compiled_nothing_says_why(desk: Desk) -> None:
 
 def test_a_race_has_a_table_and_a_curve_for_each_arm(desk: Desk) -> None:
     arms = (
-        ArmResult(name="mipro", verdict="won", reason="70 % on 20 rows.", mean=0.7, items=20, rounds=2, lm_calls=200),
-        ArmResult(name="bootstrap", verdict="dropped", reason="50 %.", mean=0.5, items=20, rounds=1, lm_calls=90),
+        ArmResult(
+            name="mipro", verdict="won", reason="70 % on 20 rows.", mean=0.7, holdout_rows=20, rounds=2, lm_calls=200
+        ),
+        ArmResult(
+            name="bootstrap", verdict="dropped", reason="50 %.", mean=0.5, holdout_rows=20, rounds=1, lm_calls=90
+        ),
         ArmResult(name="gepa", verdict="failed", reason="The reflector <broke>."),
     )
     trials = (
@@ -222,11 +226,11 @@ def test_what_is_no_longer_there_is_named_and_the_rest_stands(desk: Desk) -> Non
 
 
 def test_without_the_program_before_the_other_side_stands(desk: Desk) -> None:
-    from dspy_toolkit.report import render_report
+    from dspy_toolkit.report import gather, render
 
     run = desk.run(BEFORE, AFTER)
     made = desk.released(run, outcome="promoted", reason="Better.", version=2)
-    seen = look(render_report(made, desk.project, desk.store))
+    seen = look(render(gather(made, desk.project, desk.store, None)))
     assert "The program before cannot be read" in seen.text
     assert "cannot be read" in seen.text and "Classify." in seen.text
 

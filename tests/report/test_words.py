@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dspy_toolkit.gate.decide import percent_of_level
 from dspy_toolkit.report.words import (
     LONGEST,
     Field,
     count,
     duration,
     fields_in,
-    level,
     percent,
     points,
     readable,
@@ -79,7 +79,7 @@ def test_numbers() -> None:
     assert (percent(0.317), percent(1.0), percent(0.0)) == ("31.7 %", "100.0 %", "0.0 %")
     assert (points(0.025), points(-0.1), points(0.0)) == ("+2.5", "−10.0", "+0.0")
     assert (count(1234), count(1.5), count(2.0), count(0)) == ("1,234", "1.5", "2", "0")
-    assert (level(0.975), level(0.99994)) == ("97.5 %", "99.99 %")
+    assert (percent_of_level(0.975), percent_of_level(0.99994)) == ("97.5 %", "99.99 %")
     assert [duration(s) for s in (0.04, 12.4, 59.7, 200, 7499)] == [
         "0.0 s",
         "12 s",

@@ -116,7 +116,7 @@ def test_like_runs_change_the_choice_and_are_named(bench: Bench) -> None:
     given = SelectInput(**dict(search), profile=bench.probe(search))
     like = prior_runs(bench.context(), given)
     assert [run.optimizer for run in like] == ["gepa", "bootstrap", "mipro"]
-    assert "of 3 like runs" in bench.select(search, given.profile, None, None).reason
+    assert "of 3 similar runs" in bench.select(search, given.profile, None, None).reason
     assert prior_runs(bench.context(), given.model_copy(update={"optimizer": "gepa"})) == (), (
         "what is asked for by name needs none"
     )

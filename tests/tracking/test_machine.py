@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.lm.models.hardware import Hardware
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.tracking.machine import Figure, Measurement, fallen, identify, keep, past_figures
+from dspy_toolkit.tracking.machine import Figure, Measurement, find_regressions, identify, keep, past_figures
 
 HARDWARE = Hardware(
     system="Linux x86_64",
@@ -36,32 +36,32 @@ def delay(value: float) -> Figure:
 
 def test_exactly_a_fifth_less_than_the_median_has_fallen_and_a_hair_more_has_not() -> None:
     history = {"warm_prefix": [10.0, 1.0, 12.0]}
-    (fall,) = fallen([rate(8.0)], history)
+    (fall,) = find_regressions([rate(8.0)], history)
     assert (fall.median, fall.runs) == (10.0, 3)
     assert fall.sentence == ("warm_prefix is 8 requests/s; the median of 3 earlier runs on this machine is 10.")
-    assert not fallen([rate(8.01)], history)
+    assert not find_regressions([rate(8.01)], history)
     # 0.24 / 0.3 is a hair above 0.8 in floats.
-    assert fallen([rate(0.24)], {"warm_prefix": [0.3]})
+    assert find_regressions([rate(0.24)], {"warm_prefix": [0.3]})
 
 
 def test_a_time_falls_when_it_grows() -> None:
-    assert fallen([delay(1.25)], {"step_overhead": [1.0]})
-    assert not fallen([delay(1.24)], {"step_overhead": [1.0]})
-    assert not fallen([delay(0.0)], {"step_overhead": [1.0]})
+    assert find_regressions([delay(1.25)], {"step_overhead": [1.0]})
+    assert not find_regressions([delay(1.24)], {"step_overhead": [1.0]})
+    assert not find_regressions([delay(0.0)], {"step_overhead": [1.0]})
 
 
 def test_what_has_no_history_is_not_judged() -> None:
-    assert not fallen([rate(1.0)], {})
-    assert not fallen([rate(1.0)], {"warm_prefix": [], "cold_prefix": [5.0]})
-    assert not fallen([rate(1.0)], {"warm_prefix": [math.nan, 0.0, math.inf]})
+    assert not find_regressions([rate(1.0)], {})
+    assert not find_regressions([rate(1.0)], {"warm_prefix": [], "cold_prefix": [5.0]})
+    assert not find_regressions([rate(1.0)], {"warm_prefix": [math.nan, 0.0, math.inf]})
 
 
 @given(POSITIVE, st.lists(POSITIVE, min_size=1, max_size=9), st.floats(0.05, 0.9))
 def test_a_rate_and_its_inverse_get_the_same_verdict(value: float, earlier: list[float], by: float) -> None:
     # Of an even number the median of inverses is not the inverse of the median.
     earlier = earlier if len(earlier) % 2 else earlier[1:]
-    as_rate = fallen([rate(value)], {"warm_prefix": earlier}, by)
-    as_delay = fallen([delay(1 / value)], {"step_overhead": [1 / each for each in earlier]}, by)
+    as_rate = find_regressions([rate(value)], {"warm_prefix": earlier}, by)
+    as_delay = find_regressions([delay(1 / value)], {"step_overhead": [1 / each for each in earlier]}, by)
     middle = sorted(earlier)[len(earlier) // 2] if earlier else math.nan
     if not math.isclose(value, (1 - by) * middle, rel_tol=1e-6):
         assert bool(as_rate) == bool(as_delay) == (value < (1 - by) * middle)

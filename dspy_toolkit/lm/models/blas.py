@@ -1,8 +1,8 @@
 """An optimised BLAS for MLX's CPU backend.
 
-MLX's Linux wheel links the reference BLAS, which is about a hundred times slower than an optimised one. Symbols that are
-already in the process win over those the wheel would load, so the optimised library is loaded first, with global symbols.
-macOS needs nothing: MLX uses Metal and Accelerate there.
+MLX's Linux wheel links the reference BLAS, which is about a hundred times slower than an optimised one. A symbol that
+the process has already wins over one that the wheel would load, so the optimised library is loaded first, with global
+symbols. macOS needs nothing: MLX uses Metal and Accelerate there.
 
 `preload` must run before the first `import mlx.core`; afterwards it changes nothing and says so.
 """
@@ -70,7 +70,7 @@ def _preload() -> Blas:
     refused = []
     for name, path in candidates():
         try:
-            # By default MKL's idle threads spin for 200 ms, and take the cores from whatever else is computing.
+            # MKL's idle threads spin for 200 ms by default, on cores that something else could use.
             os.environ.setdefault("KMP_BLOCKTIME", "1")
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError as error:

@@ -1,8 +1,8 @@
 """Control tokens in a prompt: those that the chat template writes count, those that a user's text spells do not.
 
-A tokenizer takes `<|im_end|>` for the end of a turn wherever it stands, also in the middle of a row of data. Here, text of
-users is quoted before the template sees it, and a quoted token is encoded as the plain characters that it is made of.
-Prompts without one, nearly all, are encoded as the model's own tokenizer does.
+A tokenizer takes `<|im_end|>` for the end of a turn wherever it stands, also in the middle of a row of data. Here, text
+of users is quoted before the template sees it, and a quoted token is encoded as the plain characters that it is made
+of. Prompts without one, nearly all, are encoded as the model's own tokenizer does.
 
 Covered: the tokens that are special, and those that the chat template itself writes (`<think>`, `<tool_call>`), in
 contents, tool calls and descriptions of tools. Not covered: marks that a model writes as ordinary text.

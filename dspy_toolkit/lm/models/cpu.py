@@ -1,12 +1,12 @@
 """Softmax and SiLU on the CPU, where MLX computes `exp` one element at a time.
 
-MLX takes 13 to 25 ns for an exponential on a CPU without Accelerate, NumPy under 1 ns. In a 135M model those two functions
-then cost more than all matrix products together. `install` gives a loaded model's module versions that go through NumPy:
-the same numbers up to float rounding. It concerns the process: a second model of the same architecture has them too.
-Attention also knows `caches.SharedKVCache`: rows that start from one prefix read its keys and values once, together.
+On a CPU without Accelerate, MLX takes 13 to 25 ns for an exponential and NumPy less than 1 ns. In a 135M model these
+two functions then cost more than all matrix products together. `install` puts versions that use NumPy into the module
+of a loaded model: the same numbers up to rounding, for every model of that architecture in the process (see "Patches"
+in docs/choices.md). Attention also reads `caches.SharedKVCache`: rows that start from one prefix read its keys and
+values once, together.
 
-Not covered: gradients (a model that is trained must not be installed), quantized caches and attention sinks, which go
-MLX's own way.
+Not covered: gradients (do not train a model with it). Quantized caches and attention sinks are left to MLX.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ HIDDEN = -1e30
 
 
 def install(model: Any) -> bool:
-    """Replace both functions in the module that defines `model`, where they are there. Twice is once.
+    """Replace both functions in the module that defines `model`, if it has them. Doing it twice changes nothing more.
 
     Returns:
-        Whether the model's attention goes through here, so that its caches may be `SharedKVCache`s.
+        Whether the model's attention is now ours, so that its caches can be `SharedKVCache`s.
     """
     module = sys.modules[type(model).__module__]
     if hasattr(module, "swiglu"):
@@ -51,7 +51,7 @@ def swiglu(gate: Any, x: Any) -> Any:
 
 
 def make_attention(original: Any) -> Any:
-    """Attention with mlx_lm's signature; what it does not cover goes to `original`."""
+    """Attention with mlx_lm's signature; what it does not cover is left to `original`."""
 
     def attention(
         queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: Any = None, **more: Any
@@ -77,7 +77,7 @@ def make_attention(original: Any) -> Any:
 
 
 def _attend(queries: Any, scores: Any, values: Any, prefix: Any) -> Any:
-    """The attention of some rows to their own keys, and to those of a prefix that stands before all of them.
+    """The attention of some rows to their own keys, and to those of the prefix that they all start from.
 
     Args:
         queries: scaled, shape (rows, groups, heads of a group, length, width).

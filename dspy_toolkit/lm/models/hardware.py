@@ -3,7 +3,7 @@
 Read fresh at each call; nothing is remembered. A container's limits count, not the host's: of all control groups around
 this process, the one that leaves the least. MPS is reported when the machine can have it, without importing torch.
 
-What Metal and CUDA say of their memory is understood from records of their answers (`tests/lm/test_hardware.py`).
+How Metal and CUDA report their memory is known from records of their answers (`tests/lm/models/test_hardware.py`).
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ class Hardware(Frozen):
     device: str
     """What MLX will use: `metal`, `cuda` or `cpu`."""
     working_set_bytes: int | None = None
-    """What the accelerator may hold at once: the working set that Metal recommends (a part of the machine's memory), the
-    memory of a CUDA device. None on the CPU."""
+    """What the accelerator may hold at once: the working set that Metal recommends (a part of the machine's memory),
+    the memory of a CUDA device. None on the CPU."""
     working_set_free_bytes: int | None = None
     """What is free of it now."""
 
     @property
     def loadable_bytes(self) -> int:
-        """What a model and everything beside it may take here and now."""
+        """What a model and everything beside it may take now."""
         return _loadable(self.device, self.available_bytes, self.working_set_free_bytes)
 
 
 def inspect_hardware() -> Hardware:
-    """Look at this machine. Imports mlx (after the BLAS is in place), so the first call takes a moment."""
+    """What this machine has. Imports mlx, after the BLAS, so the first call takes a moment."""
     from dspy_toolkit.lm.models.blas import preload
 
     preload()
@@ -119,11 +119,11 @@ def _held() -> int:
 
 
 def working_set_memory(info: Mapping[str, Any], held_bytes: int) -> tuple[int | None, int | None]:
-    """(working set, free of it) in bytes, from what `mx.device_info()` says of an accelerator; None where it says nothing.
+    """(working set, free of it) in bytes, from `mx.device_info()` of an accelerator; None where it gives none.
 
     Args:
         info: Metal's has `max_recommended_working_set_size`; CUDA's has `total_memory` and `free_memory`.
-        held_bytes: what MLX holds in this process already; Metal does not take it off.
+        held_bytes: what MLX holds in this process already; Metal does not subtract it.
     """
     if (recommended := info.get("max_recommended_working_set_size")) is not None:
         return int(recommended), max(int(recommended) - held_bytes, 0)
@@ -137,7 +137,7 @@ def own_cgroups(root: Path, listing: Path) -> Iterator[Path]:
 
     Args:
         root: where the groups are mounted.
-        listing: `/proc/self/cgroup`, in lines of `number:controllers:path`; in a container it often says no more than `/`.
+        listing: `/proc/self/cgroup`, in lines of `number:controllers:path`; in a container the path is often just `/`.
     """
     try:
         lines = listing.read_text().splitlines()
@@ -157,7 +157,7 @@ def own_cgroups(root: Path, listing: Path) -> Iterator[Path]:
 def cgroup_memory(root: Path) -> tuple[int | None, int]:
     """(limit, used) in bytes of a control group (version 2, then 1); the limit is None where there is none.
 
-    Used memory leaves out the file cache that the kernel would drop first (`inactive_file`), as Kubernetes counts it.
+    As Kubernetes counts, the file cache that the kernel would drop first (`inactive_file`) is not used memory.
 
     Args:
         root: the group's folder, or version 1's folder of all controllers.

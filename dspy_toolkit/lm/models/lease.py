@@ -1,11 +1,12 @@
 """One accelerator, one process: a lock for each accelerator and user.
 
-Two processes that decode on one accelerator are both slower than one after the other, and together they may not fit. The
-lock lies outside every home, so that processes with different homes see each other, in a folder of the user's own; the
-operating system gives it back when its holder dies. Engines of one process share it. `lm.lease = "share"` does without.
+Two processes that decode on one accelerator are both slower than one after the other, and together they may not fit.
+The lock lies outside every home, so that processes with different homes see each other, in a folder of the user's own;
+the operating system gives it back when its holder dies. Engines of one process share it. `lm.lease = "share"` does
+without.
 
-What is locked is a folder, not a file in it: whoever tidies up files there lets no second holder in. Who removes the folder
-does, until the first one asks whether its lease is still `in_force`.
+What is locked is a folder, not a file in it: whoever tidies up files there lets no second holder in. Who removes the
+folder does, until the first one asks whether its lease is still `in_force`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """A model's tokenizer, chat template and compiled grammars. Safe from any thread.
 
-Text to tokens and back, nothing of the model itself: the engine uses it on its callers' threads, so that a bad request is
-refused where it was made.
+It turns text into tokens and back, and needs nothing of the model itself: the engine uses it on its callers' threads,
+so that a bad request is refused where it was made.
 
-A grammar and reasoning exclude each other here: a request with a grammar is answered at once. Reasoning has no length that a
-grammar could bound and still be reasoning, so max_tokens would cut the answer behind it, and a cut answer does not parse. A
-template that opens the reasoning by itself gets it closed again, empty.
+A request with a grammar is answered without reasoning. A grammar could not bound the length of the reasoning, so
+max_tokens would cut the answer behind it, and a cut answer does not parse. Where the template opens the reasoning by
+itself, it is closed again, empty.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REMEMBERED_BEGINNINGS = 512
 ENDLESS = 2**20
 """Context of a model whose config names no limit."""
 LIMITS = ("max_position_embeddings", "max_sequence_length", "max_seq_len", "seq_length", "n_positions")
-"""Names that configs give the longest context. A sliding window is none: it bounds what a layer sees, not the prompt."""
+"""What configs call the longest context. A sliding window is not one: it bounds what a layer sees, not the prompt."""
 
 
 class Tokenizer:
@@ -61,7 +61,7 @@ class Tokenizer:
         self.has_thinking = bool(self._tokenizer.has_thinking)
         """Whether the model can reason before it answers."""
         self.has_tool_parser = bool(self._tokenizer.has_tool_calling and self._tokenizer.tool_parser)
-        """Whether calls of tools can be told from its text."""
+        """Whether tool calls can be parsed from its text."""
         self._hidden = self._special_tokens()
         self._control = ControlTokens(self._tokenizer)
         self._lock = threading.Lock()
@@ -85,7 +85,8 @@ class Tokenizer:
         """The prompt's tokens, template included.
 
         Raises:
-            RequestRefused: the template refuses the messages, or the model lacks what the request needs (tools, thinking).
+            RequestRefused: the template refuses the messages, or the model lacks what the request needs (tools,
+                thinking).
         """
         return self.encode_chat(request.messages, **self._template_options(request))
 
@@ -96,7 +97,7 @@ class Tokenizer:
         text = self._template(messages, tools, thinking, reply=True)
         tokens = self._control.encode(text)
         if thinking is False and self._is_open(tokens):
-            # The template opens the reasoning whatever it is told.
+            # This template opens the reasoning whatever it is told.
             tokens = self._control.encode(text.rstrip() + f"\n\n{self._tokenizer.think_end}\n\n")
         return tokens
 
@@ -112,7 +113,7 @@ class Tokenizer:
         for count in range(1, len(request.messages)):
             try:
                 beginning = self._template(request.messages[:count], **options, reply=False)
-            except RequestRefused:  # a conversation cut there is none that the template knows
+            except RequestRefused:  # the template takes no conversation that ends there
                 continue
             if not beginning or not text.startswith(beginning):
                 continue
@@ -122,7 +123,7 @@ class Tokenizer:
         return sorted(set(places))
 
     def reply_format(self, request: GenerationRequest, prompt: Sequence[int]) -> ReplyFormat:
-        """How the reply to `request`, whose prompt is `prompt`, is to be taken apart."""
+        """The marks in the reply to `request`, whose prompt is `prompt`."""
         if request.grammar is not None:
             if not request.tools:
                 return PLAIN
@@ -172,7 +173,7 @@ class Tokenizer:
         return self._tokenizer.rfind_think_start(tokens) > self._tokenizer.rfind_think_end(tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of `tokens`, without special ones; marks of reasoning and tool calls stay, for `split_reply` to find."""
+        """The text of `tokens` without special ones; the marks of reasoning and tool calls stay, for `split_reply`."""
         if self._hidden is None:
             return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return self._tokenizer.decode([t for t in tokens if t not in self._hidden], skip_special_tokens=False)
@@ -207,7 +208,7 @@ class Tokenizer:
 
 
 def _turn(message: Message) -> dict[str, Any]:
-    """A message as chat templates read it: arguments of calls as objects, nothing that is not there."""
+    """A message as chat templates read it: arguments of calls as objects, and no empty entries."""
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         turn["tool_calls"] = [
@@ -233,7 +234,7 @@ def _context_size(config: dict[str, Any]) -> int:
 
 
 def _end_tokens(folder: Path, config: dict[str, Any]) -> Any:
-    """Ids that end a reply, from the file that mlx_lm lets win: a model may end its turns with another token than texts."""
+    """Ids that end a reply. As in mlx_lm, generation_config.json comes first: it knows the token that ends a turn."""
     path = folder / "generation_config.json"
     try:
         found = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
@@ -244,7 +245,7 @@ def _end_tokens(folder: Path, config: dict[str, Any]) -> Any:
 
 @lru_cache(maxsize=8)
 def load_tokenizer(folder: Path, sha256: str) -> Tokenizer:
-    """The tokenizer of `folder`, read once for each content that it has had."""
+    """The tokenizer of `folder`, whose content has this hash; read once."""
     return Tokenizer(folder)
 
 

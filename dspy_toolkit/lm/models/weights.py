@@ -1,11 +1,13 @@
 """Finding a model's weights, naming them by their content, and loading them.
 
-A model is `smollm2-135m` (embedded: its GGUF is fetched once, and converted once into `home/models`), a local folder in mlx_lm's format, or a hub id. `MODEL+FOLDER` is that model with an adapter, as mlx_lm's
-training writes them (LoRA, DoRA, or all weights of some layers). The name that programs, caches and manifests carry ends in
-a hash of the weights, so that other weights under the same name are another model.
+A model is `smollm2-135m` (embedded: its GGUF is fetched once, and converted once into `home/models`), a local folder in
+mlx_lm's format, or a hub id. `MODEL+FOLDER` is that model with an adapter, as mlx_lm's training writes them (LoRA,
+DoRA, or all weights of some layers). The name in programs, caches and manifests ends in a hash of the weights, so that
+other weights under the same name are another model.
 
-On the CPU, quantized weights are expanded to float32 when they are loaded, since MLX has no fast quantized product there,
-and an adapter is added into them. Elsewhere it stays beside them: adding it would round it to the weights' few bits.
+On the CPU, quantized weights are expanded to float32 when they are loaded, since MLX has no fast quantized product
+there, and an adapter is added into them. Elsewhere it stays beside them: adding it would round it to the weights' few
+bits.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ PREFIX = "mlx/"
 HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
 """Files beside the weights that change what a model says."""
 ADAPTER = ("adapter_config.json", "adapters.safetensors")
-"""What an adapter's folder holds; checkpoints of its training beside them do not matter."""
+"""What an adapter's folder must hold; checkpoints of its training beside them are ignored."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,13 @@ def find_weights(model: str, home: Path) -> Weights:
     """Find (and for the embedded model, convert) the weights of `model`.
 
     Args:
-        model: `mlx/smollm2-135m`, `mlx/FOLDER` or `mlx/HUB-ID`, with or without `+ADAPTER-FOLDER`, with or without `@HASH`.
+        model: `mlx/smollm2-135m`, `mlx/FOLDER` or `mlx/HUB-ID`, with or without `+ADAPTER-FOLDER`, with or without
+            `@HASH`.
         home: settings' home; converted weights and remembered hashes go into `home/models`.
 
     Raises:
-        ModelNotFound: no such folder, hub id, package or adapter; or the weights no longer have the hash that was asked for.
+        ModelNotFound: no such folder, hub id, package or adapter; or the weights no longer have the hash that was asked
+            for.
     """
     full, wanted = _split_name(model.removeprefix(PREFIX))
     name, adapter = split_adapter(full)
@@ -137,7 +141,8 @@ def _from_hub(name: str) -> Path:
 
 
 def hash_weights(folder: Path, remembered: Path) -> str:
-    """sha256 over weight files, config, tokenizer and chat template. Their hashes are remembered by path, size and time.
+    """sha256 over weight files, config, tokenizer and chat template. Their hashes are remembered by path, size and
+    time.
 
     Raises:
         ModelNotFound: the folder lacks weights or config.json.
@@ -205,7 +210,8 @@ def load_model(weights: Weights, device: str) -> tuple[Any, Any]:
     """Load (model, tokenizer) with mlx_lm, on the thread that will use them.
 
     Raises:
-        ModelError: mlx_lm cannot load this folder, or the adapter is not one of this model's; the message carries the reason.
+        ModelError: mlx_lm cannot load this folder, or the adapter is not one of this model's; the message carries the
+            reason.
     """
     import mlx.core as mx
     from mlx import nn

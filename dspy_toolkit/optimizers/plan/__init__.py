@@ -1,4 +1,4 @@
-"""Before anything is spent: a look at the program, and the choice of an optimizer.
+"""Before anything is spent: the probe, and the choice of an optimizer.
 
 probe         some thirty runs of the baseline
 selection     which optimizer, with a written reason

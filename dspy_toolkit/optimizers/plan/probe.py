@@ -1,8 +1,8 @@
-"""A look at a program before anything is spent on it: about thirty runs on validation rows, and one try at reflection.
+"""The probe: about thirty runs of the baseline on validation rows, and one call of the reflection model.
 
-The profile is what the choice of an optimizer rests on: what the program scores as it is, how often its replies cannot be
-parsed, whether the metric explains itself, what a call costs here, and whether the reflection model can write a usable
-instruction, which is tried rather than assumed.
+The choice of an optimizer rests on the profile that comes of it: what the baseline scores, how often its replies cannot
+be parsed, whether the metric gives feedback, what a call costs on this machine, and whether the reflection model can
+write a usable instruction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PROBE_ROWS = 30
 
 
 def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = None) -> Profile:
-    """Run the baseline on up to PROBE_ROWS validation rows, and let the reflection model try once.
+    """Run the baseline on up to PROBE_ROWS validation rows, and ask the reflection model once.
 
     Raises:
         MetricError: the metric fails on more than a tenth of the rows.
@@ -34,7 +34,7 @@ def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = N
     """
     program, spec, connection = problem.program, problem.spec, problem.connection
     rows = problem.val_sample(PROBE_ROWS)
-    # Before the runs, whose seconds are to be those of calls: a model is loaded by its first one.
+    # Before the runs, which are timed: the first call of all loads the model.
     usable, note = try_reflection(program, rows, spec, connection)
     report = evaluate(
         program,
@@ -77,7 +77,7 @@ def _labelled(problem: Problem) -> bool:
 
 
 def _demo_tokens(rows: pd.DataFrame, spec: DatasetSpec) -> float:
-    """By the usual four characters a token; each field has a header of about eight tokens."""
+    """At the usual four characters a token, with about eight tokens for the header of each field."""
     columns = [name for name in (*spec.inputs, *spec.outputs) if name in rows]
     characters = sum(rows[name].astype(str).str.len().mean() for name in columns)
     return float(characters / 4 + 8 * len(columns))

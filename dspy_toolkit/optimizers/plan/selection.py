@@ -1,11 +1,10 @@
-"""Which optimizer, with a written reason: a pure function of the profile, the budget and like runs.
+"""Which optimizer, with a written reason: a pure function of the profile, the budget and similar runs.
 
 The order of preference follows what was published (GEPA before MIPROv2 before random search where a model can reflect:
-arXiv 2507.19457), what was measured on small models (`benchmarks.optimizers`: labelled rows before bootstrapped ones where
-a trace holds nothing else), and what a profile rules out: without a usable reflector GEPA has nothing to evolve; without
-right answers there is nothing to bootstrap from; few validation rows cannot tell many candidates apart.
-Where there are enough like runs their gains decide the order (`experience`), and a profile still rules out what it rules
-out.
+arXiv 2507.19457), what was measured on small models (`benchmarks.optimizers`: labelled rows before bootstrapped ones
+where a trace holds nothing else), and what a profile rules out: without a usable reflector GEPA has nothing to evolve;
+without right answers there is nothing to bootstrap from; few validation rows cannot tell many candidates apart. Where
+there are enough similar runs their gains decide the order (`similar_runs`); what a profile rules out stays ruled out.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.tracking.history import PastRun
 
 PERFECT = 0.995
-"""A baseline from which there is nothing to gain."""
+"""The baseline score from which there is nothing to gain."""
 SCARCE_PASSES = 0.05
 """The pass rate below which bootstrapping finds too few demonstrations: forty runs for two of them."""
 FEW_ROWS = 20
@@ -41,8 +40,8 @@ def select(
 
     Args:
         optimizer: `auto`, `race`, or the one to take.
-        budget: what it may spend; one stated in time becomes calls here.
-        history: like runs (`experience.alike`), in any order.
+        budget: what it may spend; one stated in time is turned into calls here.
+        history: similar runs (`similar_runs`), in any order.
         started: whether a race starts from another program.
 
     Raises:
@@ -77,16 +76,16 @@ def check_optimizer(name: str) -> None:
 
 def order(profile: Profile) -> tuple[str, ...]:
     """The optimizers from the first choice to the last, by the profile alone."""
-    # Where a trace says no more than its row, rows alone will do: without a run, so that more candidates can be scored.
+    # Where a trace says no more than its row, labelled rows serve as well, and cost no runs.
     demonstrations = ("labelled", "random", "bootstrap") if profile.labelled else ("random", "bootstrap", "labelled")
     if profile.reflector_ok:
         return "gepa", "mipro", *demonstrations
-    # All that is left of MIPROv2 is its demonstrations, and the others try more of those for the same calls.
+    # Without a usable proposer MIPROv2 has only demonstrations, and the others try more of them for as many calls.
     return *demonstrations, "mipro", "gepa"
 
 
 def objection(name: str, profile: Profile) -> str | None:
-    """What a profile says against an optimizer that could run; None when nothing."""
+    """Why the profile rules out an optimizer that the budget allows; None when it does not."""
     if name == "gepa" and not profile.reflector_ok:
         return f"the reflection model cannot write a usable instruction: {profile.reflector_note}"
     if name == "gepa" and not profile.feedback:

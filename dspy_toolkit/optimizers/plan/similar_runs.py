@@ -1,18 +1,19 @@
-"""What earlier runs say about the optimizers: pure functions of the runs, whatever their order.
+"""What earlier runs say about the optimizers: pure functions of the runs, independent of their order.
 
-Runs are similar to a new one when they were made with the same model (whatever its weights' hash), on scores of the same kind,
-from a baseline within BASELINE_RANGE, with a program of one predictor where this one has one. Runs that repeated a search
-from the cache are one run. There must be LEAST_RUNS of them on two optimizers, or as many in which one optimizer gained
-nothing; then the optimizers are tried by their mean gain on validation, drawn towards 0 where there are few runs:
+Runs are similar to a new one when they were made with the same model (whatever its weights' hash), on scores of the
+same kind, from a baseline within BASELINE_RANGE, with a program of one predictor where this one has one. Runs that
+repeated a search from the cache count once. There must be LEAST_RUNS of them on two optimizers, or as many in which one
+optimizer gained nothing; then the optimizers are ordered by their mean gain on validation, shrunk towards 0 where there
+are few runs:
 
     sum of the gains / (number of runs + SHRINKAGE)
 
-One that was never tried has 0. Of equals the order given decides, but that one which gained nothing in LEAST_RUNS
-runs comes after them.
+An optimizer that was never tried has 0. Among equal ones the given order decides, except that one which gained nothing
+in LEAST_RUNS runs comes last.
 
 Of a race only the winner counts: it gained more than the others on the same rows.
 
-Not covered: what a profile or a budget rules out (`selection` looks at that afterwards), and gains on sealed rows, which
+Not covered: what a profile or a budget rules out (`selection` applies that afterwards), and gains on sealed rows, which
 are measured against the champion of the day.
 """
 
@@ -31,7 +32,7 @@ LEAST_RUNS = 3
 LEAST_OPTIMIZERS = 2
 SHRINKAGE = 2
 BASELINE_RANGE = 0.2
-"""A program that scores 30 % has another way to go than one that scores 80 %."""
+"""What helps a program that scores 30 % says little about one that scores 80 %."""
 
 
 class Preference(NamedTuple):
@@ -43,33 +44,33 @@ class Preference(NamedTuple):
 
 
 def similar_runs(runs: Iterable[PastRun], profile: Profile, model: str) -> tuple[PastRun, ...]:
-    """The runs that are like one with this profile and model: those that scored something, each search once (its first
+    """The runs similar to one with this profile and model: those that scored something, each search once (its first
     run, so that repeating one changes nothing), the earliest first.
 
     Args:
         runs: in any order.
         model: the task model, with or without its weights' hash.
     """
-    like = (
+    similar = (
         run
         for run in runs
         if run.val_gain is not None
         and run.optimizer != "none"
         and _bare(run.model) == _bare(model)
         and run.graded == profile.graded
-        # A hair of room, whatever floats make of a difference.
+        # Room for the rounding error of a difference of floats.
         and abs(run.baseline - profile.baseline) <= BASELINE_RANGE + 1e-9
         and (run.predictors > 1) == (profile.predictors > 1)
     )
-    return _distinct(like)
+    return _distinct(similar)
 
 
 def prefer(order: Sequence[str], runs: Iterable[PastRun]) -> Preference:
-    """`order` as the like `runs` would have it; unchanged while they say too little.
+    """`order`, sorted by what the similar `runs` gained; unchanged while they say too little.
 
     Args:
         order: the optimizers' names, the first choice first.
-        runs: of `alike`. Those of other optimizers are not looked at.
+        runs: from `similar_runs`. Those of other optimizers are ignored.
     """
     gains: defaultdict[str, list[float]] = defaultdict(list)
     for run in _distinct(runs):
@@ -91,7 +92,7 @@ def prefer(order: Sequence[str], runs: Iterable[PastRun]) -> Preference:
         for name in ordered
         if name in gains
     )
-    return Preference(ordered, f"Mean gains on validation, in points, of {count} like runs: {', '.join(means)}.")
+    return Preference(ordered, f"Mean gains on validation, in points, of {count} similar runs: {', '.join(means)}.")
 
 
 def _distinct(runs: Iterable[PastRun]) -> tuple[PastRun, ...]:

@@ -1,26 +1,28 @@
-"""One turn of one arm of a race: search with an allowance, then score the best program found on rows that no arm chose by.
+"""One turn of one arm of a race: search with an allowance, then score the best program found on rows that no arm chose
+by.
 
-A lap begins its search from the beginning. What an earlier lap of the same arm did comes from the cache of replies, so that
-it costs nothing again; what it counts are logical calls from the beginning, as if it had never stopped. A lap that another
-machine runs, without that cache, computes more and finds the same.
+An arm run searches from the beginning. What an earlier run of the same arm asked comes from the cache of replies, so it
+costs nothing again; the calls counted are the logical ones from the beginning, as if the arm had never stopped. On a
+machine without that cache the run computes more and finds the same.
 
-The arm `baseline` is the program before: it searches nothing.
+The arm `baseline` is the program before the search: it searches nothing.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 
 from dspy_toolkit.errors import MetricError, OptimizerError, RequestRefused, ToolkitError
 from dspy_toolkit.evaluation import score_rows
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.search.catalog import OPTIMIZERS
-from dspy_toolkit.optimizers.search.search import Progress, Search, Stopwatch, Trial
+from dspy_toolkit.optimizers.search.search import Progress, Search, Trial
 from dspy_toolkit.optimizers.settings import OptimizerSettings
 from dspy_toolkit.optimizers.states import prompt_of, state_of
 from dspy_toolkit.store import Frozen, Ref, digest
-from dspy_toolkit.user_code import explain
+from dspy_toolkit.user_code import describe_error
 
 log = logging.getLogger(__name__)
 
@@ -31,21 +33,21 @@ BASELINE = "baseline"
 
 
 class ArmRun(Frozen):
-    """What an arm is to do."""
+    """What one arm is to do in one round."""
 
     arm: str
     settings: OptimizerSettings
-    """Of its optimizer."""
+    """The settings of its optimizer."""
     lm_calls: int
-    """Logical calls that the search may spend, from its beginning."""
+    """Logical calls that the search may spend, counted from its beginning."""
     rows: int
-    """Validation rows that it chooses by: the first of the split's sample."""
-    items: int
+    """Validation rows that the search chooses by: the first of the sample of the split."""
+    holdout_rows: int
     """Validation rows after those, on which the arms are compared."""
 
 
 class ArmRunResult(Frozen):
-    """What it came to."""
+    """What an arm found."""
 
     arm: str
     error: str = ""
@@ -53,65 +55,65 @@ class ArmRunResult(Frozen):
     program: Ref | None = None
     """The best program's state."""
     prompt: str = ""
-    """A hash of what of the program reaches the model."""
+    """A hash of the part of the program that reaches the model."""
     values: tuple[float, ...] = ()
-    """Its score in [0, 1] on each item."""
+    """Its score in [0, 1] on each holdout row."""
     groups: tuple[str, ...] = ()
-    """The group of near duplicates that each item belongs to."""
+    """The group of near-duplicates that each holdout row belongs to."""
     search_calls: int = 0
-    """Logical, from the search's beginning."""
-    item_calls: int = 0
-    """Logical, of scoring the items."""
+    """Logical calls of the search, from its beginning."""
+    holdout_calls: int = 0
+    """Logical calls for scoring the holdout rows."""
     usage: Usage = Usage()
-    """Of both."""
+    """Of search and scoring together."""
     seconds: float = 0.0
     """Wall time."""
     trials: tuple[Trial, ...] = ()
 
 
-def run_arm(problem: Problem, lap: ArmRun, progress: Progress | None = None) -> ArmRunResult:
-    """Run one lap. What the optimizer itself does wrong is its result.
+def run_arm(problem: Problem, arm_run: ArmRun, progress: Progress | None = None) -> ArmRunResult:
+    """Search, then score. An error of the optimizer itself becomes the result: `error` says what it was.
 
     Raises:
-        ToolkitError: the model failed; that is nothing that speaks against the arm.
+        ToolkitError: the model failed, which says nothing about the arm; or the baseline cannot be scored.
     """
-    watch = Stopwatch()
+    began = time.monotonic()
     try:
         search = None
-        if lap.arm != BASELINE:
-            search = run_search(problem, lap.arm, lap.settings, lap.lm_calls, lap.rows, progress)
+        if arm_run.arm != BASELINE:
+            search = run_search(problem, arm_run.arm, arm_run.settings, arm_run.lm_calls, arm_run.rows, progress)
         best = problem.program if search is None else search.best or problem.program
-        items = problem.val_sample(lap.rows + lap.items).iloc[lap.rows :]
+        holdout = problem.val_sample(arm_run.rows + arm_run.holdout_rows).iloc[arm_run.rows :]
         lm = problem.connection.lm.metered()
         rows = score_rows(
             best,
-            problem.cases(items),
+            problem.cases(holdout),
             problem.metric,
-            keys=[str(key) for key in items["_row"]],
+            keys=[str(key) for key in holdout["_row"]],
             split="val",
             lm=lm,
             adapter=problem.connection.adapter,
             threads=problem.threads,
         )
     except Exception as error:  # isolation boundary: one arm of a race
-        # The model's failure is everybody's, and may pass; so is one of the baseline. The rest speaks against the arm.
+        # A model that fails would fail every arm, and may be a transient error; without the baseline there is no race.
         model_failed = isinstance(error, ToolkitError) and not isinstance(error, AT_FAULT)
-        if model_failed or lap.arm == BASELINE:
+        if model_failed or arm_run.arm == BASELINE:
             raise
-        log.warning("The arm %s of the race failed: %s", lap.arm, explain(error))
-        return ArmRunResult(arm=lap.arm, error=explain(error), seconds=float(watch))
+        log.warning("The arm %s of the race failed: %s", arm_run.arm, describe_error(error))
+        return ArmRunResult(arm=arm_run.arm, error=describe_error(error), seconds=time.monotonic() - began)
     searched = Usage() if search is None else search.meter.usage
     scored = lm.meter.usage
     return ArmRunResult(
-        arm=lap.arm,
+        arm=arm_run.arm,
         program=problem.store.save_json(state_of(best)),
         prompt=digest(prompt_of(best)),
         values=tuple(row.value for row in rows),
-        groups=tuple(str(group) for group in items["_group"]),
+        groups=tuple(str(group) for group in holdout["_group"]),
         search_calls=searched.lm_calls,
-        item_calls=scored.lm_calls,
+        holdout_calls=scored.lm_calls,
         usage=searched + scored,
-        seconds=float(watch),
+        seconds=time.monotonic() - began,
         trials=() if search is None else tuple(search.trials),
     )
 

@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     import dspy
 
 SHARE = 1 / 4
-"""Of the budget, for one evaluation: the baseline and the one candidate."""
+"""Of the budget, for one evaluation; the baseline and one candidate are evaluated."""
 BOOTSTRAPPED = 4
 """Demonstrations with a trace, at most; DSPy's default."""
 DEMOS = 8
 """Demonstrations together; DSPy's default of 16 is more than small models gain from."""
 MOST_ROWS = 48
-"""Training rows that are tried, at most."""
+"""Training rows that the program is run on, at most."""
 SPARE = 1.5
-"""Rows to have ready for each that will be needed on average: chance needs some room."""
+"""Rows to provide for each that is needed on average, since the pass rate is an estimate."""
 
 
 def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
-    """One candidate, scored on `rows` validation rows; training rows are tried until BOOTSTRAPPED were answered rightly."""
+    """One candidate, scored on `rows` validation rows; training rows are run until BOOTSTRAPPED answers are correct."""
     cost = run_cost(profile)
     needed = BOOTSTRAPPED / max(profile.pass_rate, 1e-9)
     slice_ = min(profile.train, max(DEMOS, min(MOST_ROWS, math.ceil(SPARE * needed))))
@@ -54,7 +54,7 @@ def search(search: Search, settings: BootstrapSettings) -> None:
     search.score_baseline()
     if search.exhausted:
         return
-    # The first of one and the same order, so that a larger slice begins as a smaller one.
+    # Always the first rows of the same order, so that a larger slice begins with a smaller one.
     rows = balanced(shorter_half(search.train, MOST_ROWS), MOST_ROWS, seed=search.seed)[: settings.slice]
     search.say(f"demonstrations from {len(rows)} rows")
     most = min(DEMOS, len(rows))
@@ -82,7 +82,7 @@ def bootstrap(search: Search, rows: list[dspy.Example], bootstrapped: int, demos
         max_bootstrapped_demos=bootstrapped,
         max_labeled_demos=demos,
         teacher_settings={"lm": search.teacher_lm},
-        # One run that fails is one demonstration less.
+        # A run that fails is one demonstration less, never the end of the search.
         max_errors=len(rows) + 1,
     )
     compiled = search.attempt(
@@ -95,7 +95,7 @@ def bootstrap(search: Search, rows: list[dspy.Example], bootstrapped: int, demos
     )
     if compiled is None:
         return None
-    # The demonstrations alone: DSPy makes a student that has forgotten everything else, its own models too.
+    # Only the demonstrations are taken: DSPy resets the student it compiles, its language models included.
     candidate = search.student()
     for ours, theirs in zip(candidate.predictors(), compiled.predictors(), strict=True):
         ours.demos = theirs.demos

@@ -1,9 +1,9 @@
-"""An eye on DSPy's optimizers while they run.
+"""A DSPy callback that ends an optimizer when the model fails, the budget is spent or the metric is broken.
 
-They catch broadly: a model that failed, a budget that is spent and a metric that is broken all become a score of 0, and
-the search goes on with it. `Watch`, a DSPy callback, sees each of these where it happens and ends the optimizer with
-`Stopped`, which no `except Exception` holds. It also sees every evaluation on the validation rows, so that what was
-found before the end is not lost with it.
+DSPy's optimizers catch every exception: each of these becomes a score of 0, and the search goes on. `SearchCallback`
+sees the error where it is raised, and ends the optimizer with `SearchStopped`, a BaseException, which `except
+Exception` does not catch. It also sees every evaluation on the validation rows, so that what was found before the end
+is not lost.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from dspy_toolkit.lm.usage import Usage
 E = TypeVar("E", bound=BaseException)
 
 PATIENCE_SECONDS = 600
-"""How long calls that are under way at the end may take to come back."""
+"""How long to wait, at the end, for calls that are still running."""
 
 
-class Stopped(BaseException):
-    """Ends an optimizer of DSPy's; `Search.attempt` knows why, and lets nobody else see it."""
+class SearchStopped(BaseException):
+    """Ends an optimizer of DSPy. `Search.attempt` raises it through the optimizer and catches it again."""
 
 
-class Watch(BaseCallback):
-    """One run of an optimizer."""
+class SearchCallback(BaseCallback):
+    """Watches one run of an optimizer."""
 
     def __init__(
         self,
@@ -43,21 +43,21 @@ class Watch(BaseCallback):
     ) -> None:
         """Args:
         val: the validation rows.
-        metric: what the optimizer scores with.
-        meter: of the search.
-        seen: told each program, its mean on `val`, and what the meter showed before.
+        metric: the one that the optimizer scores with.
+        meter: counts the calls of the search.
+        seen: told each program that was evaluated on `val`, its mean, and the usage before.
         """
         self.fault: Exception | None = None
-        """What went wrong, if something did."""
+        """The error that ended the optimizer; None while there is none."""
         self.over = False
-        """Whether the optimizer has ended. Threads that it left behind then end at their next step, without a word."""
+        """Whether the optimizer has ended. Threads that it left running end at their next call."""
         self._val, self._metric, self._meter, self._seen = [id(case) for case in val], metric, meter, seen
         self._programs: dict[str, tuple[dspy.Module, Usage]] = {}
         self._calls = 0
         self._idle = threading.Condition()
 
     def wait(self) -> None:
-        """Return when no call is under way any more."""
+        """Return when no call is running any more."""
         with self._idle:
             self._idle.wait_for(lambda: not self._calls, PATIENCE_SECONDS)
 
@@ -70,16 +70,16 @@ class Watch(BaseCallback):
             self._calls -= 1
             self._idle.notify_all()
         if self.over:
-            raise Stopped from exception
-        # A prompt that is too long is the candidate's fault, and 0 is its score.
+            raise SearchStopped from exception
+        # A prompt that is too long is an error of the candidate alone, which scores 0.
         if isinstance(exception, Exception) and not (
-            behind(exception, RequestRefused) or behind(exception, ContextWindowExceededError)
+            cause_of_type(exception, RequestRefused) or cause_of_type(exception, ContextWindowExceededError)
         ):
-            self._stop(behind(exception, ToolkitError) or exception)
+            self._stop(cause_of_type(exception, ToolkitError) or exception)
 
     def on_module_end(self, call_id: str, outputs: Any | None, exception: BaseException | None = None) -> None:
-        if self.over or behind(exception, BudgetExhausted):
-            raise Stopped from exception
+        if self.over or cause_of_type(exception, BudgetExhausted):
+            raise SearchStopped from exception
 
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         cases = inputs.get("devset") or instance.devset
@@ -96,11 +96,11 @@ class Watch(BaseCallback):
 
     def _stop(self, fault: Exception) -> None:
         self.fault = self.fault or fault
-        raise Stopped from fault
+        raise SearchStopped from fault
 
 
 class CheckedMetric:
-    """A metric as an optimizer takes it, whose failures are counted."""
+    """A metric in the form that an optimizer takes; counts its failures."""
 
     def __init__(self, metric: Callable[..., Any]) -> None:
         self._metric, self.__name__ = metric, getattr(metric, "__name__", "metric")
@@ -124,6 +124,6 @@ class CheckedMetric:
         return self._first if self._failures > METRIC_ERRORS * self._runs else None
 
 
-def behind(error: BaseException | None, kind: type[E]) -> E | None:
+def cause_of_type(error: BaseException | None, kind: type[E]) -> E | None:
     """The first error of `kind` in the chain of causes that ends in `error`; None when there is none."""
     return next((cause for cause in causes(error) if isinstance(cause, kind)), None)

@@ -1,8 +1,9 @@
 """The optimizers by name: what each plans, what it will cost, and how it searches.
 
 Every optimizer plans its number of steps by what it may spend and by how many validation rows a candidate is scored on.
-More to spend means more steps of the same kind in the same order, so that a search with a small allowance is the beginning
-of one with a larger: a race goes on from there, with the cache of replies in place of what was paid already.
+A larger budget means more steps of the same kind in the same order, so that a search with a small allowance is the
+beginning of one with a larger. A race rests on that: it goes on from there, with the cache of replies in place of what
+was paid.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class OptimizerSpec:
     plan: Callable[[Profile, Budget, int], Plan | Infeasible]
     """(profile, budget, validation rows) → settings and their cost."""
     search: Callable[[Search, Any], None]
-    """Runs with settings of its own kind."""
+    """Runs with the settings that `plan` gave."""
 
 
 OPTIMIZERS = {

@@ -1,8 +1,8 @@
 """GEPA: a reflection model reads what went wrong and rewrites the instructions; a Pareto front of candidates evolves.
 
 GEPA's own checkpoint is not used. It resumes from any folder that it is given, whatever program or data the folder came
-from, and with another sequence of random choices than a run that was never stopped; the cache of replies gives the same
-run again. Merging is off: it makes small models worse (IFBench 38.6 → 28.2 on Qwen3-8B).
+from, and with other random choices than a run that was never stopped. With the cache of replies a repeated run is the
+same run. Merging is off: it makes small models worse (IFBench 38.6 → 28.2 on Qwen3-8B).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MINIBATCH = 3
 LEAST_EVALUATIONS = 4
 """Of the validation rows, below which there is nothing to evolve."""
 OVERSHOOT = 2 * MINIBATCH
-"""GEPA looks at its limit between iterations only."""
+"""GEPA checks its limit between iterations only."""
 
 
 def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
     """Metric calls that, with the reflections they cause, fit the budget; candidates are scored on `rows` validation rows."""
     cost = run_cost(profile)
     evaluation = rows * cost
-    # An iteration looks at a minibatch twice and reflects once; an accepted one is evaluated too, which overshoots by one
+    # An iteration scores a minibatch twice and reflects once; an accepted one is evaluated too, which overshoots by one
     # evaluation at most.
     iteration = 2 * MINIBATCH * cost + profile.predictors
     spendable = budget.lm_calls - evaluation - OVERSHOOT * cost
@@ -54,10 +54,10 @@ def search(search: Search, settings: GepaSettings) -> None:
         metric=search.feedback_metric,
         max_metric_calls=settings.max_metric_calls,
         reflection_lm=search.reflection_lm,
-        # GEPA would ask for JSON, whose text no grammar bounds: a small model rambles until it is cut.
+        # GEPA would ask for JSON, which no grammar bounds: a small model rambles until max_tokens cuts it.
         instruction_proposer=InstructionProposer(adapter=search.connection.adapter),
         reflection_minibatch_size=min(MINIBATCH, len(search.train)),
-        # Else a program none of whose replies can be read gives it nothing to reflect on.
+        # Without it, a program none of whose replies can be parsed gives GEPA nothing to reflect on.
         add_format_failure_as_feedback=True,
         num_threads=search.threads,
         use_merge=False,

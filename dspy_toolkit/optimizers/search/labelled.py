@@ -1,7 +1,8 @@
-"""Labelled demonstrations: training rows as they stand, balanced over the answers; no run of the program is needed to make them.
+"""Labelled demonstrations: training rows with their labels, balanced over the answers. Making them needs no run of the
+program.
 
-Like DSPy's LabeledFewShot, for several numbers of demonstrations. For programs of one step: a row has no answer for what a
-first step hands to a second.
+Like DSPy's LabeledFewShot, for several numbers of demonstrations. For programs of one predictor: a row holds no answer
+for the steps in between.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from dspy_toolkit.optimizers.settings import LabelledSettings
 SHARE = 1 / 4
 """Of the budget, for one evaluation: three candidates beside the baseline."""
 SIZES = (8, 4, 16)
-"""Numbers of demonstrations, in turn."""
+"""Numbers of demonstrations, in the order they are tried."""
 
 
 def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
-    """As many of SIZES as the budget carries, each scored on `rows` validation rows."""
+    """As many of SIZES as fit the budget, each scored on `rows` validation rows."""
     if profile.predictors > 1:
         return Infeasible(
-            reason=f"the rows have no answers for the steps in between of a program with {profile.predictors} predictors"
+            reason=f"the rows hold no answers for the steps in between of a program with {profile.predictors} predictors"
         )
     evaluation = rows * run_cost(profile)
     sizes = _sizes(profile.train)
@@ -54,5 +55,5 @@ def search(search: Search, settings: LabelledSettings) -> None:
 
 
 def _sizes(train: int) -> list[int]:
-    """SIZES that there are rows for; one set of all rows where there are fewer than each."""
+    """SIZES cut to the number of training rows, each size once."""
     return list(dict.fromkeys(min(size, train) for size in SIZES))

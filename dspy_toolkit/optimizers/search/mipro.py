@@ -17,17 +17,17 @@ from dspy_toolkit.optimizers.settings import MiproSettings
 SHARE = 1 / 10
 """Of the budget, for one trial."""
 DEMO_SETS = 4
-"""Of which one is empty, one labelled, and the rest bootstrapped."""
+"""Sets of demonstrations: one is empty, one labelled, the rest bootstrapped."""
 SLICE = 12
 """Training rows that demonstrations are bootstrapped from, and that the proposer looks at."""
 DATA_CALLS = 6
-"""Of the proposer on SLICE rows, at most: observations, and their summary."""
+"""Calls of the proposer on SLICE rows, at most: observations, and their summary."""
 LEAST_TRIALS = 3
 MOST_TRIALS = 60
 
 
 def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
-    """As many trials as the budget carries after proposing and bootstrapping, each scored on `rows` validation rows."""
+    """As many trials as fit the budget after proposing and bootstrapping, each scored on `rows` validation rows."""
     if profile.train < 2:
         return Infeasible(reason=f"it needs at least 2 training rows, and there are {profile.train}")
     cost = run_cost(profile)
@@ -51,7 +51,7 @@ def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
 
 def search(search: Search, settings: MiproSettings) -> None:
     """Let MIPROv2 search; its first evaluation is that of the baseline."""
-    # DSPy imports it after proposing and bootstrapping: too late to find that it is not there.
+    # DSPy imports it after proposing and bootstrapping, when it is too late to find it missing.
     import optuna  # noqa: F401
     from dspy.teleprompt import MIPROv2
 

@@ -1,8 +1,9 @@
-"""Keeping DSPy's optimizers off the terminal: they print, draw bars and log tracebacks, and take no for no answer.
+"""Keeping DSPy's optimizers off the terminal: they print, draw progress bars and log tracebacks, and have no setting
+for it.
 
-What code prints under `quiet`, in its own thread and context, becomes debug lines of this module's logger, and so does
-what the optimizers log anywhere. Other threads print as before, and so does what runs under `aloud`. When the last
-`quiet` of the process ends, stdout, stderr and the loggers are as they were.
+What code prints under `capture_output`, in its own thread and context, becomes debug lines of this module's logger, and
+so does what the optimizers log in any thread. Other threads print as before, and so does code under `capture_disabled`.
+When the last `capture_output` of the process ends, stdout, stderr and the loggers are as they were.
 """
 
 from __future__ import annotations
@@ -20,52 +21,52 @@ log = logging.getLogger(__name__)
 NOISY = ("dspy", "gepa", "optuna")
 NAMES = ("dspy.", "gepa.", "optuna.")
 
-_silent: ContextVar[bool] = ContextVar("silent", default=False)
+_capturing: ContextVar[bool] = ContextVar("capturing", default=False)
 _lock = threading.Lock()
-_installed: dict[str, _Switch] = {}
+_installed: dict[str, _CapturedStream] = {}
 _depth = 0
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def capture_output() -> Iterator[None]:
     """Turn what the block prints, and what optimizers log meanwhile, into debug lines."""
     filtered = [handler for name in NOISY for handler in logging.getLogger(name).handlers]
-    no_echo = _NoEcho()
+    to_debug = _ToDebug()
     for handler in filtered:
-        handler.addFilter(no_echo)
+        handler.addFilter(to_debug)
     _install()
-    token = _silent.set(True)
+    token = _capturing.set(True)
     try:
         yield
     finally:
-        _silent.reset(token)
+        _capturing.reset(token)
         _remove()
         for handler in filtered:
-            handler.removeFilter(no_echo)
+            handler.removeFilter(to_debug)
 
 
 @contextlib.contextmanager
-def aloud() -> Iterator[None]:
-    """Let the block print, inside `quiet`: a progress display, say."""
-    token = _silent.set(False)
+def capture_disabled() -> Iterator[None]:
+    """Let the block print inside `capture_output`, as a progress display does."""
+    token = _capturing.set(False)
     try:
         yield
     finally:
-        _silent.reset(token)
+        _capturing.reset(token)
 
 
-class _Switch:
-    """Stands in for stdout or stderr while something is quiet. Not `contextlib.redirect_stdout`, which is every thread's."""
+class _CapturedStream:
+    """In place of stdout or stderr while output is captured. `contextlib.redirect_stdout` redirects every thread."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self.removed = False
 
     def write(self, text: str) -> int:
-        if not (_silent.get() or (_from_bar() and (self.removed or _in_bar_thread()))):
+        if not (_capturing.get() or (_from_bar() and (self.removed or _in_bar_thread()))):
             return self._stream.write(text)
-        # Aloud: a log handler that prints, as Prefect's does, would come back here and never end.
-        with aloud():
+        # A log handler that prints, as Prefect's does, would otherwise end up here again, without end.
+        with capture_disabled():
             for line in text.splitlines():
                 if line.strip():
                     log.debug("%s", line.strip())
@@ -76,12 +77,12 @@ class _Switch:
 
 
 def _from_bar() -> bool:
-    """Whether tqdm writes. A bar that an error left open is drawn for the last time when it is collected, at any time."""
+    """Whether tqdm writes: a bar that an error left open is drawn again when it is garbage-collected, at any time."""
     return str(sys._getframe(2).f_globals.get("__name__")).startswith("tqdm.")
 
 
 def _in_bar_thread() -> bool:
-    """Whether this is the thread in which tqdm redraws bars that stand still."""
+    """Whether this is the thread in which tqdm redraws bars that do not advance."""
     return type(threading.current_thread()).__name__ == "TMonitor"
 
 
@@ -91,7 +92,7 @@ def _install() -> None:
         _depth += 1
         if _depth == 1:
             for name in ("stdout", "stderr"):
-                _installed[name] = _Switch(getattr(sys, name))
+                _installed[name] = _CapturedStream(getattr(sys, name))
                 setattr(sys, name, _installed[name])
 
 
@@ -102,21 +103,21 @@ def _remove() -> None:
         if _depth == 0:
             for name, switch in _installed.items():
                 switch.removed = True
-                # Where somebody else has put a stream of theirs since, it is theirs to take away.
+                # A stream that other code has put in place since is not ours to remove.
                 if getattr(sys, name) is switch:
                     setattr(sys, name, switch._stream)
             _installed.clear()
 
 
-class _NoEcho(logging.Filter):
-    """Turns what DSPy logs into debug lines of ours."""
+class _ToDebug(logging.Filter):
+    """Turns what the optimizers log into debug lines of this module."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        # A handler may serve the root logger as well, and then sees our own lines too.
+        # A handler may serve the root logger too, and then sees this module's own lines.
         if not f"{record.name}.".startswith(NAMES):
             return True
-        if not hasattr(record, "hushed"):  # once, however many handlers there are
-            record.hushed = True
-            with aloud():  # for a log handler that prints, as in `_Switch.write`
+        if not hasattr(record, "debugged"):  # once, however many handlers there are
+            record.debugged = True
+            with capture_disabled():  # for a log handler that prints, as in `_CapturedStream.write`
                 log.debug("%s: %s", record.name, record.getMessage())
         return False

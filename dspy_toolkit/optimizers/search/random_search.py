@@ -1,8 +1,10 @@
-"""Random search: BootstrapFewShot several times, on different training rows; the best set of demonstrations by validation.
+"""Random search: BootstrapFewShot several times, on different training rows; the best set of demonstrations by
+validation.
 
-Each candidate runs DSPy's BootstrapFewShot on a small slice of the shorter training rows, balanced over the answers and just as
-large as the prompt has room for demonstrations: those that the program answers rightly come with their whole trace
-(augmented demonstrations), the others with their labels. The slice bounds what a candidate costs, whatever the pass rate.
+Each candidate runs DSPy's BootstrapFewShot on a small slice of the shorter training rows, balanced over the answers and
+just as large as the prompt has room for demonstrations: those that the program answers correctly come with their whole
+trace (augmented demonstrations), the others with their labels. The slice bounds what a candidate costs, whatever the
+pass rate.
 """
 
 from __future__ import annotations
@@ -18,12 +20,12 @@ from dspy_toolkit.optimizers.settings import RandomSettings
 SHARE = 1 / 6
 """Of the budget, for one evaluation: four or five candidates beside the baseline."""
 DEMOS = (6, 8, 4, 12)
-"""Sizes of the demonstration sets, in turn."""
+"""Sizes of the demonstration sets, in the order they are tried."""
 MOST_CANDIDATES = 24
 
 
 def plan(profile: Profile, budget: Budget, rows: int) -> Plan | Infeasible:
-    """As many candidates as the budget carries, each scored on `rows` validation rows."""
+    """As many candidates as fit the budget, each scored on `rows` validation rows."""
     cost = run_cost(profile)
     calls, candidates = rows * cost, 0
     while candidates < MOST_CANDIDATES:
@@ -46,7 +48,7 @@ def _size(candidate: int, train: int) -> int:
 
 
 def search(search: Search, settings: RandomSettings) -> None:
-    """Score the baseline, then candidate after candidate until they, or the budget, are through."""
+    """Score the baseline, then one candidate after another, until all are scored or the budget is spent."""
     search.score_baseline()
     for number in range(settings.candidates):
         if search.exhausted:

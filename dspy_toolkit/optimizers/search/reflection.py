@@ -1,7 +1,7 @@
-"""The model that writes instructions: how it is asked, and whether it can.
+"""Whether the reflection model can write a usable instruction.
 
-Whether a model can write a usable instruction is tried rather than assumed: small ones repeat the old instruction, or
-answer the example instead of describing the task.
+That is tried rather than assumed: small models repeat the old instruction, or answer the example instead of describing
+the task.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ def try_reflection(
 ) -> tuple[bool, str]:
     """Ask the reflection model for a better instruction; (whether it is usable, why or why not).
 
-    Usable means: of sensible length, not the old one again, and about the task: it names an output or one of its values.
+    Usable means: of sensible length, not the old one again, and about the task: it names an output or one of its
+    values.
 
     Raises:
-        ToolkitError: the model failed in a way that may not happen the next time.
+        ToolkitError: a transient error of the model.
     """
     import dspy
     from dspy.utils.exceptions import AdapterParseError, LMError
 
-    from dspy_toolkit.optimizers.search.callback import behind
+    from dspy_toolkit.optimizers.search.callback import cause_of_type
 
     signature = signature_of(program.predictors()[0])
     old = signature.instructions
@@ -50,7 +51,7 @@ def try_reflection(
     except AdapterParseError:
         return False, "its reply could not be read"
     except (LMError, ToolkitError) as error:
-        fault = behind(error, ToolkitError)
+        fault = cause_of_type(error, ToolkitError)
         if fault is not None and fault.retryable:
             raise fault from error
         return False, f"it could not answer: {str(fault or error).splitlines()[0]}"

@@ -1,17 +1,16 @@
-"""What every optimizer searches with: the examples, the metered models, a record of the candidates, and the best so far.
+"""What every optimizer searches with: the examples, the metered models, a record of the candidates, and the best so
+far.
 
-The optimizers of DSPy talk a lot and catch broadly. `Search` keeps the books beside them: each candidate's score on the
-same validation rows, the calls spent when it was scored, and the best program, the unchanged one included. When the budget
-runs out, the best so far stands.
+`Search` keeps its own record beside DSPy's optimizers: each candidate's score on the same validation rows, the calls
+spent until then, and the best program, the baseline included. When the budget runs out, the best so far is the result.
 
-A search that was killed is made again from its beginning, with the cache of replies in place of the model: it makes the
-same choices, spends the same logical calls, and comes to the same end as one that was never stopped.
+A search that was killed starts again from the beginning, with the cache of replies in place of the model: it makes the
+same choices, spends the same logical calls, and ends with the same result as one that was never stopped.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,12 +24,10 @@ from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import Metric, as_feedback, as_float
-from dspy_toolkit.optimizers.search.callback import CheckedMetric, Stopped, Watch
-from dspy_toolkit.optimizers.search.output_capture import aloud, quiet
+from dspy_toolkit.optimizers.search.callback import CheckedMetric, SearchCallback, SearchStopped
+from dspy_toolkit.optimizers.search.output_capture import capture_disabled, capture_output
 from dspy_toolkit.optimizers.states import fill, prompt_of, state_of
 from dspy_toolkit.store import Frozen
-
-__all__ = ["Progress", "Search", "Stopwatch", "Trial", "prompt_of"]
 
 log = logging.getLogger(__name__)
 
@@ -46,21 +43,21 @@ class Trial(Frozen):
     label: str
     val_mean: float
     lm_calls: int
-    """Logical calls spent when it had been scored."""
+    """Logical calls spent until it had been scored."""
     arm: str = ""
     """The optimizer that made it."""
     tokens: float = 0.0
-    """Of the prompts of one run, on average."""
+    """Prompt tokens of one run, on average."""
     seconds: float = 0.0
-    """Latency of one run, on average, by the calls that no cache answered; 0 when a cache answered all."""
+    """Latency of one run, on average, from the calls that no cache answered; 0 when the cache answered all."""
 
 
 @dataclass
 class Search:
-    """One compilation under way."""
+    """One run of one optimizer."""
 
     program: dspy.Module
-    """As it came; never changed."""
+    """The baseline; never changed."""
     train: list[dspy.Example]
     val: list[dspy.Example]
     """The rows that candidates are compared on."""
@@ -70,12 +67,12 @@ class Search:
     seed: int
     threads: int
     lm_calls: int
-    """The budget."""
+    """The budget, in logical calls."""
     name: str = ""
-    """Of the optimizer, for the record."""
+    """Name of the optimizer, for the record."""
     progress: Progress | None = None
     start: dspy.Module | None = None
-    """What an optimizer starts from, where that is not the baseline; see `begin_from`."""
+    """The program that the optimizer starts from, where that is not the baseline; see `begin_from`."""
     trials: list[Trial] = field(default_factory=list)
     best: dspy.Module | None = None
     best_mean: float = -1.0
@@ -85,7 +82,7 @@ class Search:
     def __post_init__(self) -> None:
         self._doing = "starting"
         self.lm: MeteredLM = self.connection.lm.metered(self.lm_calls, self._tell)
-        # One meter for all models: the budget is theirs together.
+        # One meter for all models: they share the budget.
         self.reflection_lm, self.teacher_lm = self.connection.reflection.copy(), self.connection.teacher.copy()
         self.reflection_lm.meter = self.teacher_lm.meter = self.lm.meter
         self.float_metric = CheckedMetric(as_float(self.metric))
@@ -99,7 +96,7 @@ class Search:
         return self.lm.meter
 
     def student(self) -> dspy.Module:
-        """A copy of the program that is started from, for an optimizer to change."""
+        """A copy of the program to start from, for an optimizer to change."""
         student = (self.start or self.program).deepcopy()
         # DSPy refuses to start from a program that it has compiled before.
         student._compiled = False
@@ -108,7 +105,7 @@ class Search:
     def teacher(self) -> dspy.Module:
         """A copy of the best program so far, to make demonstrations with."""
         teacher = (self.best or self.program).deepcopy()
-        # Else DSPy would put other labelled rows before each question: prompts that share nothing.
+        # Else DSPy puts other labelled rows before each question, and prompts share no prefix.
         teacher._compiled = True
         return teacher
 
@@ -128,18 +125,18 @@ class Search:
             self.score(self.program.deepcopy(), BASELINE)
 
     def say(self, doing: str) -> None:
-        """What is going on, for the progress display."""
+        """Tell the progress display what is going on."""
         self._doing = doing
         self._tell(self.meter.usage.lm_calls)
 
     def _tell(self, spent: int) -> None:
         if self.progress is not None:
-            with aloud():
+            with capture_disabled():
                 self.progress(spent, self.lm_calls, self._doing)
 
     def score(self, candidate: dspy.Module, label: str) -> float | None:
-        """The candidate's mean on the validation rows; None when it has none: the budget ran out first, or its prompt
-        does not fit the model.
+        """The candidate's mean on the validation rows; None when the budget ran out first, or its prompt does not fit
+        the model.
 
         Raises:
             MetricError: the metric fails on more than a tenth of the rows.
@@ -174,7 +171,7 @@ class Search:
         """Enter a candidate with its mean on the validation rows; the first one is the baseline.
 
         Args:
-            since: the meter, as it was before the candidate ran on them.
+            since: the usage before the candidate ran on them.
         """
         if not self.trials:
             self.baseline = mean
@@ -191,7 +188,7 @@ class Search:
                 seconds=latency * asked.lm_calls / runs,
             )
         )
-        # Equal is not better: of two that score alike the earlier, the baseline first of all, is kept.
+        # Only a higher mean replaces the best: of equal ones the earlier is kept, the baseline before all.
         if mean > self.best_mean:
             self.best, self.best_mean = candidate, mean
         self.say(f"{label}: {mean:.0%}")
@@ -199,15 +196,16 @@ class Search:
     def attempt(
         self, compile_: Callable[..., dspy.Module], *args: Any, metric: CheckedMetric, candidates: str, **kwargs: Any
     ) -> dspy.Module | None:
-        """Run an optimizer of DSPy's, off the terminal. What it evaluates on `val` is noted when it has been.
+        """Run an optimizer of DSPy off the terminal, and note every candidate that it evaluates on `val`.
 
         Args:
             compile_: the optimizer's `compile`, called with `args` and `kwargs`.
             metric: the one that it scores with.
-            candidates: what to call them: `trial` gives "trial 1", …
+            candidates: the label of the candidates: `trial` gives "trial 1", …
 
         Returns:
-            What it returned; None when the budget's end, or a reflection that cannot be read, ended it.
+            What it returned; None when it was ended by the budget, or by a reply of the reflection model that cannot be
+            parsed.
 
         Raises:
             ToolkitError, LMError: the model failed.
@@ -216,46 +214,36 @@ class Search:
         student = prompt_of(self.start) if self.start is not None else None
 
         def seen(program: dspy.Module, mean: float, since: Usage) -> None:
-            # An optimizer evaluates its student first, which has its entry already where it was begun from.
+            # An optimizer evaluates its student first; `begin_from` has noted that one already.
             if student is not None and prompt_of(program) == student:
                 return
-            # What it is made of, not itself: GEPA gives programs another `forward` while it evaluates them.
+            # A copy made from its state: GEPA replaces `forward` of the programs that it evaluates.
             made = fill(self.program.deepcopy(), state_of(program))
             self.note(made, f"{candidates} {len(self.trials)}" if self.trials else BASELINE, mean, since)
 
-        watch = Watch(self.val, metric, self.meter, seen)
-        callbacks = [*dspy.settings.get("callbacks", []), watch]
+        callback = SearchCallback(self.val, metric, self.meter, seen)
+        callbacks = [*dspy.settings.get("callbacks", []), callback]
         with (
-            quiet(),
+            capture_output(),
             dspy.context(lm=self.lm, adapter=self.connection.adapter, num_threads=self.threads, callbacks=callbacks),
         ):
             try:
                 return compile_(*args, **kwargs)
-            except Stopped:
-                self._close(watch)
-                watch.wait()
-                self.exhausted = watch.fault is None
+            except SearchStopped:
+                self._close(callback)
+                callback.wait()
+                self.exhausted = callback.fault is None
             except AdapterParseError as error:
-                # The proposer's: the optimizers take those of the program for wrong answers.
+                # Raised by the proposer: an optimizer counts the program's own parse failures as wrong answers.
                 log.warning("The reflection model's reply cannot be read: %r", str(error.lm_response)[:200])
             except BaseException:
-                self._close(watch)
+                self._close(callback)
                 raise
-        if watch.fault is not None:
-            raise watch.fault
+        if callback.fault is not None:
+            raise callback.fault
         return None
 
-    def _close(self, watch: Watch) -> None:
-        """Let no further call begin: DSPy leaves threads behind that work through what was queued."""
-        watch.over = True
+    def _close(self, callback: SearchCallback) -> None:
+        """Let no further call begin: DSPy leaves threads running that work through the queue."""
+        callback.over = True
         self.meter.limit = self.meter.usage.lm_calls
-
-
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def __float__(self) -> float:
-        return time.monotonic() - self._began

@@ -1,12 +1,12 @@
-"""Starting a search from another program: what of it fits, and what scoring it costs.
+"""Starting a search from another program: which of its parts fit, and what scoring it costs.
 
-Carried over are the instructions and the demonstrations of each predictor whose input and output fields have the names of
-one here: the predictor of the same name where its fields fit, else the only one whose fields do. `reasoning`, which
-`dspy.ChainOfThought` adds, is no part of the comparison. A demonstration keeps the fields of the signature here; one that
-lacks a field, or holds a value which does not fit its type, stays behind.
+Transferred are the instructions and the demonstrations of each predictor whose input and output fields have the names
+of one here: the predictor of the same name where its fields fit, else the only one whose fields do. `reasoning`, which
+`dspy.ChainOfThought` adds, is ignored in the comparison. A demonstration keeps the fields of the signature here; one
+that lacks a field, or holds a value that does not fit its type, is left out.
 
-Not covered: whether what was carried over is any good (it is scored as one more candidate), and descriptions of fields,
-which stay those of the program here.
+Not covered: whether what was transferred helps (it is scored as one more candidate), and descriptions of fields, which
+stay those of the program here.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 ADDED = "reasoning"
 """The output that `dspy.ChainOfThought` adds to a signature."""
 EVALUATIONS = {"mipro": 2, "gepa": 2}
-"""Of the validation rows that a start costs: its own, and in an optimizer of DSPy's that evaluates what it starts from a
-second one; with any other optimizer its own alone.
+"""Evaluations on the validation rows that a start costs. An optimizer of DSPy that evaluates its student itself adds a
+second one; any other costs one.
 """
 
 Shape = tuple[frozenset[str], frozenset[str]]
@@ -44,8 +44,8 @@ def transfer(
     """A copy of `program` with the instructions and demonstrations of `other`, where the fields fit.
 
     Args:
-        program: stays as it is.
-        other: any program; stays as it is.
+        program: not changed.
+        other: any program; not changed.
         source: what to call `other` in messages.
         renames: old field name → the name here, for fields of `other` that still have the old one.
 
@@ -63,7 +63,7 @@ def transfer(
         fitting += 1
         taken = predictors[match]
         predictor.signature = signature_of(predictor).with_instructions(signature_of(taken).instructions)
-        demos = state_of(taken)["demos"]  # plain JSON, whether they were saved or are live
+        demos = state_of(taken)["demos"]  # plain JSON, whether loaded or made in this process
         predictor.demos = [fit for demo in demos if (fit := _fitted(demo, predictor, renames)) is not None]
         if lost := len(demos) - len(predictor.demos):
             log.warning("%d of %d demonstrations of %s do not fit the fields here.", lost, len(demos), source)
@@ -82,11 +82,11 @@ def choose_with_start(choose: Callable[[Budget], Choice], profile: Profile, budg
         choose: `select` with all but the budget given.
 
     Raises:
-        OptimizerError: of `choose`; what is left of the budget may be too little.
+        OptimizerError: raised by `choose`, for instance where the rest of the budget is too little.
     """
     budget = budget.within(profile.seconds_per_call)
     whole = choose(budget)
-    if whole.optimizer in ("none", "race"):  # the race keeps its own accounts
+    if whole.optimizer in ("none", "race"):  # a race plans its starts itself
         return whole
     # A smaller budget means no more validation rows, so that this is enough.
     extra = round(EVALUATIONS.get(whole.optimizer, 1) * whole.val_rows * run_cost(profile))
@@ -122,12 +122,12 @@ def _fitted(demo: Mapping[str, Any], predictor: dspy.Predict, renames: Mapping[s
     kept: dict[str, Any] = {}
     for name, kind in fields_of(predictor).items():
         if name not in values:
-            if name == ADDED:  # an answer without its reasons is a demonstration too
+            if name == ADDED:  # an answer without reasoning is a demonstration too
                 continue
             return None
         try:
             validator_of(kind, name).validate_python(values[name])
-        except (ValidationError, DatasetError):  # the latter: a type that nothing but a live object has
+        except (ValidationError, DatasetError):  # DatasetError: a type that JSON cannot hold
             return None
         kept[name] = values[name]
     return kept

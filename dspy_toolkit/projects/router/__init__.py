@@ -1,8 +1,8 @@
-"""A request to the toolkit, in a user's words → the project that handles it. The quickstart.
+"""The quickstart project: a request to the toolkit, in a user's words → the project that handles it.
 
 signatures  request → project
 program     one prediction
-reference_rules  what a keyword rule and a nearest neighbour reach without any language model
+reference_rules  a keyword rule and a nearest neighbour, without a language model
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ project = Project(
         seed=2506,
     ),
     reference_rules={"keyword rule": keyword_rule, "nearest neighbour": nearest_neighbour},
-    folder=Path(__file__).parent,  # holds a link to the rows in data/router; in the wheel, the rows themselves
+    folder=Path(__file__).parent,  # has a link to the rows in data/router; in the wheel, the rows themselves
 )

@@ -1,4 +1,4 @@
-"""What simple rules reach on the router's rows, without a language model: the scores to hold a program's against."""
+"""Simple rules for the router's rows, without a language model: reference scores for the programs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KEYWORDS: dict[str, tuple[str, ...]] = {
         "new task",
     ),
 }
-"""The words that somebody would write down in five minutes, before seeing any row."""
+"""Words chosen in five minutes, before any row was seen."""
 GRAM = 4
 """Characters of the n-grams that the nearest neighbour compares; chosen beforehand, not tuned."""
 

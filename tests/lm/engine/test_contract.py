@@ -126,7 +126,7 @@ def test_grammar(shared: TextEngine) -> None:
     assert reply.finish_reason == "stop"
 
 
-def test_cancelling_frees_the_row(shared: TextEngine) -> None:
+def test_cancelling_frees_the_sequence(shared: TextEngine) -> None:
     before = settled(shared)
     pending = shared.submit(ask(max_tokens=500))
     next(iter(pending))

@@ -51,7 +51,7 @@ def test_greedy_after_a_shared_prefix(engine: Engine, reference: Reference) -> N
         reference.check(prompt, reply.text)
 
 
-def test_greedy_under_a_grammar_beside_free_rows(engine: Engine, reference: Reference) -> None:
+def test_greedy_under_a_grammar_beside_free_text(engine: Engine, reference: Reference) -> None:
     free = turns("What is the capital of Italy?")
     sent = [send(engine, turns("Pick."), grammar='start: "the answer is " ("red" | "blue")') for _ in range(3)]
     pending = send(engine, free)

@@ -31,7 +31,7 @@ from dspy_toolkit.settings import LMSettings
 from tests.lm.asking import send, settled, turns
 
 
-def test_an_exception_in_one_rows_grammar_ends_that_row_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_one_grammar_ends_that_request_only(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = 'start: "a" | "b" /c+/'
     force = Sequence._force
 
@@ -49,7 +49,7 @@ def test_an_exception_in_one_rows_grammar_ends_that_row_only(engine: Engine, mon
     assert all(pending.result(60).text for pending in sent[:3])
 
 
-def test_a_grammar_that_grows_too_complex_ends_that_row_only(engine: Engine) -> None:
+def test_a_grammar_that_grows_too_complex_ends_that_request_only(engine: Engine) -> None:
     """Llguidance gives up on a lexer with too many states: its matcher then says so instead of raising."""
     heavy = "start: /(.*a.{12}){2,}b/ /x/"
     pending = send(engine, turns("Write aaaa."), grammar=heavy, max_tokens=30)

@@ -55,7 +55,7 @@ def test_greedy_tokens_are_those_of_mlx_lm_alone(open_tiny: Open, kind: Kind) ->
 
 
 @pytest.mark.parametrize("kind", ["llama", "hybrid"])
-def test_a_prefix_is_computed_once_for_many_rows(open_tiny: Open, kind: Kind) -> None:
+def test_a_prefix_is_computed_once_for_many_sequences(open_tiny: Open, kind: Kind) -> None:
     engine, _ = open_tiny(kind)
     send(engine, turns("Hello!")).result(60)  # the model is loaded
     before = settled(engine)

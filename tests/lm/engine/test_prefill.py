@@ -1,4 +1,4 @@
-"""Prompts are read in groups of like length, a piece at a time, and leave in the caches what prefill each alone leaves."""
+"""Prompts are prefilled in groups of similar length, a chunk at a time, and leave in the caches what each alone leaves."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def model() -> Any:
 
 
 def alone(model: Any, tokens: np.ndarray) -> list[Any]:
-    """The caches of one row after prefill `tokens`, as mlx_lm keeps them."""
+    """The caches of one row after `tokens`, as mlx_lm keeps them."""
     import mlx.core as mx
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -64,9 +64,9 @@ def alone(model: Any, tokens: np.ndarray) -> list[Any]:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("piece", [4, 1000])
+@pytest.mark.parametrize("chunk", [4, 1000])
 @pytest.mark.parametrize("lengths", [[7], [20, 19, 18, 20], [12, 3, 12]])
-def test_the_caches_are_those_of_each_row_alone(model: Any, shared: bool, piece: int, lengths: list[int]) -> None:
+def test_the_caches_are_those_of_each_row_alone(model: Any, shared: bool, chunk: int, lengths: list[int]) -> None:
     import mlx.core as mx
 
     from dspy_toolkit.lm.engine.caches import compact
@@ -78,7 +78,7 @@ def test_the_caches_are_those_of_each_row_alone(model: Any, shared: bool, piece:
     rows.sort(key=lambda row: row[0])
     prefill = Prefill(model, [tokens for _, tokens in rows], [prefixes[kind] for kind, _ in rows], shared=shared)
     while not prefill.done:
-        prefill.advance(piece)
+        prefill.advance(chunk)
     assert prefill.padding == max(lengths) * len(lengths) - sum(lengths)
     assert prefill.computed == max(lengths) * len(lengths)
     for index, (kind, tokens) in enumerate(rows):

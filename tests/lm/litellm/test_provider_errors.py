@@ -137,7 +137,7 @@ def test_a_fake_that_runs_out_of_answers_says_so(tmp_path: Path) -> None:
     assert isinstance(root_error(caught.value), OutOfAnswers)
 
 
-def test_callers_that_go_away_free_their_rows(tmp_path: Path) -> None:
+def test_callers_that_go_away_free_their_sequences(tmp_path: Path) -> None:
     engine = FakeEngine(lambda request: "word " * 500, seconds_per_token=0.01)
     serve(engine)
 

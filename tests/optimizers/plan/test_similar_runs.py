@@ -34,7 +34,7 @@ gained = st.lists(
 def test_the_larger_mean_gain_comes_first() -> None:
     order, reason = prefer(ORDER, runs(("gepa", 0.02), ("bootstrap", 0.10), ("bootstrap", 0.20)))
     assert order == ("bootstrap", "gepa", "mipro")
-    assert reason == "Mean gains on validation, in points, of 3 like runs: bootstrap +15.0 in 2, gepa +2.0 in 1."
+    assert reason == "Mean gains on validation, in points, of 3 similar runs: bootstrap +15.0 in 2, gepa +2.0 in 1."
 
 
 def test_one_lucky_run_does_not_outweigh_many() -> None:
@@ -112,7 +112,7 @@ def test_any_number_of_steps_above_one_is_several() -> None:
 def test_the_choice_names_the_numbers() -> None:
     choice = select(profile(), "auto", LIGHT, runs(("gepa", 0.0), ("bootstrap", 0.10), ("bootstrap", 0.20)))
     assert choice.optimizer == "bootstrap"
-    assert choice.reason.endswith("of 3 like runs: bootstrap +15.0 in 2, gepa +0.0 in 1.")
+    assert choice.reason.endswith("of 3 similar runs: bootstrap +15.0 in 2, gepa +0.0 in 1.")
     assert choice.alternatives["gepa"] == "bootstrap comes first"
 
 

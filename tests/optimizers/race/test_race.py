@@ -27,32 +27,34 @@ PROGRAM = Ref(sha256="0" * 64, kind="json")
 
 
 class Arms:
-    """Arms whose programs have known true scores, on items that are easy or hard for all of them alike."""
+    """Arms whose programs have known true scores, on rows that are easy or hard for all of them alike."""
 
     def __init__(self, scores: dict[str, float], seed: int = 0, fails: Sequence[str] = ()) -> None:
         self.scores, self.seed, self.fails = scores, seed, fails
-        self.laps: list[ArmRun] = []
+        self.arm_runs: list[ArmRun] = []
 
-    def __call__(self, laps: Sequence[ArmRun]) -> list[ArmRunResult]:
-        self.laps += laps
-        return [self.run(lap) for lap in laps]
+    def __call__(self, arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
+        self.arm_runs += arm_runs
+        return [self.run(arm_run) for arm_run in arm_runs]
 
-    def run(self, lap: ArmRun) -> ArmRunResult:
-        if lap.arm in self.fails:
-            return ArmRunResult(arm=lap.arm, error="ValueError: it broke")
+    def run(self, arm_run: ArmRun) -> ArmRunResult:
+        if arm_run.arm in self.fails:
+            return ArmRunResult(arm=arm_run.arm, error="ValueError: it broke")
         draws = random.Random(self.seed)
-        luck = [draws.random() for _ in range(lap.items)]
-        own = random.Random(f"{self.seed} {lap.arm}")
+        luck = [draws.random() for _ in range(arm_run.holdout_rows)]
+        own = random.Random(f"{self.seed} {arm_run.arm}")
         # Half of what decides an item is common to the arms, as the hardness of a row is.
-        values = tuple(float((own.random() if own.random() < 0.5 else each) < self.scores[lap.arm]) for each in luck)
+        values = tuple(
+            float((own.random() if own.random() < 0.5 else each) < self.scores[arm_run.arm]) for each in luck
+        )
         return ArmRunResult(
-            arm=lap.arm,
+            arm=arm_run.arm,
             program=PROGRAM,
-            prompt=lap.arm,
+            prompt=arm_run.arm,
             values=values,
-            groups=tuple(str(number) for number in range(lap.items)),
-            search_calls=0 if lap.arm == BASELINE else lap.lm_calls,
-            item_calls=lap.items,
+            groups=tuple(str(number) for number in range(arm_run.holdout_rows)),
+            search_calls=0 if arm_run.arm == BASELINE else arm_run.lm_calls,
+            holdout_calls=arm_run.holdout_rows,
         )
 
 
@@ -122,22 +124,22 @@ def test_a_program_that_cannot_be_scored_ends_the_race() -> None:
         run(Arms(scores("random"), fails=[BASELINE]))
 
 
-def test_no_items_are_rows_that_an_arm_chose_by() -> None:
+def test_no_holdout_row_is_one_that_an_arm_chose_by() -> None:
     arms = Arms(scores("random"))
     choice = choose()
     run(arms, choice)
-    assert {lap.rows for lap in arms.laps} == {choice.settings.rows}
-    items = [lap.items for lap in arms.laps if lap.arm == BASELINE]
-    assert items == sorted(set(items))
-    assert choice.settings.rows + items[-1] <= PROFILE.val
-    assert choice.val_rows >= choice.settings.rows + items[-1]
+    assert {arm_run.rows for arm_run in arms.arm_runs} == {choice.settings.rows}
+    holdout = [arm_run.holdout_rows for arm_run in arms.arm_runs if arm_run.arm == BASELINE]
+    assert holdout == sorted(set(holdout))
+    assert choice.settings.rows + holdout[-1] <= PROFILE.val
+    assert choice.val_rows >= choice.settings.rows + holdout[-1]
 
 
 def test_an_arm_goes_on_from_where_it_was() -> None:
     arms = Arms(scores(None, others=0.5))
     run(arms)
     for name in ("random", "mipro", "gepa"):
-        allowances = [lap.lm_calls for lap in arms.laps if lap.arm == name]
+        allowances = [arm_run.lm_calls for arm_run in arms.arm_runs if arm_run.arm == name]
         assert allowances == sorted(allowances)
         assert len(set(allowances)) > 1
 
@@ -146,8 +148,10 @@ def test_what_an_arm_did_before_is_charged_once() -> None:
     arms = Arms(scores("random"))
     found = run(arms)
     for arm in found.arms:
-        laps = [lap for lap in arms.laps if lap.arm == arm.name]
-        assert arm.lm_calls == pytest.approx((0 if arm.name == BASELINE else laps[-1].lm_calls) + laps[-1].items, abs=2)
+        arm_runs = [arm_run for arm_run in arms.arm_runs if arm_run.arm == arm.name]
+        assert arm.lm_calls == pytest.approx(
+            (0 if arm.name == BASELINE else arm_runs[-1].lm_calls) + arm_runs[-1].holdout_rows, abs=2
+        )
 
 
 @settings(max_examples=60, deadline=None)
@@ -174,11 +178,14 @@ def test_the_budget_holds(
     draws = random.Random(seed)
     arms = Arms({name: draws.random() for name in scores(None)}, seed)
 
-    def with_costs(laps: Sequence[ArmRun]) -> list[ArmRunResult]:
-        return [result.model_copy(update={"item_calls": math.ceil(len(result.values) * cost)}) for result in arms(laps)]
+    def with_costs(arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
+        return [
+            result.model_copy(update={"holdout_calls": math.ceil(len(result.values) * cost)})
+            for result in arms(arm_runs)
+        ]
 
     found = race(choice, seen, with_costs)
-    assert found.usage.lm_calls <= lm_calls + len(found.arms)  # each arm's items are rounded up
+    assert found.usage.lm_calls <= lm_calls + len(found.arms)  # the calls of each arm are rounded up
     assert found.usage.lm_calls == sum(arm.lm_calls for arm in found.arms)
     assert {arm.name for arm in found.arms} == {BASELINE, *choice.settings.arms}
     assert all(arm.reason for arm in found.arms)
@@ -210,12 +217,12 @@ def test_no_budget_for_any_arm_is_an_error() -> None:
         choose(Budget(name="tiny", lm_calls=20))
 
 
-def test_the_runner_may_run_the_laps_of_a_round_in_any_order() -> None:
+def test_the_runner_may_run_the_arms_of_a_round_in_any_order() -> None:
     arms = Arms(scores("mipro"))
 
-    def backwards(laps: Sequence[ArmRun]) -> list[ArmRunResult]:
-        done = {lap.arm: arms.run(lap) for lap in reversed(laps)}
-        return [done[lap.arm] for lap in laps]
+    def backwards(arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
+        done = {arm_run.arm: arms.run(arm_run) for arm_run in reversed(arm_runs)}
+        return [done[arm_run.arm] for arm_run in arm_runs]
 
     runner: Callable[[Sequence[ArmRun]], list[ArmRunResult]] = backwards
     assert race(choose(), PROFILE, runner) == run(Arms(scores("mipro")))

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from dspy_toolkit.optimizers.search.output_capture import aloud, quiet
+from dspy_toolkit.optimizers.search.output_capture import capture_disabled, capture_output
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_prints_and_logs_become_debug_lines(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, optimizer_log: logging.Logger
 ) -> None:
     caplog.set_level(logging.DEBUG, "dspy_toolkit.optimizers.search.output_capture")
-    with quiet():
+    with capture_output():
         print("Bootstrapping set 1/4")
         sys.stderr.write("\r  10%|#   |\n")
         optimizer_log.error("Failed to run")
@@ -36,18 +36,18 @@ def test_streams_and_handlers_are_as_they_were_even_after_an_error(optimizer_log
         return sys.stdout, sys.stderr, [(handler, list(handler.filters)) for handler in handlers]
 
     before = state()
-    with pytest.raises(KeyboardInterrupt), quiet():
+    with pytest.raises(KeyboardInterrupt), capture_output():
         assert sys.stdout is not before[0]
         raise KeyboardInterrupt
     assert state() == before
 
 
 def test_other_threads_and_progress_still_print(capsys: pytest.CaptureFixture[str]) -> None:
-    with quiet():
+    with capture_output():
         other = threading.Thread(target=print, args=("from another thread",))
         other.start()
         other.join()
-        with aloud():
+        with capture_disabled():
             print("from a progress display")
         print("from the optimizer")
         assert sys.stdout.isatty() is False
@@ -56,7 +56,7 @@ def test_other_threads_and_progress_still_print(capsys: pytest.CaptureFixture[st
 
 def test_two_at_once_that_end_in_either_order(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout
-    first, second = quiet(), quiet()
+    first, second = capture_output(), capture_output()
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -90,7 +90,7 @@ def test_a_log_that_prints_says_each_line_once(
     level = logger.level
     logger.setLevel(logging.DEBUG)
     try:
-        with quiet():
+        with capture_output():
             print("Bootstrapping set 1/4")
             optimizer_log.error("Failed to run")
     finally:
