@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 import traceback
@@ -151,7 +152,9 @@ def _refuse_others(path: Path, sources: Sources) -> None:
 
 def _forget(sources: Sources) -> None:
     """Let Python import these files anew, and whatever lies in a package among them."""
-    names = {name for name, module in list(sys.modules.items()) if file_of(module) in sources.files} - {"__main__"}
+    called = {file.name for file in sources.files}  # looking at the paths of some thousand modules would take a second
+    loaded = {name: module for name, module in list(sys.modules.items()) if _file_name(module) in called}
+    names = {name for name, module in loaded.items() if file_of(module) in sources.files} - {"__main__"}
     for name in list(sys.modules):
         if name in names or any(name.startswith(f"{owner}.") for owner in names):
             del sys.modules[name]
@@ -160,3 +163,7 @@ def _forget(sources: Sources) -> None:
         # Python takes bytecode for fresh by whole seconds and size, and would miss a quick edit.
         with suppress(OSError, NotImplementedError):
             Path(importlib.util.cache_from_source(str(file))).unlink()
+
+
+def _file_name(module: ModuleType) -> str:
+    return os.path.basename(getattr(module, "__file__", None) or "")

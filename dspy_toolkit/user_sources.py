@@ -40,8 +40,13 @@ def is_user_code(path: Path) -> bool:
     path = path.resolve()
     if path.is_relative_to(_LIBRARY):
         return path.is_relative_to(_LIBRARY / "projects")
-    paths = sysconfig.get_paths()
-    return not any(path.is_relative_to(Path(paths[key]).resolve()) for key in ("stdlib", "purelib", "platlib"))
+    return not any(path.is_relative_to(folder) for folder in _installed())
+
+
+@functools.cache
+def _installed() -> tuple[Path, ...]:
+    """Where Python's own modules and the installed packages are."""
+    return tuple(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib"))
 
 
 def text_of(thing: Callable[..., Any]) -> str:

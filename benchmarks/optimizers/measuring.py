@@ -27,8 +27,8 @@ from dspy_toolkit.pipeline.compile import compile as compile_step
 from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.prepare import prepare
 from dspy_toolkit.pipeline.probe import probe
-from dspy_toolkit.pipeline.resolve import program_part
 from dspy_toolkit.pipeline.select import select
+from dspy_toolkit.pipeline.unchanged import program_part
 from dspy_toolkit.project import DataPart
 from dspy_toolkit.run import CompileInput, SealedTest, SearchInput, SelectInput
 from dspy_toolkit.settings import Settings

@@ -12,7 +12,7 @@ table      a row's values ↔ the columns of a stored table; a stored table → 
 from __future__ import annotations
 
 from dspy_toolkit.datasets.checking import check_rows
-from dspy_toolkit.datasets.reading import from_records, read_rows
+from dspy_toolkit.datasets.reading import from_records, read_file, read_rows
 from dspy_toolkit.datasets.spec import SPLITS, Dataset, DatasetReport, DatasetSpec, Fractions, Lengths, SplitName
 from dspy_toolkit.datasets.splitting import prepare
 from dspy_toolkit.datasets.table import examples
@@ -29,5 +29,6 @@ __all__ = [
     "examples",
     "from_records",
     "prepare",
+    "read_file",
     "read_rows",
 ]

@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dspy_toolkit.lm.connection import (
-        Connection,
-        close_engines,
-        connect,
-        model_names,
-    )
+    from dspy_toolkit.lm.connection import Connection, close_engines, connect
     from dspy_toolkit.lm.litellm.errors import root_error
 
-__all__ = ["Connection", "close_engines", "connect", "model_names", "root_error"]
+__all__ = ["Connection", "close_engines", "connect", "root_error"]
 
 
 def __getattr__(name: str) -> Any:

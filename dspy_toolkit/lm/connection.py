@@ -24,7 +24,7 @@ from dspy_toolkit.lm.litellm_backend import LiteLLMBackend
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX, Weights, find_weights
 from dspy_toolkit.lm.remote import remote_lm
-from dspy_toolkit.lm.reply_cache import use_cache
+from dspy_toolkit.lm.reply_cache import engine_settings, use_cache
 from dspy_toolkit.lm.roles import Role, RoleModel, role_model
 from dspy_toolkit.lm.torch.weights import calm_threads
 from dspy_toolkit.settings import Settings, load_settings
@@ -127,12 +127,6 @@ def full_name(model: str, settings: Settings) -> str:
     return find_weights(model, settings.path()).name if model.startswith(PREFIX) else model
 
 
-def model_names(settings: Settings) -> tuple[str, str]:
-    """(task model, reflection model), each by its `full_name`."""
-    task, reflection = (full_name(role_model(settings, role).model, settings) for role in ("lm", "reflection"))
-    return task, reflection
-
-
 def serve_engine(engine: TextEngine) -> None:
     """Let `engine`, which falls back on nothing, answer for its model's name until `close_engines` or the process ends."""
     _answer(Chain(engine.model, [EngineBackend(engine.model, lambda: engine)]))
@@ -192,7 +186,7 @@ def _serve(model: str, settings: Settings) -> str:
     with _lock:
         chain = _chains.get(weights.name)
         if chain is None or chain.current.closed:
-            chain = Chain(weights.name, _backends(weights, settings), settings.lm.kv_bits)
+            chain = Chain(weights.name, _backends(weights, settings), engine_settings(settings.lm))
             chain.open()
         _answer(chain)
     return chain.model

@@ -1,7 +1,7 @@
 """DSPy's cache of replies, in the home and keyed by all that can change a reply.
 
 DSPy's own key is the request: the model's name, the messages, the grammar, temperature, seed and the like. To it belongs,
-for an MLX model (whose name ends in the hash of its weights), who answers for it now, its `kv_bits`, this library's sources
+for an MLX model (whose name ends in the hash of its weights), who answers for it now, its engine's settings, this library's sources
 between a request and its reply, and the packages below them; for any other model, its server and LiteLLM's version. An API
 key and a time-out change no reply, and are left out.
 
@@ -19,7 +19,7 @@ import sqlite3
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
 from dspy.clients import DISK_CACHE_LIMIT
@@ -32,16 +32,19 @@ from dspy_toolkit.lm.litellm.errors import is_empty
 from dspy_toolkit.lm.litellm.provider import find_chain
 from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.printable import without_password
-
-if TYPE_CHECKING:
-    from dspy_toolkit.settings import Settings
+from dspy_toolkit.settings import LMSettings, ModelSettings, Settings
 
 OPEN_FILES = 4096
 NO_SAY = frozenset({"api_key", "timeout"})
 """Of a request: what changes no reply."""
+NO_SAY_ENGINE = frozenset({"batch_size", "queue_size", "lease", "lease_seconds", "memory_limit_gb"})
+"""Of an engine: when and beside what else a row is computed, and whether the model is loaded at all. That the rest of a batch
+changes no reply is the engine's contract (where the machine rounds alike).
+"""
 BESIDE = (
     "adapter.py",
     "connection.py",
+    "exporter.py",
     "grammar.py",
     "meter.py",
     "parsing.py",
@@ -49,6 +52,7 @@ BESIDE = (
     "reply_cache.py",
     "roles.py",
     "spans.py",
+    "usage.py",
 )
 """Of `lm`: what does not stand between a request and its reply. What these make is in the request itself, or is made of the
 reply afterwards; an edit of a prompt's format leaves replies to other prompts in force. A new file counts until it is named.
@@ -131,13 +135,19 @@ def server_of(model: str, *given: str | None) -> str:
     return without_password(next((address for address in known if address), "")).rstrip("/")
 
 
-def _answering(model: str) -> tuple[str, int | None]:
-    """Who answers for an MLX model now, and the bits of its prefixes."""
+def engine_settings(settings: LMSettings) -> dict[str, Any]:
+    """What of the settings of an engine changes a reply; a new setting counts until somebody says that it does not."""
+    said = {*ModelSettings.model_fields, "backend", "fallbacks"}  # in the request, or in who answers
+    return settings.model_dump(mode="json", exclude={*said, *NO_SAY_ENGINE})
+
+
+def _answering(model: str) -> tuple[str, dict[str, Any]]:
+    """Who answers for an MLX model now, and the settings of its engine."""
     try:
         chain = find_chain(model)
     except ModelError:  # a program's own LM, which nothing here serves
-        return model, None
-    return chain.current.name, chain.kv_bits
+        return model, {}
+    return chain.current.name, chain.engine_settings
 
 
 def use_cache(settings: Settings) -> None:

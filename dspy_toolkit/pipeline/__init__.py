@@ -15,5 +15,6 @@ the tests call the same functions.
 context   the project, the settings, the store and the models
 problem   what a search works on, read from the store
 source    a program from elsewhere that a search starts from
+unchanged whether the program is still the one that the run began with
 optimize  all steps from Python, without an orchestrator
 """

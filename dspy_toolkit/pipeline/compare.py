@@ -24,8 +24,8 @@ from dspy_toolkit.metrics import score
 from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.optimizers.states import fill, prompt_of
 from dspy_toolkit.pipeline.context import Context, Progress
-from dspy_toolkit.pipeline.resolve import check_unchanged
 from dspy_toolkit.pipeline.source import trained_rows
+from dspy_toolkit.pipeline.unchanged import check_unchanged
 from dspy_toolkit.project import Project
 from dspy_toolkit.project.signatures import fields_of
 from dspy_toolkit.registry.programs import live_program

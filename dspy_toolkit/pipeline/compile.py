@@ -7,7 +7,7 @@ from dspy_toolkit.optimizers.race.arm_run import ArmRunResult
 from dspy_toolkit.optimizers.race.arm_run import run_arm as run_one_arm
 from dspy_toolkit.pipeline.context import Context, Progress
 from dspy_toolkit.pipeline.problem import problem_of
-from dspy_toolkit.pipeline.resolve import check_unchanged
+from dspy_toolkit.pipeline.unchanged import check_unchanged
 from dspy_toolkit.run import ArmInput, CompileInput
 
 

@@ -23,9 +23,9 @@ from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.prepare import prepare
 from dspy_toolkit.pipeline.probe import probe
 from dspy_toolkit.pipeline.record import report_of
-from dspy_toolkit.pipeline.resolve import program_part
 from dspy_toolkit.pipeline.select import select
 from dspy_toolkit.pipeline.source import find_start
+from dspy_toolkit.pipeline.unchanged import program_part
 from dspy_toolkit.project import ChampionPart, DataPart, Project, ProjectRef
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.run import CompareInput, Comparison, CompileInput, ReleasedRun, SearchInput, SelectInput

@@ -6,7 +6,7 @@ from dspy_toolkit.optimizers import Profile
 from dspy_toolkit.optimizers import probe as look
 from dspy_toolkit.pipeline.context import Context, Progress
 from dspy_toolkit.pipeline.problem import problem_of
-from dspy_toolkit.pipeline.resolve import check_unchanged
+from dspy_toolkit.pipeline.unchanged import check_unchanged
 from dspy_toolkit.run import SearchInput
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.code_version import versions
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.lm.connection import model_names
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers.states import state_of
 from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.source import parent_of, trained_rows
+from dspy_toolkit.pipeline.unchanged import check_unchanged
 from dspy_toolkit.project import ChampionPart, Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of, signature_hash
 from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version, undo
@@ -45,22 +45,24 @@ def release_baseline(context: Context, ref: ProjectRef) -> ProjectRef:
     It is what the first candidate has to beat, what answers meanwhile, and where rolling back ends.
 
     Raises:
+        ProjectError: the program, its metric or its models have changed since the run began.
         RegistryError: it could not be kept.
     """
     settings, name = context.settings, ref.name
     if ref.champion.version is not None:
         return ref
+    check_unchanged(context, ref.program)
     # Of two runs that begin at once, the second finds the first one's.
     with registry_lock(settings, FIRST_SECONDS, "first-champion.lock"):
         if champion(settings, name).version is None:
-            _promote_baseline(context)
+            _promote_baseline(context, ref.program.model)
     return ref.model_copy(update={"champion": champion(settings, name)})
 
 
-def _promote_baseline(context: Context) -> None:
+def _promote_baseline(context: Context, model: str) -> None:
     project, settings = context.project, context.settings
     program, run_name = project.build(), f"baseline of {project.name}"
-    made = Manifest(**_origin(project, program), optimizer="none", model=model_names(settings)[0])
+    made = Manifest(**_origin(project, program), optimizer="none", model=model)
     run_id = open_run(settings, project.name, run_name)
     saved = _save_and_promote(settings, state_of(program), made, run_id, compared_with=ChampionPart())
     record_run(settings, project.name, run_name, {"optimizer": "none"}, {}, tags={"version": saved}, run_id=run_id)
@@ -70,6 +72,7 @@ def release(context: Context, run: Run) -> ReleasedRun:
     """Keep and promote a candidate that passed the gate; a failure on the way leaves the old champion in place.
 
     Raises:
+        ProjectError: the program, its metric or its models have changed since the run began.
         RegistryError: the version could not be kept or promoted.
     """
     settings, name, live = context.settings, run.ref.name, run.ref.champion
@@ -77,6 +80,7 @@ def release(context: Context, run: Run) -> ReleasedRun:
         outcome=run.comparison.outcome, reason=run.comparison.reason, version=None, previous=live.version
     )
     if decision.outcome == "promoted":
+        check_unchanged(context, run.ref.program)
         state, manifest = context.store.read_json(run.compiled.program), manifest_of(context, run)
         # All that recording needs: were this process killed after the promotion, the next run would record it.
         intent = context.store.save_json(run)

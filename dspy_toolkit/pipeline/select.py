@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.lm.connection import model_names
 from dspy_toolkit.optimizers import Budget, Choice, find_budget
 from dspy_toolkit.optimizers import select as choose
 from dspy_toolkit.optimizers.plan.similar_runs import similar_runs
@@ -53,4 +52,4 @@ def prior_runs(context: Context, given: SelectInput) -> tuple[PastRun, ...]:
     except RegistryError as error:
         log.warning("Chosen without the history of earlier runs. %s", error)
         return ()
-    return similar_runs(runs, given.profile, model_names(context.settings)[0])
+    return similar_runs(runs, given.profile, given.program.model, given.program.reflection_model)

@@ -3,7 +3,7 @@
 definition    Project: a program, a metric and a dataset under a name
 finding       load_project, load_named, project_names, register
 toml_file     a project with no Python at all
-fingerprints  resolve: a project's parts, each with a hash of all that it depends on
+fingerprints  a project's parts, each with a hash of all that it depends on
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from dspy_toolkit.project.fingerprints import (
     ProgramPart,
     ProjectRef,
     StartPart,
-    fingerprint_program,
-    resolve,
+    data_part,
+    program_part,
+    refuse_changed,
 )
 
 __all__ = [
@@ -28,10 +29,11 @@ __all__ = [
     "ProjectRef",
     "StartPart",
     "check_known",
-    "fingerprint_program",
+    "data_part",
     "load_named",
     "load_project",
+    "program_part",
     "project_names",
+    "refuse_changed",
     "register",
-    "resolve",
 ]

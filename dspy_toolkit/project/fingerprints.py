@@ -2,19 +2,20 @@
 
 A step takes only the parts that it depends on: changing a byte of the data leaves `ProgramPart` as it was, and changing
 the metric leaves `DataPart`. A fingerprint is made of contents alone, never of paths, so it is the same in every
-process and on every machine. Never cached itself: `resolve` reads everything each time.
+process and on every machine. No key and no password is in one, not even hashed.
 
-Not covered: code that the program reaches in installed packages, beyond the versions of those named here.
+Not covered: what a program or metric reads without declaring it (`Project.files`), the environment's variables, the machine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, TypeVar, get_args
 
 from dspy_toolkit.code_version import versions
-from dspy_toolkit.datasets.reading import read_file
 from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.metrics import models_of, source_of
 from dspy_toolkit.project import signatures
@@ -25,30 +26,34 @@ from dspy_toolkit.user_sources import text_of
 
 DATA_CODE = ("python", "dspy-toolkit sources", "numpy", "pandas", "pyarrow", "pydantic")
 """Of `versions`: what reads, checks and splits rows."""
+ELSEWHERE = frozenset({"optimizer", "budget", "false_promotion_rate"})
+"""Settings of [optimize] that reach the steps which they concern as values of their own."""
+NO_SAY = frozenset({"threads"})
+"""Settings of [optimize] that change nothing: rows are put together in their own order, whatever is finished first."""
 
 
-class DataPart(Frozen):
-    """All that the prepared dataset depends on."""
+class Part(Frozen):
+    """Some of what a result depends on."""
 
     project: str
     location: str
     fingerprint: str
-    """sha256 over the file's bytes and kind, the spec, the columns' types, the data settings, and the versions of
-    DATA_CODE."""
+    """sha256 over all of it."""
+    made_of: dict[str, str] = {}
+    """The same of each kind of thing in it, by its name, so that a change can be named."""
 
 
-class ProgramPart(Frozen):
+class DataPart(Part):
+    """All that the prepared dataset depends on."""
+
+
+class ProgramPart(Part):
     """All that a program's answers and its optimization depend on, besides the rows."""
 
-    project: str
-    location: str
     model: str
     """The task model, with its weights hash."""
     reflection_model: str
     """The model that writes instructions, with its weights hash."""
-    fingerprint: str
-    """sha256 over the code and state of the program, the metric's code and options, the bytes of the declared files, both
-    models and the metric's own, temperature, max_tokens, the seed, and `code_version.versions`."""
 
 
 class ChampionPart(Frozen):
@@ -88,80 +93,111 @@ class ProjectRef(Frozen):
         return self.name
 
 
-def resolve(
-    project: Project,
-    settings: Settings,
-    *,
-    model: str,
-    reflection_model: str,
-    champion: ChampionPart,
-    start: StartPart | None = None,
-) -> ProjectRef:
-    """Read everything of `project` that can change a result.
+AnyPart = TypeVar("AnyPart", bound=Part)
+
+
+def data_part(project: Project, settings: Settings, content: bytes) -> DataPart:
+    """The rows: the bytes and kind of their file, what is asked of them, and what reads them.
 
     Args:
         settings: those in force for this project (`Settings.for_project` already applied).
-        model: the task model's name, with its weights hash.
-        reflection_model: the same of the model that writes instructions.
-        champion: what is live now.
-        start: what the search starts from, if not from the project's own program.
+        content: the bytes of the project's file that are, or will be, parsed.
 
     Raises:
-        DatasetError: the data file is missing or cannot be read.
-        ProjectError: the program cannot be made, or a declared file is missing or cannot be read.
-        ModelNotFound: the metric names a model that is not there.
+        ProjectError: the program cannot be made.
     """
-    program = project.build()
-    where = {"project": project.name, "location": project.location}
-    spec = project.dataset
-    fields = signatures.fields_of(program)
-    data = digest(
-        read_file(project.data_path),
-        project.data_path.suffix.lower(),
-        spec.model_dump(mode="json", exclude={"source"}),
-        {name: signatures.schema_of(fields[name]) for name in (*spec.inputs, *spec.outputs) if name in fields},
-        settings.data,
-        {name: versions().get(name) for name in DATA_CODE},
-    )
-    made_of = fingerprint_program(project, settings, model=model, reflection_model=reflection_model)
-    return ProjectRef(
-        name=project.name,
-        location=project.location,
-        data=DataPart(**where, fingerprint=data),
-        program=ProgramPart(**where, model=model, reflection_model=reflection_model, fingerprint=made_of),
-        champion=champion,
-        start=start,
-        false_promotion_rate=settings.optimize.false_promotion_rate,
-    )
+    fields, spec = signatures.fields_of(project.build()), project.dataset
+    types = {name: signatures.schema_of(fields[name]) for name in (*spec.inputs, *spec.outputs) if name in fields}
+    made_of = {
+        "data": digest(content, project.data_path.suffix.lower()),
+        "dataset's description": digest(spec.model_dump(mode="json", exclude={"source"}), types),
+        "settings": digest(settings.data),
+        "installed packages": digest({name: versions().get(name) for name in DATA_CODE}),
+    }
+    return DataPart(**_where(project), fingerprint=digest(made_of), made_of=made_of)
 
 
-def fingerprint_program(project: Project, settings: Settings, *, model: str, reflection_model: str) -> str:
-    """sha256 over all that `ProgramPart.fingerprint` names. Raises as `resolve` does."""
+def program_part(project: Project, settings: Settings) -> ProgramPart:
+    """The program with its code and state, the metric with its code and options, the files that they read, every model that
+    may be asked and how, the settings of a search, and all code below.
+
+    Args:
+        settings: those in force for this project (`Settings.for_project` already applied).
+
+    Raises:
+        ProjectError: the program cannot be made, a declared file is missing or cannot be read, or a module has changed since
+            this process imported it.
+        ModelNotFound: a model that the settings or the metric name is not there.
+    """
     program = project.build()
     # DSPy's own modules are in its version; a user's count by their code.
     modules = {type(module) for _, module in program.named_sub_modules()}
     code = {text_of(module) for module in modules if not module.__module__.startswith("dspy.")}
-    return digest(
-        [project.code, text_of(project.program), *sorted(code)],
-        source_of(project.metric),
-        {name: _sha256(path) for name, path in project.declared_files.items()},
-        signatures.signature_hash(program),
-        json.loads(json.dumps(program.dump_state(), default=str)),
-        [model, reflection_model, *_judges(project, settings)],
-        settings.lm.model_dump(mode="json", include={"temperature", "max_tokens"}),
-        settings.optimize.seed,
-        versions(),
-    )
+    state = json.loads(json.dumps(program.dump_state(), default=str))
+    models = _models(settings, models_of(project.metric))
+    made_of = {
+        "program": digest(
+            project.code, text_of(project.program), sorted(code), signatures.signature_hash(program), state
+        ),
+        "metric": digest(source_of(project.metric)),
+        "declared files": digest({name: _sha256(path) for name, path in project.declared_files.items()}),
+        "models": digest(models),
+        "settings": digest(settings.optimize.model_dump(mode="json", exclude={*ELSEWHERE, *NO_SAY})),
+        "installed packages": digest(versions()),
+    }
+    names = {"model": models["lm"]["model"], "reflection_model": models["reflection"]["model"]}
+    return ProgramPart(**_where(project), **names, fingerprint=digest(made_of), made_of=made_of)
 
 
-def _judges(project: Project, settings: Settings) -> list[str]:
-    """The models that the metric asks, with their weights' hashes."""
-    models = models_of(project.metric)
-    if not models:
-        return []
+def refuse_changed(began: AnyPart, read: Callable[[], AnyPart]) -> None:
+    """Refuse to go on where a part is not what it was when the run began: what is cached under it must come from it.
+
+    Args:
+        read: gives the part as it is now.
+
+    Raises:
+        ProjectError: it has changed.
+    """
+    now = read()
+    if now.fingerprint == began.fingerprint:
+        return
+    # What differs each time, as of a program made by chance, says nothing.
+    if changed := sorted(_differing(began, now) - _differing(now, read())):
+        raise ProjectError(
+            f"The {' and the '.join(changed)} of {began.project} changed since this run began. Run it again."
+        )
+
+
+def _differing(one: Part, other: Part) -> set[str]:
+    return {name for name, _ in one.made_of.items() ^ other.made_of.items()}
+
+
+def _where(project: Project) -> dict[str, str]:
+    return {"project": project.name, "location": project.location}
+
+
+def _models(settings: Settings, named: Iterable[str]) -> dict[str, Any]:
+    """Every model that may be asked, by role, and those that the metric names: what of them can change a reply."""
     from dspy_toolkit.lm.connection import full_name
+    from dspy_toolkit.lm.litellm.fallback import backend_order
+    from dspy_toolkit.lm.reply_cache import engine_settings, server_of
+    from dspy_toolkit.lm.roles import Role, role_model
 
-    return [full_name(model, settings) for model in models]
+    roles = {role: role_model(settings, role) for role in get_args(Role)}
+    roles |= {f"judge {model}": role_model(settings, "judge", model) for model in named}
+    asked = {
+        name: {
+            "model": full_name(role.model, settings),
+            "server": server_of(role.model, role.api_base),
+            "temperature": role.temperature,
+            "max_tokens": role.max_tokens,
+            # A default gives way to what the model allows, which is in the version of its package.
+            "stated": sorted(role.stated - {"timeout"}),
+        }
+        for name, role in roles.items()
+    }
+    backends = [(name, server_of(name)) for name in backend_order(settings.lm)]
+    return {**asked, "engine": [backends, engine_settings(settings.lm)]}
 
 
 def _sha256(path: Path) -> str:

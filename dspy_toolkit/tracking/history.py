@@ -39,6 +39,8 @@ class PastRun(Frozen):
     when: AwareDatetime
     model: str
     """The task model, with its weights hash."""
+    reflection_model: str
+    """The same of the model that writes instructions."""
     task: str
     """`choice`, `number`, `text`, `record` or `open`; see `pipeline.record.task_kind`."""
     optimizer: str
@@ -134,7 +136,8 @@ def _past_run(entity: RunEntity) -> PastRun | None:
         "run_id": entity.info.run_id,
         "project": tags.get(PROJECT_TAG),
         "when": datetime.fromtimestamp(entity.info.start_time / 1000, UTC),
-        **{name: params.get(name) for name in ("model", "task", "optimizer", "winner", "budget", "start", "search")},
+        **{name: params.get(name) for name in ("model", "reflection_model", "task", "optimizer", "winner")},
+        **{name: params.get(name) for name in ("budget", "start", "search")},
         **{name: profile.get(name) for name in ("baseline", "graded", "feedback", "predictors", "train", "val")},
         "val_gain": metrics.get("val_gain"),
         "sealed_gain": metrics.get("sealed_delta"),

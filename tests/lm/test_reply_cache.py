@@ -75,9 +75,9 @@ def test_bits_and_sources_of_the_engine_count(
     asked = chain("hello")
     local = {**REMOTE, "model": asked.model}
     remote, before = key(), key(local)
-    asked.kv_bits = 4
+    asked.engine_settings = {"kv_bits": 4}
     assert key(local) != before
-    asked.kv_bits = None
+    asked.engine_settings = {}
     monkeypatch.setattr(reply_cache, "sources_sha256", lambda *given: "another")
     assert key(local) != before
     assert key() == remote  # another model's reply owes nothing to them

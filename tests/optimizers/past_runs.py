@@ -13,6 +13,7 @@ MODEL = "mlx/tiny@01234567"
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 SAID = {
     "model": MODEL,
+    "reflection_model": MODEL,
     "task": "choice",
     "optimizer": "gepa",
     "winner": "gepa",
@@ -43,6 +44,7 @@ def past(optimizer: str = "bootstrap", val_gain: float | None = 0.1, number: int
         "project": "colours",
         "when": BEGIN + timedelta(days=number),
         "model": MODEL,
+        "reflection_model": MODEL,
         "task": "choice",
         "optimizer": optimizer,
         "winner": optimizer,

@@ -168,7 +168,7 @@ def test_a_project_that_changed_meanwhile_is_not_compiled_under_its_old_name(ben
     choice = bench.select(search, bench.probe(search), "bootstrap", None)
     path = Path(bench.location)
     path.write_text(TOML.replace("Classify.", "Classify it."))
-    with pytest.raises(ProjectError, match="colours has changed since this run began .* Run it again"):
+    with pytest.raises(ProjectError, match=r"The program of colours changed since this run began\. Run it again"):
         bench.compile(search, choice)
 
 

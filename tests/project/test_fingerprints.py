@@ -9,25 +9,60 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from dspy_toolkit.datasets import read_file
 from dspy_toolkit.errors import DatasetError, ModelNotFound, ProjectError
-from dspy_toolkit.project import ChampionPart, ProjectRef, load_project, resolve
+from dspy_toolkit.project import DataPart, ProgramPart, data_part, load_project, program_part, refuse_changed
 from dspy_toolkit.settings import Settings
 
 
-def read(location: str, settings: Settings | None = None, model: str = "mlx/m@1") -> ProjectRef:
-    return resolve(
-        load_project(location), settings or Settings(), model=model, reflection_model="mlx/m@1", champion=ChampionPart()
-    )
+class Parts(NamedTuple):
+    """What a project's results depend on."""
+
+    data: DataPart
+    program: ProgramPart
 
 
-def test_resolving_twice_gives_the_same(toml: Callable[..., str]) -> None:
+def read(location: str, settings: Settings | None = None, model: str = "acme/small") -> Parts:
+    project, settings = load_project(location), settings or Settings(lm={"model": model})
+    content = read_file(project.data_path)
+    return Parts(data_part(project, settings, content), program_part(project, settings))
+
+
+def test_reading_twice_gives_the_same(toml: Callable[..., str]) -> None:
     location = toml()
     first = read(location)
     assert read(location) == first
-    assert ProjectRef.model_validate_json(first.model_dump_json()) == first
+    assert ProgramPart.model_validate_json(first.program.model_dump_json()) == first.program
+
+
+def test_what_changed_is_named(toml: Callable[..., str]) -> None:
+    before = read(toml())
+    changed = toml(("by the type of its answer.", "by its answer."), ("[dataset]", 'metric = "token_f1"\n[dataset]'))
+    with pytest.raises(ProjectError, match=r"^The metric and the program of questions changed since this run began\."):
+        refuse_changed(before.program, lambda: read(changed).program)
+    refuse_changed(before.program, lambda: read(toml()).program)
+    toml(data="text,label\nWho!,human\n")
+    with pytest.raises(ProjectError, match=r"^The data of questions changed since this run began\. Run it again\.$"):
+        refuse_changed(before.data, lambda: read(changed).data)
+
+
+def test_what_differs_each_time_is_no_change(tmp_path: Path, python_text: str) -> None:
+    """A program that is made by chance."""
+    (tmp_path / "rows.csv").write_text("text,label\na,true\n")
+    chance = "ChainOfThought(Answer); self.chance = dspy.Predict(Answer.with_instructions(str(id(self))))"
+    text = python_text.replace("ChainOfThought(Answer)", chance).replace("import dspy", "import dspy, uuid", 1)
+    text = text.replace("str(id(self))", "uuid.uuid4().hex")
+    (tmp_path / "mine.py").write_text(text)
+    location = f"{tmp_path}/mine.py:project"
+    before = read(location).program
+    assert read(location).program.fingerprint != before.fingerprint
+    refuse_changed(before, lambda: read(location).program)
+    with pytest.raises(ProjectError, match="The models of mine changed"):
+        refuse_changed(before, lambda: read(location, model="acme/big").program)
 
 
 def test_a_byte_of_data_changes_the_data_part_alone(toml: Callable[..., str]) -> None:
@@ -37,41 +72,8 @@ def test_a_byte_of_data_changes_the_data_part_alone(toml: Callable[..., str]) ->
     assert after.program == before.program
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Settings(data={"near_duplicate": 0.9}),
-        Settings(data={"drop_bad_rows": True}),
-    ],
-)
-def test_a_data_setting_changes_the_data_part_alone(toml: Callable[..., str], settings: Settings) -> None:
-    before, after = read(toml()), read(toml(), settings)
-    assert after.data != before.data
-    assert after.program == before.program
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        Settings(lm={"temperature": 0.5}),
-        Settings(lm={"max_tokens": 99}),
-        Settings(optimize={"seed": 1}),
-    ],
-)
-def test_a_setting_that_matters_changes_the_program_part_alone(toml: Callable[..., str], settings: Settings) -> None:
-    before, after = read(toml()), read(toml(), settings)
-    assert after.program.fingerprint != before.program.fingerprint
-    assert after.data == before.data
-
-
-def test_a_setting_that_does_not_matter_changes_nothing(toml: Callable[..., str]) -> None:
-    lm = {"batch_size": 2, "queue_size": 3, "timeout": 5, "api_key": "secret"}
-    settings = Settings(lm=lm, optimize={"threads": 3}, home=Path("elsewhere"))
-    assert read(toml(), settings) == read(toml())
-
-
 def test_another_model_changes_the_program_part_alone(toml: Callable[..., str]) -> None:
-    before, after = read(toml()), read(toml(), model="mlx/m@2")
+    before, after = read(toml()), read(toml(), model="acme/big")
     assert after.program.fingerprint != before.program.fingerprint
     assert after.data == before.data
 
@@ -124,7 +126,7 @@ def test_the_weights_of_a_judge_count(
 
 def test_fingerprints_hold_contents_and_no_paths(toml: Callable[..., str], tmp_path: Path) -> None:
     here, there = read(toml()), read(toml(folder="elsewhere"))
-    assert here.location != there.location
+    assert here.data.location != there.data.location
     assert here.data.fingerprint == there.data.fingerprint
     assert here.program.fingerprint == there.program.fingerprint
     absolute = read(toml(('"questions.csv"', f'"{tmp_path}/project/questions.csv"')))
@@ -168,13 +170,11 @@ def test_fingerprints_are_the_same_in_every_process(toml: Callable[..., str], tm
     (tmp_path / "rows.csv").write_text("text,label\na,true\n")
     (tmp_path / "mine.py").write_text(python_text)
     program = (
-        "import sys; from dspy_toolkit.project import *; from dspy_toolkit.settings import Settings\n"
-        "for location in sys.argv[1:]:\n"
-        "    print(resolve(load_project(location), Settings(), model='mlx/m@1', reflection_model='mlx/m@1',\n"
-        "                  champion=ChampionPart()).model_dump_json())\n"
+        "import sys\nfrom tests.project.test_fingerprints import read\n"
+        "for location in sys.argv[1:]:\n    print(*(part.model_dump_json() for part in read(location)))\n"
     )
     locations = [toml(), f"{tmp_path}/mine.py:project"]
-    expected = "\n".join(read(location).model_dump_json() for location in locations)
+    expected = "\n".join(" ".join(part.model_dump_json() for part in read(location)) for location in locations)
     for seed in ("1", "2"):
         run = subprocess.run(
             [sys.executable, "-c", program, *locations],

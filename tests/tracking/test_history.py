@@ -70,6 +70,7 @@ def test_a_run_is_read_back_with_what_it_found(bench: Bench) -> None:
         project="colours",
         when=found.when,
         model=run.ref.program.model,
+        reflection_model=run.ref.program.reflection_model,
         task="choice",
         optimizer="gepa",
         winner="gepa",

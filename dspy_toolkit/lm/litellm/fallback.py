@@ -99,9 +99,11 @@ class Backend(Protocol):
 class Chain:
     """The backends of one model's name. Safe from any thread."""
 
-    def __init__(self, model: str, backends: Sequence[Backend], kv_bits: int | None = None) -> None:
-        """Args: model: the name that is asked for; backends: in the order of trying, at least one; kv_bits: of the engine."""
-        self.model, self.backends, self.kv_bits = model, tuple(backends), kv_bits
+    def __init__(self, model: str, backends: Sequence[Backend], engine_settings: dict[str, Any] | None = None) -> None:
+        """Args: model: the name that is asked for; backends: in the order of trying, at least one; engine_settings: those
+        that change a reply.
+        """
+        self.model, self.backends, self.engine_settings = model, tuple(backends), engine_settings or {}
         self.moves: Counter[tuple[str, str]] = Counter()
         """How often a request, or connecting, moved from one backend to another, by their names."""
         self.closed = False

@@ -1,6 +1,7 @@
 """What earlier runs say about the optimizers: pure functions of the runs, independent of their order.
 
-Runs are similar to a new one when they were made with the same model (whatever its weights' hash), on scores of the
+Runs are similar to a new one when they were made with the same models (whatever their weights' hashes): the one that
+runs the program, and the one that writes instructions, on which the gains of GEPA and MIPROv2 depend; on scores of the
 same kind, from a baseline within BASELINE_RANGE, with a program of one predictor where this one has one. Runs that
 repeated a search from the cache count once. There must be LEAST_RUNS of them on two optimizers, or as many in which one
 optimizer gained nothing; then the optimizers are ordered by their mean gain on validation, shrunk towards 0 where there
@@ -43,13 +44,13 @@ class Preference(NamedTuple):
     """One sentence with the numbers; empty when the runs say too little."""
 
 
-def similar_runs(runs: Iterable[PastRun], profile: Profile, model: str) -> tuple[PastRun, ...]:
-    """The runs similar to one with this profile and model: those that scored something, each search once (its first
+def similar_runs(runs: Iterable[PastRun], profile: Profile, model: str, reflection_model: str) -> tuple[PastRun, ...]:
+    """The runs similar to one with this profile and these models: those that scored something, each search once (its first
     run, so that repeating one changes nothing), the earliest first.
 
     Args:
         runs: in any order.
-        model: the task model, with or without its weights' hash.
+        model, reflection_model: the task's and the one that writes instructions, with or without their weights' hashes.
     """
     similar = (
         run
@@ -57,6 +58,7 @@ def similar_runs(runs: Iterable[PastRun], profile: Profile, model: str) -> tuple
         if run.val_gain is not None
         and run.optimizer != "none"
         and _bare(run.model) == _bare(model)
+        and _bare(run.reflection_model) == _bare(reflection_model)
         and run.graded == profile.graded
         # Room for the rounding error of a difference of floats.
         and abs(run.baseline - profile.baseline) <= BASELINE_RANGE + 1e-9

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dspy_toolkit.errors import ModelError, ModelNotFound, StoreError
-from dspy_toolkit.lm import connect, model_names
+from dspy_toolkit.lm import connect
+from dspy_toolkit.lm.connection import full_name
 from dspy_toolkit.lm.models import embedded, weights
 from dspy_toolkit.lm.models.hardware import Hardware
 from dspy_toolkit.lm.models.weights import find_weights, hash_weights, needed_bytes
@@ -57,7 +58,7 @@ def test_the_embedded_model(home: Path) -> None:
     assert found.name == f"{MODEL}@{found.sha256[:8]}"
     assert found.folder == home / "models" / "smollm2-135m"
     assert find_weights(found.name, home) == found
-    assert model_names(Settings(home=home)) == (found.name, found.name)
+    assert full_name(Settings().lm.model, Settings(home=home)) == found.name
     origin = json.loads((found.folder / "origin.json").read_text())
     assert set(origin["files"]) == {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert not list((home / "models").glob("*.partial"))

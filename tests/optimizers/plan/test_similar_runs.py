@@ -67,7 +67,7 @@ def test_one_that_gained_nothing_three_times_goes_last() -> None:
 def test_a_search_from_the_cache_counts_once() -> None:
     again = [past("bootstrap", 0.3, number, search="the same") for number in range(5)]
     assert prefer(ORDER, [*again, past("gepa", 0.0, 9)]).reason == ""
-    assert [run.run_id for run in similar_runs(again, profile(), MODEL)] == ["run0"], (
+    assert [run.run_id for run in similar_runs(again, profile(), MODEL, MODEL)] == ["run0"], (
         "a repetition leaves the key as it was"
     )
 
@@ -76,6 +76,7 @@ def test_a_search_from_the_cache_counts_once() -> None:
     "changes",
     [
         {"model": "mlx/other@01234567"},
+        {"reflection_model": "openai/big"},
         {"graded": True},
         {"baseline": 0.41},
         {"predictors": 2},
@@ -84,7 +85,7 @@ def test_a_search_from_the_cache_counts_once() -> None:
     ],
 )
 def test_an_unlike_run_is_left_out(changes: dict[str, Any]) -> None:
-    assert similar_runs([past(**changes)], profile(), MODEL) == ()
+    assert similar_runs([past(**changes)], profile(), MODEL, MODEL) == ()
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,7 @@ def test_an_unlike_run_is_left_out(changes: dict[str, Any]) -> None:
     [
         {"model": "mlx/tiny@89abcdef"},
         {"model": "mlx/tiny"},
+        {"reflection_model": "mlx/tiny@89abcdef"},
         {"baseline": 0.4},
         {"baseline": 0.0},
         {"project": "another"},
@@ -101,12 +103,12 @@ def test_an_unlike_run_is_left_out(changes: dict[str, Any]) -> None:
 )
 def test_a_like_run_is_kept(changes: dict[str, Any]) -> None:
     run = past(**changes)
-    assert similar_runs([run], profile(), MODEL) == (run,)
+    assert similar_runs([run], profile(), MODEL, MODEL) == (run,)
 
 
 def test_any_number_of_steps_above_one_is_several() -> None:
     run = past(predictors=3)
-    assert similar_runs([run], profile(predictors=2), MODEL) == (run,)
+    assert similar_runs([run], profile(predictors=2), MODEL, MODEL) == (run,)
 
 
 def test_the_choice_names_the_numbers() -> None:
@@ -148,7 +150,7 @@ def test_what_the_profile_rules_out_is_never_chosen(
 @given(found=gained, seed=st.integers(0, 10**6))
 def test_the_order_of_the_runs_does_not_matter(found: list[PastRun], seed: int) -> None:
     mixed = random.Random(seed).sample(found, len(found))
-    assert similar_runs(mixed, profile(), MODEL) == similar_runs(found, profile(), MODEL)
+    assert similar_runs(mixed, profile(), MODEL, MODEL) == similar_runs(found, profile(), MODEL, MODEL)
     assert prefer(ORDER, mixed) == prefer(ORDER, found)
     assert select(profile(), "auto", LIGHT, mixed) == select(profile(), "auto", LIGHT, found)
 
