@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -54,6 +55,18 @@ def few_databases() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diskcache, "FanoutCache", Few)
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """A command that a test runs in this process sends the log to stderr: the next test finds it as it was."""
+    logger = logging.getLogger("dspy_toolkit")
+    handlers, propagate, level = list(logger.handlers), logger.propagate, logger.level
+    factory = logging.getLogRecordFactory()
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+    logging.setLogRecordFactory(factory)
 
 
 @pytest.fixture(scope="session")

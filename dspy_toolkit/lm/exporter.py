@@ -96,7 +96,10 @@ class EngineCollector:
         for name, (about, function) in MEMORY.items() if mx is not None else ():
             yield GaugeMetricFamily(f"{PREFIX}{name}", about, value=getattr(mx, function)())
         for histogram in histograms().values():
-            yield from histogram.collect()
+            for family in histogram.collect():
+                # When each began is nothing that a rate needs.
+                family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+                yield family
 
 
 def exposition() -> bytes:

@@ -116,6 +116,8 @@ def test_an_object_that_was_deleted_and_a_result_that_was_cut_short_are_made_aga
     def prepare() -> Any:
         return prepare_dataset(resolve_project(Request(location=playground.location)).data)
 
+    results = get_current_settings().results.local_storage_path
+    earlier = set(results.glob("prepare-*"))  # other tests of this process keep theirs there
     dataset = prepare()
     store = Store(playground.settings.objects)
     store.delete(dataset.sealed)
@@ -124,7 +126,7 @@ def test_an_object_that_was_deleted_and_a_result_that_was_cut_short_are_made_aga
 
     kept = [
         result
-        for result in get_current_settings().results.local_storage_path.glob("prepare-*")
+        for result in set(results.glob("prepare-*")) - earlier
         if dataset.sealed.sha256 in result.read_text()
     ]
     for left in (60, 0):
@@ -204,7 +206,7 @@ def test_a_promotion_that_cannot_be_recorded_is_undone_and_the_next_run_makes_it
 ) -> None:
     reports = playground.settings.path("reports")
     reports.write_text("a file where the folder should be")
-    with pytest.raises(StoreError, match="Cannot write the report"):
+    with pytest.raises(StoreError, match="Cannot write .*reports"):
         optimize(playground)
     reports.unlink()
     assert champion(playground.settings, "questions").version == 1

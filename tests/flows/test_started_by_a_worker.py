@@ -61,7 +61,7 @@ def test_an_arm_of_a_race_is_not_run_from_anywhere(playground: Any, trap: Path) 
 
     program = ProgramPart(project="trap", location="trap.py", model="m", reflection_model="m", fingerprint="")
     nothing = Ref(sha256="0" * 64, kind="parquet")
-    arm = ArmRun(arm="baseline", settings=NoSearch(), lm_calls=10, rows=1, items=1)
+    arm = ArmRun(arm="baseline", settings=NoSearch(), lm_calls=10, rows=1, holdout_rows=1)
     with pytest.raises(ProjectError, match="no project that this machine knows"):
         run_arm(ArmInput(program=program, train=nothing, val=nothing, arm_run=arm))
     assert not trap.exists()
