@@ -125,9 +125,7 @@ def test_an_object_that_was_deleted_and_a_result_that_was_cut_short_are_made_aga
     assert store.exists(dataset.sealed)
 
     kept = [
-        result
-        for result in set(results.glob("prepare-*")) - earlier
-        if dataset.sealed.sha256 in result.read_text()
+        result for result in set(results.glob("prepare-*")) - earlier if dataset.sealed.sha256 in result.read_text()
     ]
     for left in (60, 0):
         for result in kept:
