@@ -68,16 +68,13 @@ def check_rows(
     checked: dict[str, list[Any]] = {}
     for column in columns:
         values = [_plain(value) for value in frame[column].tolist()]
-        if column in spec.columns:
-            validator = validator_of(fields.get(column, Any), column)
-            for position, value in enumerate(values):
-                try:
-                    values[position] = _fit(value, validator)
-                except ValueError as error:  # pydantic's ValidationError is one
-                    why = _explain(column, value, fields.get(column, Any), error)
-                    found.append((position, f"{origin}, row {numbers[position]}: {why}."))
-        else:
-            values = to_jsonable_python(values, inf_nan_mode="strings")
+        validator = validator_of(fields.get(column, Any), column) if column in spec.columns else None
+        for position, value in enumerate(values):
+            try:
+                values[position] = _fit(value, validator) if validator else _as_json(value)
+            except ValueError as error:  # pydantic's ValidationError is one
+                why = _explain(column, value, fields.get(column, Any), error)
+                found.append((position, f"{origin}, row {numbers[position]}: {why}."))
         checked[column] = values
     # By row, then by column: the order in which somebody corrects a file. The sort is stable.
     problems = [line for _, line in sorted(found, key=lambda entry: entry[0])]
@@ -142,6 +139,13 @@ def _fit(value: Any, validator: TypeAdapter[Any]) -> Any:
         canonical_json(plain)  # a ValueError for NaN, infinity and lone surrogates
         return plain
     raise errors[0]
+
+
+def _as_json(value: Any) -> Any:
+    """Any `value` as a plain JSON value. Raises ValueError for what JSON cannot hold."""
+    plain = to_jsonable_python(value, inf_nan_mode="strings")
+    canonical_json(plain)
+    return plain
 
 
 def _attempts(value: Any) -> Iterator[Any]:

@@ -162,11 +162,12 @@ def _read_parquet(path: Path, content: bytes) -> tuple[list[int], list[dict[str,
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(pa.BufferReader(content))
-        _refuse_repeated(path, table.column_names)
-        records = table.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise DatasetError(f"{path} is not a whole Parquet file: {error}. Write it again.") from None
+        file = pq.ParquetFile(pa.BufferReader(content))
+        _refuse_repeated(path, file.schema_arrow.names)
+        records = file.read().to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:  # the last for a time that Python has no value for
+        reason = str(error).strip().split("\n", 1)[0].rstrip(".")
+        raise DatasetError(f"{path} is not a whole Parquet file: {reason}. Write it again.") from None
     return list(range(1, len(records) + 1)), records
 
 

@@ -152,3 +152,11 @@ def test_rows_of_any_frame_are_counted_from_one() -> None:
 def test_a_type_that_no_file_can_hold() -> None:
     with pytest.raises(DatasetError, match='Column "x" has the type Opaque'):
         fit(Opaque, "a")
+
+
+@pytest.mark.parametrize("value", [b"\xff", "\ud800"])
+def test_a_group_that_json_cannot_hold_is_named(value: Any) -> None:
+    frame = from_records([{"text": "a", "label": "b", "page": 1}, {"text": "a", "label": "b", "page": value}])
+    spec = DatasetSpec(source="x.parquet", inputs=("text",), outputs=("label",), group="page")
+    with pytest.raises(DatasetError, match=r"x\.parquet, row 2: page .* cannot be written as JSON"):
+        check_rows(frame, spec, {"text": str, "label": str}, drop_bad_rows=False)

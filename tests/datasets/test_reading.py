@@ -110,3 +110,19 @@ def test_all_bad_lines_are_listed(tmp_path: Path) -> None:
         f"{tmp_path}/x.jsonl, row 1",
         f"{tmp_path}/x.jsonl, row 3",
     ]
+
+
+def test_a_parquet_file_with_a_column_twice_or_a_hole(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 3, names=["text", "label", "text"]), path)
+    with pytest.raises(DatasetError, match="more than one column text"):
+        read_rows(path)
+    whole = path.read_bytes()
+    for start in range(4, len(whole) - 8, 40):
+        path.write_bytes(whole[:start] + whole[start + 7 :])
+        with pytest.raises(DatasetError, match=r"x\.parquet (is not a whole Parquet file|has more than one)") as caught:
+            read_rows(path)
+        assert "\n" not in str(caught.value)
