@@ -185,7 +185,7 @@ def writing(what: Path | str, refusal: type[ToolkitError] = StoreError) -> Itera
         yield
     except OSError as error:
         raise refusal(
-            f"Cannot write {what}: {error.strerror or error}. "
+            f"Cannot write {what}: {str(error.strerror or error).rstrip('.')}. "
             "Free some space or make it writable, or set DSPY_TOOLKIT_HOME to a folder that is."
         ) from error
 

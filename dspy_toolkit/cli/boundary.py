@@ -1,7 +1,7 @@
 """The edge between the toolkit and a terminal: how a command, or a flow started by hand, ends.
 
     an error of the toolkit       `Error: message` on stderr, exit code 1, no traceback
-    a disk that is full           the same
+    a disk that is full, or a folder that may not be written   the same
     Ctrl-C                        nothing, exit code 130
     a closed pipe                 nothing, exit code 0 (`… | head`)
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _DISK = {
     errno.ENOSPC: "Free some space",
     errno.EDQUOT: "Free some space",
+    errno.EACCES: "Make it writable, or set DSPY_TOOLKIT_HOME to a folder that is",
     errno.EROFS: "Set DSPY_TOOLKIT_HOME to a folder that can be written",
 }
 

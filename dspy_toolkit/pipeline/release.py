@@ -111,8 +111,9 @@ def _save_and_promote(
 
 def undo_release(context: Context, decision: Decision) -> None:
     """Take back the promotion of `decision`, unless another version is live by now. Raises RegistryError."""
-    if decision.version is not None:
-        undo(context.settings, context.project.name, decision.version)
+    taken_back = decision.version is not None and undo(context.settings, context.project.name, decision.version)
+    if taken_back and decision.run_id is not None:
+        close_failed(context.settings, decision.run_id)  # it may have been recorded already, as promoted
 
 
 def manifest_of(context: Context, run: Run) -> Manifest:

@@ -105,7 +105,10 @@ def _convert(gguf: Path, folder: Path) -> None:
                 weights[f"model.layers.{parts[1]}.{GGUF_NAMES[parts[2]]}.{parts[3]}"] = tensor
             else:
                 weights[f"{GGUF_NAMES[parts[0]]}.{parts[1]}"] = tensor
-        mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+        try:
+            mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
+        except RuntimeError as error:  # a full disk is no fault of the GGUF
+            raise OSError(str(error)) from error
     (folder / "config.json").write_text(json.dumps(_config(meta), indent=1))
     _write_tokenizer(meta, folder)
 
