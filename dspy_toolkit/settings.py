@@ -243,7 +243,7 @@ class Settings(BaseSettings):
     )
 
     home: Path = Path(".dspy-toolkit")
-    """Everything the toolkit keeps: objects, MLflow database, caches, converted models, checkpoints."""
+    """Everything the toolkit keeps: objects, MLflow's database and files, caches, converted models, reports."""
     lm: LMSettings = LMSettings()
     reflection: ReflectionSettings = ReflectionSettings()
     teacher: TeacherSettings = TeacherSettings()

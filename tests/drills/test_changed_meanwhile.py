@@ -21,6 +21,7 @@ from dspy_toolkit.pipeline.release import release_baseline
 from dspy_toolkit.registry import champion
 from dspy_toolkit.run import ArmInput, Run
 from dspy_toolkit.settings import Settings
+from tests.drills.conftest import Saw
 from tests.optimizers.benches import Bench
 from tests.optimizers.toys import by_demos, engine_of
 
@@ -90,8 +91,9 @@ def drill(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Drill
     return Drill(bench, run, steps)
 
 
+@pytest.mark.drill(21, "the program, the metric or a file of theirs changes between two steps")
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_changed_is_refused_by_every_step_that_comes(drill: Drill, what: str) -> None:
+def test_what_changed_is_refused_by_every_step_that_comes(drill: Drill, what: str, saw: Saw) -> None:
     change, home = CHANGES[what], drill.bench.toy.settings
     file = Path(drill.bench.location).with_name(change.file)
     before = file.read_text()
@@ -109,6 +111,7 @@ def test_what_changed_is_refused_by_every_step_that_comes(drill: Drill, what: st
     assert champion(home, "colours").version is None
     file.write_text(before)  # what changed back is what it was
     assert drill.bench.resolve().program == drill.run.ref.program
+    saw("one line says what changed; nothing was asked, opened or kept", None)
 
 
 def test_data_that_changed_before_it_was_read_is_refused_and_later_it_is_of_no_account(drill: Drill) -> None:
