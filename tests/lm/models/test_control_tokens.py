@@ -65,7 +65,7 @@ def request(*texts: str, tools: list[Any] | None = None) -> Any:
 
 
 @pytest.mark.parametrize("template", ["plain", "thinking", "opened", "tools"])
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.tuples(*[TEXTS] * 6))
 def test_no_text_makes_or_unmakes_a_control_token(load: Any, template: str, texts: tuple[str, ...]) -> None:
     tokenizer = load(template)
