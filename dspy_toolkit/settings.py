@@ -80,7 +80,9 @@ class ModelSettings(Section):
     max_tokens: int = Field(default=256, ge=1)
     """The longest reply, in tokens; a default that is more than the model allows is lowered to that."""
     timeout: float = Field(default=600, gt=0)
-    """Seconds from a call to its last token, waiting included. For `mlx/` models `lm.timeout` is the longest."""
+    """Seconds from a call to its last token, waiting included. A role that sets none has `lm.timeout`, which for `mlx/`
+    models is the longest.
+    """
 
     @field_validator("api_base")
     @classmethod

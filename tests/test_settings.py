@@ -40,6 +40,7 @@ def test_defaults_of_the_roles() -> None:
         (0.0, 256, 600),  # the task's, whose replies a cache may have
         (0.0, 1_000, 600),
     ]
+    assert role_model(load_settings(lm={"timeout": 7}), "judge").timeout == 7
     # Where the teacher is another model, its limit is its own.
     assert role_model(Settings(teacher={"model": "openai/t"}), "teacher").max_tokens == 1_000  # pyright: ignore[reportArgumentType]
 

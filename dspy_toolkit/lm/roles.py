@@ -52,6 +52,8 @@ def role_model(settings: Settings, role: Role, model: str | None = None) -> Role
         key = key or (task.api_key if address == task.api_base else None)
     options = {option: getattr(section, option) for option in OPTIONS}
     stated = section.model_fields_set.intersection(OPTIONS)
+    if "timeout" not in stated:
+        options["timeout"] = task.timeout
     if role == "teacher" and name == task.model:
         # Another way of asking one and the same model would be asked anew, and cached apart.
         options |= {option: getattr(task, option) for option in OPTIONS if option not in stated}
