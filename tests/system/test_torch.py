@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TORCH = "2.13.0"
-TESTS = ("tests/lm/test_engine_contract.py", "tests/lm/test_torch_engine.py")
+TESTS = ("tests/lm/engine/test_contract.py", "tests/lm/torch/test_engine.py")
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
