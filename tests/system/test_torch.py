@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 TORCH = "2.13.0"
 TESTS = ("tests/lm/engine/test_contract.py", "tests/lm/torch/test_engine.py")
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="session")

@@ -156,7 +156,7 @@ class _Text:
         with torch.inference_mode():
             seen = self._model(
                 torch.tensor([tokens], device=self._device),
-                past_key_values=self._cache,
+                cache=self._cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
