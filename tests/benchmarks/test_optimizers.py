@@ -22,7 +22,7 @@ from benchmarks.optimizers.tasks import NAMES, find_task
 from benchmarks.optimizers.tasks.minutes import closeness, spell
 from benchmarks.optimizers.tasks.record import share_of_fields
 from benchmarks.optimizers.tasks.title import words_f1
-from dspy_toolkit.datasets import Dataset, examples
+from dspy_toolkit.datasets import Dataset, examples, read_file
 from dspy_toolkit.metrics import score
 from dspy_toolkit.pipeline.compile import compile as compile_step
 from dspy_toolkit.pipeline.context import Context
@@ -30,7 +30,7 @@ from dspy_toolkit.pipeline.prepare import prepare
 from dspy_toolkit.pipeline.probe import probe
 from dspy_toolkit.pipeline.select import select
 from dspy_toolkit.pipeline.unchanged import program_part
-from dspy_toolkit.project import DataPart
+from dspy_toolkit.project import DataPart, data_part
 from dspy_toolkit.project.signatures import fields_of
 from dspy_toolkit.run import CompileInput, SearchInput, SelectInput
 from dspy_toolkit.settings import LMSettings, Settings
@@ -89,7 +89,8 @@ def test_the_router_task_keeps_the_projects_sealed_rows_out(settings: Settings) 
     from dspy_toolkit.projects.router import project
 
     context = Context(project, settings)
-    sealed = set(context.store.read_frame(prepared(context).sealed)["request"])
+    dataset = prepare(context, data_part(project, settings, read_file(project.data_path)))
+    sealed = set(context.store.read_frame(dataset.sealed)["request"])
     assert sealed
     assert not sealed & {row["request"] for row in find_task("router").records(settings)}
 
