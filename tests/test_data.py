@@ -78,10 +78,7 @@ def test_about_a_tenth_is_hard_in_every_class() -> None:
 
 def test_no_two_requests_are_nearly_alike() -> None:
     index = Neighbors([comparable([row["request"]]) for row in rows()], threshold=0.5)
-    pairs = []
-    for row in range(len(rows())):
-        pairs += [(int(other) + 1, row + 1) for other in index.near(row, index.candidates(row))]
-        index.add(row)
+    pairs = [(row + 1, int(other) + 1) for row in range(len(rows())) for other in index.near(row)]
     assert pairs == [], "line numbers of near-duplicates"
 
 

@@ -16,13 +16,14 @@ Not covered: what the text and the keys of a row are.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dspy_toolkit.datasets.neighbors import Neighbors
+from dspy_toolkit.datasets.neighbors import Neighbors, connected
 from dspy_toolkit.datasets.placements import Placement
 from dspy_toolkit.datasets.spec import SPLITS, Fractions, SplitName
 from dspy_toolkit.store import digest
@@ -176,40 +177,22 @@ class _Graph:
         self._rows = [*old, *new]
         self._first_new = len(old)
         self._near: dict[int, list[int]] = {}
-        self._label = np.arange(len(self._rows))
-        self._members: dict[int, list[int]] = {i: [i] for i in range(len(self._rows))}
         self._of_key: defaultdict[str, list[int]] = defaultdict(list)
         for node, row in enumerate(self._rows):
             for key in row.keys:
                 self._of_key[key].append(node)
         self._index = Neighbors([row.text for row in self._rows], threshold)
-        self._link(groups)
+        self._labels = self._index.joined(self._joined_by_name(groups), self._first_new)
 
-    def _link(self, groups: Sequence[str]) -> None:
-        """Join labels until linked rows have one label. A pair that is joined already is not compared."""
+    def _joined_by_name(self, groups: Sequence[str]) -> np.ndarray[Any, Any]:
+        """A label for each row: old rows of one group share it, and so do rows with one key if one of them is new."""
         first: dict[str, int] = {}
-        for node, group in enumerate(groups):
-            self._join(node, first.setdefault(group, node))
+        links = [(node, first.setdefault(group, node)) for node, group in enumerate(groups)]
         for nodes in self._of_key.values():
             if nodes[-1] >= self._first_new:
-                for node in nodes[1:]:
-                    self._join(node, nodes[0])
-        for node in range(len(self._rows)):
-            if node >= self._first_new:
-                others = self._index.candidates(node)
-                for other in self._index.near(node, others[self._label[others] != self._label[node]]).tolist():
-                    self._join(node, other)
-            self._index.add(node)
-
-    def _join(self, one: int, other: int) -> None:
-        keep, drop = int(self._label[one]), int(self._label[other])
-        if keep == drop:
-            return
-        if len(self._members[keep]) < len(self._members[drop]):
-            keep, drop = drop, keep
-        moved = self._members.pop(drop)
-        self._label[moved] = keep
-        self._members[keep].extend(moved)
+                links += [(node, nodes[0]) for node in nodes[1:]]
+        ends = np.array(links, dtype=np.int64).reshape(-1, 2)
+        return connected(np.arange(len(self._rows)), ends[:, 0], ends[:, 1])
 
     def name(self, node: int) -> str:
         """The row's content hash; the smallest node of new rows is the smallest hash."""
@@ -217,7 +200,11 @@ class _Graph:
 
     def components(self) -> list[list[int]]:
         """Linked rows, for the components that hold a new row."""
-        return [sorted(nodes) for nodes in self._members.values() if max(nodes) >= self._first_new]
+        order = np.argsort(self._labels, kind="stable")
+        borders = np.flatnonzero(np.diff(self._labels[order])) + 1
+        nodes, starts = order.tolist(), [0, *borders.tolist(), len(order)]
+        parts = (nodes[start:stop] for start, stop in itertools.pairwise(starts))
+        return [part for part in parts if part[-1] >= self._first_new]
 
     def homes(self, node: int, placed: Mapping[int, tuple[SplitName, str]]) -> set[tuple[SplitName, str]]:
         """Splits and groups of the placed rows to which a new row is linked."""
@@ -241,7 +228,7 @@ class _Graph:
     def _links(self, node: int) -> list[int]:
         """All rows to which a new row is linked. Only asked for where sides are taken: cliques are large."""
         if node not in self._near:
-            near: list[Any] = self._index.near(node, self._index.candidates(node)).tolist()
+            near: list[int] = self._index.near(node).tolist()
             keys = [other for key in self._rows[node].keys for other in self._of_key[key] if other != node]
             self._near[node] = list(dict.fromkeys(near + keys))
         return self._near[node]

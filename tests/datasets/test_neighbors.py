@@ -19,11 +19,10 @@ def jaccard(one: str, other: str) -> float:
 
 
 def near_pairs(texts: list[str], threshold: float) -> set[tuple[int, int]]:
-    index, pairs = Neighbors(texts, threshold), set()
-    for text in range(len(texts)):
-        pairs |= {(other, text) for other in index.near(text, index.candidates(text)).tolist()}
-        index.add(text)
-    return pairs
+    index = Neighbors(texts, threshold)
+    found = {(text, other) for text in range(len(texts)) for other in index.near(text).tolist()}
+    assert found == {(other, text) for text, other in found}
+    return {(text, other) for text, other in found if text < other}
 
 
 WORDS = st.lists(st.sampled_from(["ab", "abc", "hello there", "wörld", "東京都", "😀"]), max_size=12).map(" ".join)
