@@ -69,13 +69,16 @@ def check_rows(
     for column in columns:
         values = [_plain(value) for value in frame[column].tolist()]
         validator = validator_of(fields.get(column, Any), column) if column in spec.columns else None
-        for position, value in enumerate(values):
-            try:
-                values[position] = _fit(value, validator) if validator else _as_json(value)
-            except ValueError as error:  # pydantic's ValidationError is one
-                why = _explain(column, value, fields.get(column, Any), error)
-                found.append((position, f"{origin}, row {numbers[position]}: {why}."))
-        checked[column] = values
+        fitted = _fit_all(values, validator) if validator else None
+        if fitted is None:
+            fitted = values
+            for position, value in enumerate(values):
+                try:
+                    fitted[position] = _fit(value, validator) if validator else _as_json(value)
+                except ValueError as error:  # pydantic's ValidationError is one
+                    why = _explain(column, value, fields.get(column, Any), error)
+                    found.append((position, f"{origin}, row {numbers[position]}: {why}."))
+        checked[column] = fitted
     # By row, then by column: the order in which somebody corrects a file. The sort is stable.
     problems = [line for _, line in sorted(found, key=lambda entry: entry[0])]
     bad = {position for position, _ in found}
@@ -124,6 +127,18 @@ def validator_of(annotation: Any, column: str) -> TypeAdapter[Any]:
             f'Column "{column}" has the type {_name(annotation)}, which cannot be read from a file. '
             "Use str, bool, int, float, Literal, an enum, a list or a pydantic model in the signature."
         ) from None
+
+
+def _fit_all(values: list[Any], validator: TypeAdapter[Any]) -> list[Any] | None:
+    """All of `values` as plain JSON values, where each fits as it stands; None where one does not: ask `_fit` of each."""
+    validate, dump = validator.validator.validate_python, validator.serializer.to_python
+    try:
+        plain = [dump(validate(value), mode="json") for value in values]
+        # Text is the usual case, and encodes without a copy of it as JSON.
+        _ = [value.encode() if type(value) is str else canonical_json(value) for value in plain]
+    except ValueError:
+        return None
+    return plain
 
 
 def _fit(value: Any, validator: TypeAdapter[Any]) -> Any:

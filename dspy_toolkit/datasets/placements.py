@@ -10,7 +10,6 @@ A batch is written whole or not at all, and the file before the last batch is ke
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -59,17 +58,15 @@ def recall(path: Path | None) -> list[Placement]:
         return []
     placements = []
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
-    except UnicodeDecodeError:
-        raise _damaged(path, 1) from None
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            placements.append(Placement.model_validate(json.loads(line)))
-        except (ValidationError, json.JSONDecodeError):
+            placements.append(Placement.model_validate_json(line))
+        except ValidationError:  # also for what is not JSON, or not UTF-8
             raise _damaged(path, number) from None
     return placements
 
@@ -80,7 +77,7 @@ def remember(path: Path | None, placements: Iterable[Placement]) -> None:
     Raises:
         StoreError: the file cannot be written; it is then as it was.
     """
-    lines = b"".join(canonical_json(placement.model_dump()) + b"\n" for placement in placements)
+    lines = b"".join(canonical_json(vars(placement)) + b"\n" for placement in placements)
     if path is None or not lines:
         return
     if path.exists():

@@ -58,14 +58,14 @@ def read_rows(path: Path, content: bytes | None = None) -> pd.DataFrame:
     path = Path(path)
     content = read_file(path) if content is None else content
     try:
-        numbers, records = READERS[path.suffix.lower()](path, content)
+        frame = READERS[path.suffix.lower()](path, content)
     except UnicodeDecodeError as error:
         raise DatasetError(
             f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at position {error.start}. Save it as UTF-8."
         ) from None
-    if not records:
+    if not len(frame):
         raise DatasetError(f"{path} has no rows. Add some under its header, or name another file.")
-    return from_records(records, numbers)
+    return frame
 
 
 def from_records(records: Iterable[Mapping[str, Any]], numbers: Sequence[int] | None = None) -> pd.DataFrame:
@@ -75,15 +75,21 @@ def from_records(records: Iterable[Mapping[str, Any]], numbers: Sequence[int] | 
         records: rows; a key that a row lacks is missing there.
         numbers: the number of each row; 1, 2, … when not given.
     """
+    records = list(records)
+    columns = dict.fromkeys(name for record in records for name in record)
+    return _table(
+        {name: [record.get(name) for record in records] for name in columns},
+        list(numbers) if numbers is not None else range(1, len(records) + 1),
+    )
+
+
+def _table(columns: Mapping[str, list[Any]], numbers: Sequence[int]) -> pd.DataFrame:
     import pandas as pd
 
-    records = list(records)
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    index = pd.Index(list(numbers) if numbers is not None else range(1, len(records) + 1), name="row", dtype="int64")
+    index = pd.Index(numbers, name="row", dtype="int64")
     # dtype=object: pandas would turn whole numbers beside a missing one into floats.
     return pd.DataFrame(
-        {name: pd.Series([record.get(name) for record in records], dtype=object, index=index) for name in columns},
-        index=index,
+        {name: pd.Series(values, dtype=object, index=index) for name, values in columns.items()}, index=index
     )
 
 
@@ -99,11 +105,11 @@ def _refuse_missing(path: Path) -> NoReturn:
     raise DatasetError(f"{path} does not exist.{nearest(path.name, names)} Correct the dataset's source.")
 
 
-def _read_csv(path: Path, content: bytes) -> tuple[list[int], list[dict[str, Any]]]:
+def _read_csv(path: Path, content: bytes) -> pd.DataFrame:
     import pandas as pd
 
     as_text: dict[str, Any] = {
-        "dtype": str,
+        "dtype": object,  # the cells as they stand: `str` would put them into an Arrow array first
         "keep_default_na": False,
         "encoding": "utf-8-sig",
         "skip_blank_lines": False,
@@ -113,7 +119,7 @@ def _read_csv(path: Path, content: bytes) -> tuple[list[int], list[dict[str, Any
         # Of two columns with one name pandas gives the second another one.
         _refuse_repeated(path, pd.read_csv(io.BytesIO(content), header=None, nrows=1, **as_text).iloc[0])
     except pd.errors.EmptyDataError:
-        return [], []
+        return _table({}, [])
     except pd.errors.ParserError as error:
         raise DatasetError(
             f"{path} is not a well-formed CSV: {str(error).strip()}. Quote cells that contain commas or line breaks."
@@ -122,17 +128,19 @@ def _read_csv(path: Path, content: bytes) -> tuple[list[int], list[dict[str, Any
         raise DatasetError(
             f"{path}, row 2 has more cells than the header. Quote cells that contain commas, or name every column."
         )
-    numbers, records = [], []
-    for number, record in enumerate(frame.to_dict("records"), start=2):
-        # A row that is shorter than the header is padded with NaN.
-        cells = {str(name): value if isinstance(value, str) and value != "" else None for name, value in record.items()}
-        if any(value is not None for value in cells.values()):
-            numbers.append(number)
-            records.append(cells)
-    return numbers, records
+    # A row that is shorter than the header is padded with NaN.
+    columns = {
+        str(name): [value if isinstance(value, str) and value != "" else None for value in frame[name].tolist()]
+        for name in frame.columns
+    }
+    rows = zip(*columns.values(), strict=True)
+    filled = [place for place, cells in enumerate(rows) if any(value is not None for value in cells)]
+    if len(filled) < len(frame):
+        columns = {name: [values[place] for place in filled] for name, values in columns.items()}
+    return _table(columns, [place + 2 for place in filled])
 
 
-def _read_jsonl(path: Path, content: bytes) -> tuple[list[int], list[dict[str, Any]]]:
+def _read_jsonl(path: Path, content: bytes) -> pd.DataFrame:
     numbers, records, problems = [], [], []
     # Split at \n only: str.splitlines also splits at U+2028, which JSON allows inside a string.
     text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig").read()
@@ -154,21 +162,22 @@ def _read_jsonl(path: Path, content: bytes) -> tuple[list[int], list[dict[str, A
         records.append(record)
     if problems:
         raise DatasetError("\n".join([*problems, 'Write one object a line, such as {"text": "…", "label": "…"}.']))
-    return numbers, records
+    return from_records(records, numbers)
 
 
-def _read_parquet(path: Path, content: bytes) -> tuple[list[int], list[dict[str, Any]]]:
+def _read_parquet(path: Path, content: bytes) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
         _refuse_repeated(path, file.schema_arrow.names)
-        records = file.read().to_pylist()
+        table = file.read()
+        columns = {name: table[name].to_pylist() for name in table.column_names}
     except (pa.ArrowException, OSError, ValueError) as error:  # the last for a time that Python has no value for
         reason = str(error).strip().split("\n", 1)[0].rstrip(".")
         raise DatasetError(f"{path} is not a whole Parquet file: {reason}. Write it again.") from None
-    return list(range(1, len(records) + 1)), records
+    return _table(columns, range(1, table.num_rows + 1))
 
 
 def _refuse_repeated(path: Path, names: Iterable[str]) -> None:

@@ -76,16 +76,22 @@ def prepare(
     checked, bad_rows = check_rows(frame, spec, fields, drop_bad_rows, origin=origin)
     stratify = _stratum(spec, fields)
     rows = _distinct(checked, spec, stratify)
-    candidates = [
-        Row(row, comparable(as_text(entry.values[name]) for name in spec.inputs), tuple(sorted(entry.keys)))
-        for row, entry in rows.items()
-    ]
     if len(rows) < len(SPLITS):
         raise DatasetError(
             f"{origin} has {_rows(len(rows))} that differ, fewer than the splits train, val and sealed. Add rows."
         )
     with locked(remembered):
         old = recall(remembered)
+        # A row's hash covers its inputs, so one that is remembered has the text that it had.
+        texts = {entry.row: entry.text for entry in old}
+        candidates = [
+            Row(
+                row,
+                texts[row] if row in texts else comparable(as_text(entry.values[name]) for name in spec.inputs),
+                tuple(sorted(entry.keys)),
+            )
+            for row, entry in rows.items()
+        ]
         placed = place(candidates, old, seed=spec.seed, fractions=spec.fractions, threshold=near_duplicate)
         known = [*old, *placed.placements]
         present = [entry for entry in known if entry.row in rows]
@@ -129,12 +135,18 @@ def _stratum(spec: DatasetSpec, fields: Mapping[str, Any]) -> str | None:
 
 def _distinct(checked: pd.DataFrame, spec: DatasetSpec, stratify: str | None) -> dict[str, _Distinct]:
     """Row hash → content; rows with the same content become one, which keeps the group keys of all."""
+
+    def column(name: str | None) -> list[Any]:
+        return checked[name].tolist() if name else [None] * len(checked)
+
     rows: dict[str, _Distinct] = {}
-    for number, record in zip(checked.index.tolist(), checked.to_dict("records"), strict=True):
-        values = {name: record[name] for name in spec.columns}
-        stratum = as_text(record[stratify]) if stratify else ""
+    contents = zip(*map(column, spec.columns), strict=True)
+    labels, owners = column(stratify), column(spec.group)
+    for number, content, label, owner in zip(checked.index.tolist(), contents, labels, owners, strict=True):
+        values = dict(zip(spec.columns, content, strict=True))
+        stratum = as_text(label) if stratify else ""
         # A row without a value in the group column belongs with no other.
-        keys = {as_text(record[spec.group])} if spec.group and record[spec.group] is not None else set()
+        keys = {as_text(owner)} if owner is not None else set()
         row = row_hash(values)
         if row in rows:
             first = rows[row]
@@ -199,9 +211,12 @@ def _report(
         (sorted(min(rows[entry.row].numbers) for entry in group) for group in groups.values() if len(group) > 1),
         key=lambda numbers: (-len(numbers), numbers),
     )
-    by_inputs: defaultdict[bytes, list[int]] = defaultdict(list)
+    by_inputs: defaultdict[tuple[str | bytes, ...], list[int]] = defaultdict(list)
     for entry in rows.values():
-        by_inputs[canonical_json([entry.values[name] for name in spec.inputs])].append(min(entry.numbers))
+        inputs = [entry.values[name] for name in spec.inputs]
+        # As JSON, since a list is no key and 1 is not true; never taken for a text, since it is bytes.
+        key = tuple(value if isinstance(value, str) else canonical_json(value) for value in inputs)
+        by_inputs[key].append(min(entry.numbers))
     contradictions = sorted(sorted(numbers) for numbers in by_inputs.values() if len(numbers) > 1)
 
     splits = Counter(entry.split for entry in present)
