@@ -67,7 +67,7 @@ def check_rows(
     found: list[tuple[int, str]] = []
     checked: dict[str, list[Any]] = {}
     for column in columns:
-        values = [_plain(value) for value in frame[column].tolist()]
+        values = [value if type(value) is str else _plain(value) for value in frame[column].tolist()]
         validator = validator_of(fields.get(column, Any), column) if column in spec.columns else None
         fitted = _fit_all(values, validator) if validator else None
         if fitted is None:

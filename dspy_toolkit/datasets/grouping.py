@@ -125,6 +125,10 @@ def cover_classes(
     Returns:
         Group → its new split. A group moves only from where each of its classes has another group.
     """
+    if len({(classes[placement.row], placement.split) for placement in placements}) == len(SPLITS) * len(
+        {classes[placement.row] for placement in placements}
+    ):
+        return {}
     split_of: dict[str, SplitName] = {placement.group: placement.split for placement in placements}
     members: defaultdict[str, set[str]] = defaultdict(set)  # class → groups
     contents: defaultdict[str, set[str]] = defaultdict(set)  # group → classes

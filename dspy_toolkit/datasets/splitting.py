@@ -14,14 +14,15 @@ may move an older near-duplicate of it by founding their group, or a row of a cl
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy_toolkit.datasets.checking import check_rows, choices_of
 from dspy_toolkit.datasets.placements import Placement, locked, recall, remember
-from dspy_toolkit.datasets.spec import GROUP, ROW, SPLITS, Dataset, DatasetReport, DatasetSpec, Lengths
+from dspy_toolkit.datasets.spec import GROUP, ROW, SPLITS, Dataset, DatasetReport, DatasetSpec, Lengths, SplitName
 from dspy_toolkit.datasets.table import as_text, row_hash, table_of
 from dspy_toolkit.errors import DatasetError
 from dspy_toolkit.store import Store, canonical_json
@@ -33,11 +34,14 @@ SHOWN_GROUPS = 20
 
 
 class _Distinct(NamedTuple):
-    """A row's content, and what is known of its copies in the file."""
+    """A row's content, and what is known of its copies in the file. Plain tuples: there are as many as rows."""
 
-    values: dict[str, Any]
-    numbers: list[int]
-    keys: set[str]
+    values: tuple[Any, ...]
+    """Of `spec.columns`."""
+    number: int
+    """The first copy's."""
+    keys: tuple[str, ...]
+    """Of all copies, sorted."""
     stratum: str
 
 
@@ -84,20 +88,17 @@ def prepare(
         old = recall(remembered)
         # A row's hash covers its inputs, so one that is remembered has the text that it had.
         texts = {entry.row: entry.text for entry in old}
+        inputs = len(spec.inputs)
         candidates = [
-            Row(
-                row,
-                texts[row] if row in texts else comparable(as_text(entry.values[name]) for name in spec.inputs),
-                tuple(sorted(entry.keys)),
-            )
-            for row, entry in rows.items()
+            Row(row, texts[row] if row in texts else comparable(map(as_text, entry.values[:inputs])), entry.keys)
+            for row, entry in (rows.items() if rows.keys() - texts.keys() else ())  # else there is nothing to place
         ]
         placed = place(candidates, old, seed=spec.seed, fractions=spec.fractions, threshold=near_duplicate)
         known = [*old, *placed.placements]
         present = [entry for entry in known if entry.row in rows]
         strata = {row: entry.stratum for row, entry in rows.items()}
         moves = cover_classes(present, strata, placed.founded, spec.seed)
-        present = [_moved(entry, moves) for entry in present]
+        present = _moved(present, moves)
         _check_cover(present, strata, stratify, origin)
         present.sort(key=lambda entry: entry.row)
 
@@ -106,13 +107,13 @@ def prepare(
                 "rows": len(frame),
                 "bad_rows": tuple(bad_rows),
                 "duplicates": len(checked) - len(rows),
-                "set_aside": _set_aside(placed.aside, [_moved(entry, moves) for entry in known], rows, origin),
+                "set_aside": _set_aside(placed.aside, _moved(known, moves), rows, origin),
             }
         )
         # One table first: a column's type comes from all rows, so the three tables have the same types.
         table = table_of(
             {
-                **{name: [rows[entry.row].values[name] for entry in present] for name in spec.columns},
+                **{name: [rows[entry.row].values[i] for entry in present] for i, name in enumerate(spec.columns)},
                 ROW: [entry.row for entry in present],
                 GROUP: [entry.group for entry in present],
             }
@@ -122,7 +123,7 @@ def prepare(
             for split in SPLITS
         }
         dataset = Dataset(**refs, report=store.save_json(report))
-        remember(remembered, [_moved(entry, moves) for entry in placed.placements])
+        remember(remembered, _moved(placed.placements, moves))
     return dataset
 
 
@@ -142,25 +143,24 @@ def _distinct(checked: pd.DataFrame, spec: DatasetSpec, stratify: str | None) ->
     rows: dict[str, _Distinct] = {}
     contents = zip(*map(column, spec.columns), strict=True)
     labels, owners = column(stratify), column(spec.group)
-    for number, content, label, owner in zip(checked.index.tolist(), contents, labels, owners, strict=True):
-        values = dict(zip(spec.columns, content, strict=True))
+    for number, values, label, owner in zip(checked.index.tolist(), contents, labels, owners, strict=True):
         stratum = as_text(label) if stratify else ""
         # A row without a value in the group column belongs with no other.
-        keys = {as_text(owner)} if owner is not None else set()
-        row = row_hash(values)
+        keys = (as_text(owner),) if owner is not None else ()
+        row = row_hash(dict(zip(spec.columns, values, strict=True)))
         if row in rows:
             first = rows[row]
-            first.numbers.append(number)
-            first.keys.update(keys)
             # The smaller of two, not the earlier: the order of the file must not matter.
-            rows[row] = first._replace(stratum=min(first.stratum, stratum))
+            rows[row] = _Distinct(
+                values, min(number, first.number), tuple(sorted({*keys, *first.keys})), min(stratum, first.stratum)
+            )
         else:
-            rows[row] = _Distinct(values, [number], keys, stratum)
+            rows[row] = _Distinct(values, number, keys, stratum)
     return rows
 
 
-def _moved(entry: Placement, moves: Mapping[str, Any]) -> Placement:
-    return entry.model_copy(update={"split": moves[entry.group]}) if entry.group in moves else entry
+def _moved(entries: list[Placement], moves: Mapping[str, SplitName]) -> list[Placement]:
+    return [replace(entry, split=moves[entry.group]) if moves and entry.group in moves else entry for entry in entries]
 
 
 def _check_cover(present: list[Placement], strata: Mapping[str, str], stratify: str | None, origin: str) -> None:
@@ -193,7 +193,7 @@ def _set_aside(
     found = []
     for row, groups in aside.items():
         splits = sorted({split_of[group] for group in groups}, key=SPLITS.index)
-        found.append((min(rows[row].numbers), " and ".join(splits)))
+        found.append((rows[row].number, " and ".join(splits)))
     return tuple(
         f"{origin}, row {number}: belongs with rows of {splits}, so it is in no split."
         for number, splits in sorted(found)
@@ -204,20 +204,13 @@ def _report(
     present: list[Placement], rows: Mapping[str, _Distinct], spec: DatasetSpec, stratify: str | None, origin: str
 ) -> DatasetReport:
     """What the rows that are in a split look like. Nothing here depends on what was remembered before."""
-    groups: defaultdict[str, list[Placement]] = defaultdict(list)
+    sizes = Counter(entry.group for entry in present)
+    groups: defaultdict[str, list[int]] = defaultdict(list)
     for entry in present:
-        groups[entry.group].append(entry)
-    large = sorted(
-        (sorted(min(rows[entry.row].numbers) for entry in group) for group in groups.values() if len(group) > 1),
-        key=lambda numbers: (-len(numbers), numbers),
-    )
-    by_inputs: defaultdict[tuple[str | bytes, ...], list[int]] = defaultdict(list)
-    for entry in rows.values():
-        inputs = [entry.values[name] for name in spec.inputs]
-        # As JSON, since a list is no key and 1 is not true; never taken for a text, since it is bytes.
-        key = tuple(value if isinstance(value, str) else canonical_json(value) for value in inputs)
-        by_inputs[key].append(min(entry.numbers))
-    contradictions = sorted(sorted(numbers) for numbers in by_inputs.values() if len(numbers) > 1)
+        if sizes[entry.group] > 1:
+            groups[entry.group].append(rows[entry.row].number)
+    large = sorted(map(sorted, groups.values()), key=lambda numbers: (-len(numbers), numbers))
+    contradictions = _same_inputs(rows.values(), len(spec.inputs))
 
     splits = Counter(entry.split for entry in present)
     classes: dict[str, dict[str, int]] = {}
@@ -226,22 +219,36 @@ def _report(
             counter = Counter(rows[entry.row].stratum for entry in present if entry.split == split)
             classes[split] = dict(sorted(counter.items()))
     lengths = {}
-    for name in spec.inputs:
-        sizes = [len(as_text(rows[entry.row].values[name])) for entry in present]
-        lengths[name] = Lengths(min=min(sizes), median=float(median(sizes)), max=max(sizes))
+    for place, name in enumerate(spec.inputs):
+        long = [len(as_text(rows[entry.row].values[place])) for entry in present]
+        lengths[name] = Lengths(min=min(long), median=float(median(long)), max=max(long))
     return DatasetReport(
         rows=len(present),
         contradictions=tuple(
             f"{origin}, rows {', '.join(map(str, numbers))}: the same inputs with different outputs."
             for numbers in contradictions
         ),
-        near_duplicates=len(present) - len(groups),
+        near_duplicates=len(present) - len(sizes),
         near_duplicate_rows=tuple(tuple(numbers) for numbers in large[:SHOWN_GROUPS]),
         splits={split: splits[split] for split in SPLITS},
         groups={split: len({entry.group for entry in present if entry.split == split}) for split in SPLITS},
         classes=classes,
         lengths=lengths,
     )
+
+
+def _same_inputs(rows: Iterable[_Distinct], inputs: int) -> list[list[int]]:
+    """The numbers of distinct rows that have the same inputs, for each such set of rows; all of it ascending."""
+    first: dict[tuple[str | bytes, ...], int] = {}
+    more: defaultdict[tuple[str | bytes, ...], list[int]] = defaultdict(list)
+    for row in rows:
+        # As JSON, since a list is no key and 1 is not true; never taken for a text, since it is bytes.
+        key = tuple([value if isinstance(value, str) else canonical_json(value) for value in row.values[:inputs]])
+        if key in first:
+            more[key].append(row.number)
+        else:
+            first[key] = row.number
+    return sorted(sorted([first[key], *numbers]) for key, numbers in more.items())
 
 
 def _rows(number: int) -> str:
