@@ -33,6 +33,8 @@ COUNTERS = 22
 """Bits of the hash under which the occurrences of a gram are counted."""
 WORD = 64
 MOST_WORDS = 64
+WIDER = 8
+"""Parities come in `MOST_WORDS` words at most, which nearly all pairs meet, and for those that pass in this many times more."""
 HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
 PAIRS = 2**21
 """Candidate pairs at a time."""
@@ -61,11 +63,13 @@ class Neighbors:
         self._counts = np.zeros(2 ** min(int(self._grams.lengths.sum()).bit_length(), COUNTERS), dtype=np.int64)
         for block in self._grams.blocks():
             np.add.at(self._counts, self._counter(self._grams.all(block) * HASH), 1)
+        # As many bits as grams: of fewer, half differ between any two texts, and no bound is that high.
         words = -(-int(np.quantile(self._grams.lengths, 0.9)) // WORD) if len(texts) else 1
-        # As many bits as grams: of fewer, half differ between any two texts, and more sieve no better.
-        self._parities = np.zeros((min(max(words, 2), MOST_WORDS), len(texts)), dtype=np.uint64)
+        words = min(max(words, 2), MOST_WORDS)
+        self._wide = np.zeros((words * WIDER, len(texts)), dtype=np.uint64)
         found = [(np.zeros(0, np.uint64), np.zeros(0, np.int32), np.zeros(0, bool))]
         found += [self._prefixes(block) for block in self._grams.blocks()]
+        self._narrow = np.bitwise_xor.reduce(self._wide.reshape(WIDER, words, len(texts)), axis=0)
         token, text, indexed = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = np.argsort(token, kind="stable")
         self._tokens, self._texts, self._indexed = token[order], text[order], indexed[order]
@@ -101,10 +105,11 @@ class Neighbors:
     def _join(self, labels: Array, one: Array, other: Array) -> Array:
         """Give the near ones among these pairs one label."""
         apart = labels[one] != labels[other]
-        one, other = one[apart], other[apart]
-        passed = self._may_be_near(one, other)
-        one, other = one[passed], other[passed]
-        pairs = np.unique(np.minimum(one, other) * len(labels) + np.maximum(one, other))
+        # Once each, however many tokens they have in common.
+        pairs = np.minimum(one, other)[apart] * len(labels) + np.maximum(one, other)[apart]
+        pairs.sort()  # numpy's `unique` hashes, which takes twenty times as long
+        pairs = pairs[distinct_in(pairs)]
+        pairs = pairs[self._may_be_near(*np.divmod(pairs, len(labels)))]
         for start in range(0, len(pairs), COMPARED):
             one, other = np.divmod(pairs[start : start + COMPARED], len(labels))
             apart = labels[one] != labels[other]
@@ -183,11 +188,11 @@ class Neighbors:
         owner = np.repeat(np.arange(len(block), dtype=np.uint64), sizes)
         self._sizes[block] = sizes
 
-        bit = (hashed >> np.uint64(20)) % np.uint64(len(self._parities) * WORD)
+        bit = (hashed >> np.uint64(20)) % np.uint64(len(self._wide) * WORD)
         place = (bit // np.uint64(WORD)) * np.uint64(len(block)) + owner
-        parities = np.zeros(len(self._parities) * len(block), dtype=np.uint64)
+        parities = np.zeros(len(self._wide) * len(block), dtype=np.uint64)
         np.bitwise_xor.at(parities, place.view(np.int64), np.uint64(1) << (bit % np.uint64(WORD)))
-        self._parities[:, block] = parities.reshape(-1, len(block))
+        self._wide[:, block] = parities.reshape(-1, len(block))
 
         common = np.minimum(self._counts[self._counter(hashed)], 2**COUNTERS - 1)
         rest = np.uint64(64 - 14 - COUNTERS)
@@ -207,13 +212,19 @@ class Neighbors:
 
     def _may_be_near(self, one: Array, other: Array) -> Array:
         """Whether sizes and parities allow the pairs to be near, as a mask."""
-        differ = np.zeros(len(one), dtype=np.uint16)
-        for word in self._parities:
-            differ += np.bitwise_count(word[one] ^ word[other])
         sizes, others = self._sizes[one], self._sizes[other]
         t = self._threshold
-        alike = np.minimum(sizes, others) >= t * np.maximum(sizes, others) - ROUNDING
-        return alike & (differ <= (sizes + others) * ((1 - t) / (1 + t)) + 1e-6)
+        most = (sizes + others) * ((1 - t) / (1 + t)) + 1e-6
+        passed = np.flatnonzero(np.minimum(sizes, others) >= t * np.maximum(sizes, others) - ROUNDING)
+        for parities in (self._narrow, self._wide):
+            differ = np.zeros(len(passed), dtype=np.uint16)
+            left, right = one[passed], other[passed]
+            for word in parities:
+                differ += np.bitwise_count(word[left] ^ word[right])
+            passed = passed[differ <= most[passed]]
+        mask = np.zeros(len(one), dtype=bool)
+        mask[passed] = True
+        return mask
 
     def _are_near(self, one: Array, other: Array) -> Array:
         """Whether the pairs are near, as a mask: their common grams are counted."""
