@@ -2,6 +2,7 @@
 
 reading    a CSV, JSONL or Parquet file → a table that keeps the row numbers a person would see
 checking   every row against the signature's types; all the bad rows, with their numbers
+grams      the character 5-grams of texts, as numbers
 neighbors  which texts are near-duplicates, exactly
 grouping   rows → groups → splits, such that no split shares a group with another
 placements the split of every row ever placed, so that an old row never moves

@@ -70,14 +70,8 @@ class Grams:
         return numbers, sizes
 
     def _blocks(self, most: int) -> Iterator[Array]:
-        ends = np.cumsum(self.lengths)
-        start = 0
-        while start < len(ends):
-            before = ends[start - 1] if start else 0
-            stop = int(np.searchsorted(ends, before + BLOCK_CHARACTERS, side="right"))
-            stop = max(min(stop, start + most), start + 1)
-            yield np.arange(start, stop)
-            start = stop
+        for part in slices(self.lengths, BLOCK_CHARACTERS, most):
+            yield np.arange(part.start, part.stop)
 
     def _codes(self, texts: Array) -> Array:
         joined = "".join([self._texts[text] for text in texts.tolist()])
@@ -106,6 +100,16 @@ class Grams:
         letter = self._letter[codes]
         size = np.uint64(self._letters)  # below 2^21, so three fit
         return (letter[:-2] * size + letter[1:-1]) * size + letter[2:]
+
+
+def slices(weights: Array, limit: int, most: int) -> Iterator[slice]:
+    """Slices one after another, each of at most `most` items that weigh at most `limit` together, or of one item."""
+    ends = np.cumsum(weights)
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0
+        stop = int(np.searchsorted(ends, before + limit, side="right"))
+        yield slice(start, start := max(min(stop, start + most), start + 1))
 
 
 def distinct_in(ordered: Array) -> Array:

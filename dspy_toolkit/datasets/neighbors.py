@@ -16,8 +16,9 @@ The first two know grams by a hash. Two grams with one hash let more pairs pass,
 
 MinHash LSH was not taken: tuned for 0.8 with the usual 128 permutations, it misses several pairs in a hundred there.
 
-Time grows with the characters, some four seconds for 100,000 texts of 200 on one core, and with the pairs that pass the
-first sieve; memory with the prefixes, a fifth of the grams at 0.8.
+Time grows with the characters, some six seconds of one core for 100,000 texts of 180, and with the pairs that pass the
+first sieve: few, unless most texts are alike but for a tenth to a fifth, when they are all pairs. Memory grows with the
+prefixes, a fifth of the grams at 0.8.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from dspy_toolkit.datasets.grams import Grams, distinct_in
+from dspy_toolkit.datasets.grams import BLOCK_TEXTS, Grams, distinct_in, slices
 
 COUNTERS = 22
 """Bits of the hash under which the occurrences of a gram are counted."""
+TOKEN = 64 - (BLOCK_TEXTS - 1).bit_length()
+"""Bits of a token, by which the grams of a text are sorted: first the count of its hash, then the hash."""
 WORD = 64
 MOST_WORDS = 64
 WIDER = 8
@@ -138,45 +141,39 @@ class Neighbors:
         order = np.argsort(smallest, kind="stable")
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
-        alone = np.bincount(labels, minlength=len(labels))[labels] == 1
+        # A label whose smallest text is too large for a text has none that is near it.
+        largest = (self._sizes + ROUNDING) / self._threshold + ROUNDING
+        beyond = np.searchsorted(smallest[order], largest, side="right")
 
-        first = distinct_in(self._tokens)
-        run = np.cumsum(first) - 1
-        text = self._texts.astype(np.int64)
-        new = text >= first_new
+        run = np.cumsum(distinct_in(self._tokens)) - 1
+        new = self._texts >= first_new
         kept = (np.bincount(run) > 1)[run]
         if first_new:
             kept &= (np.bincount(run, weights=new) > 0)[run]
-        run, text, new, indexed = run[kept], text[kept], new[kept], self._indexed[kept]
-        key = (run << 32) | (new.astype(np.int64) << 31) | rank[labels[text]]
+        text = self._texts[kept].astype(np.int64)
+        key = (run[kept] << 32) | (new[kept].astype(np.int64) << 31) | rank[labels[text]]
         order = np.argsort(key)
-        key, text, indexed = key[order], text[order], indexed[order]
+        key, text, indexed = key[order], text[order], self._indexed[kept][order]
 
-        # A label whose smallest text is too large for this one has no text that is near it.
-        largest = np.floor(self._sizes / self._threshold + ROUNDING)
-        beyond = np.searchsorted(smallest[np.argsort(smallest, kind="stable")], largest, side="right")
-        stops = np.searchsorted(key, (key >> 31 | 1) << 31 | beyond[text])
+        new_part = (key >> 31 | 1) << 31
+        stops = np.searchsorted(key, new_part | beyond[text])
         borders = np.append(np.flatnonzero(distinct_in(key)), len(key))
         starts = borders[np.searchsorted(borders, np.arange(len(key)), side="right")]
-        is_new = text >= first_new
-        meets = is_new & (indexed | ~alone[text])
-        ranges = [(np.flatnonzero(meets), starts[meets], stops[meets])]
-        if first_new:
-            old = np.flatnonzero(~is_new)
-            own = (key[old] >> 31 | 1) << 31 | (key[old] & (2**31 - 1))
-            ranges.append((old, np.searchsorted(key, (key[old] >> 31 | 1) << 31), np.searchsorted(key, own)))
+        new = text >= first_new
+        # A text with a label of its own meets texts with as many grams or more, so it must be indexed.
+        alone = (np.bincount(labels, minlength=len(labels)) == 1)[labels[text]]
+        meets = np.flatnonzero(new & (indexed | ~alone))
+        ranges = [(meets, starts[meets], stops[meets])]
+        if first_new:  # old texts meet the new ones on both sides of their own label
+            old = np.flatnonzero(~new)
+            own = new_part[old] | (key[old] & (2**31 - 1))
+            ranges.append((old, np.searchsorted(key, new_part[old]), np.searchsorted(key, own)))
             ranges.append((old, np.searchsorted(key, own, side="right"), stops[old]))
         for entries, begins, ends in ranges:
             many = np.maximum(ends - begins, 0)
-            total = np.cumsum(many)
-            start = 0
-            while start < len(entries):
-                before = total[start - 1] if start else 0
-                stop = max(int(np.searchsorted(total, before + PAIRS, side="right")), start + 1)
-                some = slice(start, stop)
-                met = _ranges(begins[some], begins[some] + many[some])
-                yield np.repeat(text[entries[some]], many[some]), text[met]
-                start = stop
+            for part in slices(many, PAIRS, len(many)):
+                met = _ranges(begins[part], begins[part] + many[part])
+                yield np.repeat(text[entries[part]], many[part]), text[met]
 
     def _prefixes(self, block: Array) -> tuple[Array, Array, Array]:
         """Of the texts at these positions the tokens of their prefixes, rarest first; of whom each is; whether it is indexed.
@@ -195,16 +192,16 @@ class Neighbors:
         self._wide[:, block] = parities.reshape(-1, len(block))
 
         common = np.minimum(self._counts[self._counter(hashed)], 2**COUNTERS - 1)
-        rest = np.uint64(64 - 14 - COUNTERS)
-        token = (owner << np.uint64(50)) | (common.astype(np.uint64) << rest) | (hashed >> (np.uint64(64) - rest))
+        rest = np.uint64(TOKEN - COUNTERS)
+        token = (owner << np.uint64(TOKEN)) | (common.astype(np.uint64) << rest) | (hashed >> (np.uint64(64) - rest))
         token.sort()
         place = np.arange(len(token)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         t = self._threshold
         asking = sizes - np.ceil(t * sizes - ROUNDING).astype(np.int64) + 1
         indexed = sizes - np.ceil(2 * t / (1 + t) * sizes - ROUNDING).astype(np.int64) + 1
         kept = place < np.repeat(asking, sizes)
-        text = block[(token[kept] >> np.uint64(50)).view(np.int64)].astype(np.int32)
-        return token[kept] & np.uint64(2**50 - 1), text, (place < np.repeat(indexed, sizes))[kept]
+        text = block[(token[kept] >> np.uint64(TOKEN)).view(np.int64)].astype(np.int32)
+        return token[kept] & np.uint64(2**TOKEN - 1), text, (place < np.repeat(indexed, sizes))[kept]
 
     def _counter(self, hashed: Array) -> Array:
         """Where the occurrences of grams with these hashes are counted."""
@@ -229,15 +226,9 @@ class Neighbors:
     def _are_near(self, one: Array, other: Array) -> Array:
         """Whether the pairs are near, as a mask: their common grams are counted."""
         near = np.zeros(len(one), dtype=bool)
-        characters = np.cumsum(self._grams.lengths[one] + self._grams.lengths[other])
         most = min(COMPARED, 2 ** (63 - self._grams.bits))
-        start = 0
-        while start < len(one):
-            before = characters[start - 1] if start else 0
-            stop = int(np.searchsorted(characters, before + CHARACTERS, side="right"))
-            stop = max(min(stop, start + most), start + 1)
-            near[start:stop] = self._count_common(one[start:stop], other[start:stop])
-            start = stop
+        for part in slices(self._grams.lengths[one] + self._grams.lengths[other], CHARACTERS, most):
+            near[part] = self._count_common(one[part], other[part])
         return near
 
     def _count_common(self, one: Array, other: Array) -> Array:

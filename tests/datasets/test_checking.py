@@ -94,6 +94,29 @@ def test_does_not_fit(annotation: Any, value: Any, message: str) -> None:
     assert last == "Fix the row, or set DSPY_TOOLKIT_DATA__DROP_BAD_ROWS=true."
 
 
+@pytest.mark.parametrize(
+    ("annotation", "good", "bad"),
+    [
+        (Label, ["positive", " negative"], "no"),
+        (int, [1, "2", " 3 "], "x"),
+        (float, [1, 0.5, "2"], "inf"),
+        (str | None, ["a", None, 7], [1]),
+        (list[str], [["a"], '["b"]'], "c"),
+        (Proposal, [{"rank": 1}, '{"rank": 2}'], {"rank": 0}),
+    ],
+)
+def test_a_value_fits_whatever_stands_beside_it(annotation: Any, good: list[Any], bad: Any) -> None:
+    """A column that fits as it stands is checked at once, another one value by value."""
+    spec = DatasetSpec(source="x.csv", inputs=("x",))
+    alone = [fit(annotation, value) for value in good]
+    for values, problems in ((good, 0), ([bad, *good], 1), ([*good, bad], 1)):
+        frame, lines = check_rows(from_records({"x": value} for value in values), spec, {"x": annotation}, True)
+        assert len(lines) == problems
+        found = frame["x"].tolist()
+        assert found == alone
+        assert list(map(type, found)) == list(map(type, alone))
+
+
 def test_many_choices_are_cut_short() -> None:
     many = Literal[tuple(f"c{i}" for i in range(30))]  # type: ignore[valid-type]
     with pytest.raises(DatasetError, match=r"c19, … \(30 in all\)"):

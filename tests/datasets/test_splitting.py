@@ -21,7 +21,7 @@ from dspy_toolkit.datasets import (
     from_records,
     prepare,
 )
-from dspy_toolkit.datasets.placements import recall
+from dspy_toolkit.datasets.placements import Placement, recall
 from dspy_toolkit.errors import DatasetError, StoreError
 from dspy_toolkit.store import Ref, Store
 
@@ -193,6 +193,27 @@ def test_damaged_memory(store: Store, tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"splits\.jsonl, line 5 cannot be read"):
         prepare(from_records(records(30)), SPEC, FIELDS, store, remembered=memory)
     assert memory.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"split": "test"},
+        {"row": 7},
+        {"keys": "k"},
+        {"more": 1},
+        {"text": None},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_line_that_is_no_placement(tmp_path: Path, change: dict[str, Any]) -> None:
+    memory = tmp_path / "splits.jsonl"
+    line = {"row": "a" * 16, "group": "b" * 16, "split": "val", "text": "t", "keys": ["k"]}
+    memory.write_text(f"{json.dumps(line)}\n\n")
+    assert recall(memory) == [Placement("a" * 16, "b" * 16, "val", "t", ("k",))]
+    memory.write_text(f"{json.dumps(line)}\n{json.dumps(line | change)}\n")
+    with pytest.raises(DatasetError, match="line 2 cannot be read"):
+        recall(memory)
 
 
 def test_memory_without_a_final_newline(store: Store, tmp_path: Path) -> None:
