@@ -3,8 +3,9 @@
 An escape sequence in a row would otherwise be obeyed by the terminal that shows it: it moves the cursor, writes over lines,
 sets the title, or makes a link. A key comes back in what a server says of a request that it refuses.
 
-Covered: what goes through the console, errors of the toolkit, and what is logged in a process that has a terminal. Not
-covered: what other packages write into files and databases by themselves.
+Covered: what goes through the console, errors of the toolkit and what they come from, and what is logged: in a process that
+has a terminal all of it, elsewhere the keys. Not covered: what other packages write into files and databases by themselves,
+and the log of a program that makes its records in a way of its own (`logging.setLogRecordFactory`).
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ _secrets: set[str] = set()
 
 
 def hide(secret: str) -> None:
-    """Show `secret` nowhere in this process from now on."""
-    if len(secret) >= SHORTEST:
-        _secrets.add(secret)
+    """Show `secret` nowhere in this process from now on, whatever package logs it, and at whatever level."""
+    if len(secret) < SHORTEST:
+        return
+    _secrets.add(secret)
+    if logging.getLogRecordFactory() is logging.LogRecord:
+        logging.setLogRecordFactory(MaskedRecord)
 
 
 def hide_environment() -> None:
@@ -41,10 +45,11 @@ def hide_environment() -> None:
 
 def printable(text: str) -> str:
     r"""`text` without hidden secrets, and its control characters but line ends and tabs written out: `\x1b` for an escape."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", _without_secrets(text))
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", without_secrets(text))
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """`text` with every hidden secret in it masked."""
     for secret in _secrets.copy():
         text = text.replace(secret, MASK)
     return text
@@ -57,9 +62,17 @@ def without_password(text: str) -> str:
 
 def json_text(value: Any, indent: int | None = None) -> str:
     """`value` as JSON for a terminal or a pipe; what JSON has no form for is written as text."""
-    text = _without_secrets(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
+    text = without_secrets(json.dumps(value, indent=indent, ensure_ascii=False, default=str))
     # JSON escapes the controls below a space by itself, and leaves those behind the letters.
     return re.sub(r"[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+class MaskedRecord(logging.LogRecord):
+    """What is logged, without hidden secrets."""
+
+    def getMessage(self) -> str:  # noqa: N802  (the logging module's name)
+        """What the event says."""
+        return without_secrets(super().getMessage())
 
 
 class PrintableRecord(logging.LogRecord):

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import EngineFailed
-from dspy_toolkit.lm.litellm.errors import remote_fault
+from dspy_toolkit.lm.litellm.errors import mask, remote_fault
 from dspy_toolkit.lm.litellm.translation import sign, translate
 from dspy_toolkit.lm.remote import check_provider
 
@@ -116,6 +116,7 @@ class LiteLLMBackend:
         try:
             yield
         except openai.OpenAIError as error:  # the root of LiteLLM's exceptions
+            mask(error)
             # LiteLLM wraps once more what fails in a stream.
             inner = error.original_exception if isinstance(error, exceptions.MidStreamFallbackError) else None
             fault = remote_fault(inner or error, self.name, WHERE, {"timeout": call.get("timeout")})

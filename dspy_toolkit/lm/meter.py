@@ -28,7 +28,7 @@ from dspy.utils.callback import with_callbacks
 from dspy.utils.exceptions import LMError
 
 from dspy_toolkit.errors import BudgetExhausted, EngineFailed, ToolkitError
-from dspy_toolkit.lm.litellm.errors import is_empty, remote_fault, root_error
+from dspy_toolkit.lm.litellm.errors import is_empty, mask, remote_fault, root_error
 from dspy_toolkit.lm.litellm.fallback import staying_here
 from dspy_toolkit.lm.litellm.patience import Patience
 from dspy_toolkit.lm.litellm.provider import count_prompt
@@ -151,6 +151,7 @@ class MeteredLM(dspy.LM):
 
     def _pause(self, patience: Patience, error: Exception) -> float:
         """Seconds to wait before the server is asked again. Raises `error`, with the toolkit's own behind it, when it is not."""
+        mask(error)
         own = error if isinstance(error, ToolkitError) else None
         fault = own or remote_fault(error, self.model, self.where, self.kwargs) or root_error(error)
         if fault is None:

@@ -16,10 +16,12 @@ from dspy_toolkit.testing import FakeEngine
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
+    from prefect.logging.configuration import setup_logging
     from prefect.testing.utilities import prefect_test_harness
 
     import flows  # noqa: F401  (points Prefect at the tests' home before it is imported)
 
+    setup_logging()  # else by the first flow of the process, in the middle of a test: it takes away what catches the log
     with prefect_test_harness(server_startup_timeout=180):
         yield
 

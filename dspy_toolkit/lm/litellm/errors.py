@@ -5,13 +5,14 @@
 
     401, 402, 403, no key at all    ModelError
     404                             ModelNotFound
-    429, 503, 529                   EngineBusy           (may pass)
-    408, 504                        DeadlineExceeded     (may pass)
-    other 5xx, refused, cut off,    EngineFailed         (may pass)
+    429, 503, 529                   EngineBusy           (retried)
+    408, 504                        DeadlineExceeded     (retried)
+    other 5xx, refused, cut off,    EngineFailed         (retried)
     unreadable or empty
     other 4xx                       RequestRefused
 
-`root_error` finds the toolkit's own behind one that DSPy or LiteLLM wrapped around it.
+`root_error` finds the toolkit's own behind one that DSPy or LiteLLM wrapped around it, and `mask` takes keys out of what all of
+them say: whoever logs a traceback logs each.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dspy_toolkit.errors import (
     ToolkitError,
     causes,
 )
-from dspy_toolkit.printable import printable
+from dspy_toolkit.printable import printable, without_secrets
 
 SEEN = 200
 """Characters of what the other side said."""
@@ -91,6 +92,13 @@ def remote_fault(error: Exception, model: str, where: str, options: dict[str, An
     if refused := next((cause for cause in causes(error) if isinstance(cause, OSError)), None):
         return EngineFailed(f"{who} cannot be reached: {refused}. Start its server, or correct {where}.")
     return EngineFailed(f"{who} failed {what}. Try again later, or look into its server's log.")
+
+
+def mask(error: BaseException) -> None:
+    """Take hidden secrets out of what `error` and those behind it say: a server repeats the key that it refuses."""
+    for cause in causes(error):
+        cause.args = tuple(without_secrets(said) if isinstance(said, str) else said for said in cause.args)
+        vars(cause).update({name: without_secrets(said) for name, said in vars(cause).items() if isinstance(said, str)})
 
 
 def is_empty(response: Any) -> bool:
