@@ -96,11 +96,6 @@ class MemoryPlan(Frozen):
         """What the weights and a step take, with no sequence at all."""
         return self.model_bytes + self.step_bytes
 
-    @property
-    def most_bytes(self) -> int:
-        """What everything takes when every part is full."""
-        return self.least_bytes + HELD * self.kv_budget_bytes + self.prefix_budget_bytes + self.cache_limit_bytes
-
 
 def plan_model(weights: Weights, hardware: Hardware, settings: LMSettings) -> MemoryPlan:
     """The plan for a model that is not loaded yet, by its `config.json`.
