@@ -30,8 +30,10 @@ from dspy_toolkit.lm.models.gguf import hash_file
 log = logging.getLogger(__name__)
 
 PREFIX = "mlx/"
-HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json")
-"""Files beside the weights that change what a model says."""
+FILES = ("*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja")
+"""What a model is made of: fetched from a hub, and hashed, since a library that loads it may read any of them."""
+NO_SAY = "origin.json"
+"""Of these, what says only where a converted model came from."""
 ADAPTER = ("adapter_config.json", "adapters.safetensors")
 """What an adapter's folder must hold; checkpoints of its training beside them are ignored."""
 
@@ -44,7 +46,7 @@ class Weights:
     """`mlx/NAME@HASH` or `mlx/NAME+ADAPTER@HASH`, HASH being eight hex digits of `sha256`."""
     folder: Path
     sha256: str
-    """Over the contents of the weight files, config, tokenizer, chat template and adapter."""
+    """Over the contents of the model's files and the adapter's."""
     adapter: Path | None = None
     """Folder of the adapter, where there is one."""
 
@@ -129,9 +131,8 @@ def _from_hub(name: str) -> Path:
         LocalEntryNotFoundError,
     )
 
-    patterns = ["*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja"]
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ModelNotFound(
@@ -141,13 +142,14 @@ def _from_hub(name: str) -> Path:
 
 
 def hash_weights(folder: Path, remembered: Path) -> str:
-    """sha256 over weight files, config, tokenizer and chat template. Their hashes are remembered by path, size and
-    time.
+    """sha256 over the files of a model. Their hashes are remembered by path, size and time.
 
     Raises:
         ModelNotFound: the folder lacks weights or config.json.
     """
-    files = sorted(path for path in folder.iterdir() if path.name in HASHED or path.match("model*.safetensors"))
+    files = sorted(
+        path for path in folder.iterdir() if path.name != NO_SAY and any(path.match(pattern) for pattern in FILES)
+    )
     for wanted in ("model*.safetensors", "config.json"):
         if not any(path.match(wanted) for path in files):
             raise ModelNotFound(f"{folder} has no {wanted}. Convert the model with `mlx_lm.convert` first.")

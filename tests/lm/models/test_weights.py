@@ -172,6 +172,28 @@ def test_hashes_are_remembered(tiny: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("special_tokens_map.json", True),
+        ("added_tokens.json", True),
+        ("merges.txt", True),
+        ("tokenizer.model", True),
+        ("chat_template.jinja", True),
+        ("README.md", False),
+        ("origin.json", False),
+        ("optimizer.safetensors", False),
+    ],
+)
+def test_every_file_that_a_model_is_made_of_counts(tiny: Path, tmp_path: Path, name: str, counts: bool) -> None:
+    seen = []
+    for content in (None, b"one", b"another"):
+        if content is not None:
+            (tiny / name).write_bytes(content)
+        seen.append(hash_weights(tiny, tmp_path / "hashes.json"))
+    assert len(set(seen)) == (3 if counts else 1)
+
+
+@pytest.mark.parametrize(
     ("config", "device", "times"),
     [
         ({}, "metal", 1),
