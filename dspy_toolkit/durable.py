@@ -3,7 +3,8 @@
     temporary file in the same folder → its bytes forced to the disk → renamed over the file → the folder forced to the disk
 
 A reader therefore never sees an empty or a torn file, and what was written when the call returned is still there after the
-power was cut. A write that fails leaves the file as it was, and no temporary file where that can be removed.
+power was cut. A write that fails leaves the file as it was, and no temporary file where that can be removed. One that a killed
+process left is removed by the first process that writes to the same folder an hour later.
 
 Covered: files, lines added to a file, folders made as a whole, setting a damaged file or folder aside. `watched` lets a test
 look at the disk before each step, or stop there.
@@ -18,7 +19,9 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +35,12 @@ log = logging.getLogger(__name__)
 
 Step = Literal["create", "write", "sync", "rename", "sync folder"]
 """What a durable write does to the disk, in this order; `create` also makes folders."""
+
+LEFT_SECONDS = 3600.0
+"""After so long nobody is at work on a temporary file: its writer was killed."""
+_PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
+_swept: set[Path] = set()
+"""Folders that this process has looked through."""
 
 _watch: Callable[[Step, Path], None] | None = None
 
@@ -63,6 +72,7 @@ def write_file(path: Path, data: bytes, refusal: type[ToolkitError] = StoreError
     try:
         with writing(path, refusal):
             make_folder(path.parent)
+            _sweep(path.parent)
             _step("create", partial)
             with open(partial, "xb", buffering=0) as file:
                 _step("write", partial)
@@ -105,6 +115,7 @@ def new_folder(path: Path, refusal: type[ToolkitError] = StoreError) -> Iterator
     try:
         with writing(path, refusal):
             make_folder(partial)
+            _sweep(path.parent)
             yield partial
             for file in sorted(partial.iterdir()):
                 with file.open("rb") as opened:
@@ -193,6 +204,18 @@ def writing(what: Path | str, refusal: type[ToolkitError] = StoreError) -> Itera
 def _beside(path: Path) -> Path:
     # Never one name for two writers: each would rename what the other has half written.
     return path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed writers left in `folder`, once in this process."""
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    for left in folder.iterdir():
+        if _PARTIAL.search(left.name):
+            with suppress(OSError):  # another process was first, or it is not ours to remove
+                if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _rename(path: Path, target: Path) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -180,6 +181,25 @@ def test_a_new_folder_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         (partial / "config").write_text("whole")
         assert not path.exists()
     assert (path / "config").read_text() == "whole" and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("write", [lambda path: write_file(path, b"x"), lambda path: filled(path)])
+def test_what_a_killed_writer_left_is_removed_after_an_hour(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    old, new = f"a.{'0' * 32}.partial", f"a.{'1' * 32}.partial"
+    (tmp_path / old).write_text("half")
+    (tmp_path / f"folder.{old}").mkdir()
+    (tmp_path / f"folder.{old}" / "config").write_text("half")
+    for name in (new, "mine.partial"):
+        (tmp_path / name).write_text("of somebody who is at work, or not ours")
+    for name in (old, f"folder.{old}", "mine.partial"):
+        os.utime(tmp_path / name, (time.time() - 3700,) * 2)
+    write(tmp_path / "b")
+    assert set(os.listdir(tmp_path)) == {"b", new, "mine.partial"}
+
+
+def filled(path: Path) -> None:
+    with new_folder(path) as partial:
+        (partial / "config").write_text("whole")
 
 
 def test_a_damaged_file_is_set_aside_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
