@@ -23,23 +23,23 @@ from __future__ import annotations
 
 import json
 import re
-import threading
-import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import InvalidStateError
+from collections import abc
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
-from dspy_toolkit.errors import DeadlineExceeded, EngineBusy, EngineFailed, RequestRefused, ToolkitError
-from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities, split_reply, visible_text
-from dspy_toolkit.lm.protocol import EngineStats, GenerationRequest, Message, PendingReply, Reply, TokenLogprob
+from dspy_toolkit.errors import RequestRefused
+from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
+from dspy_toolkit.lm.engine.thread import EngineThread
+from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities
+from dspy_toolkit.lm.protocol import GenerationRequest, Message, PendingReply, TokenLogprob
+from dspy_toolkit.settings import LMSettings, Settings
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.connection import Connection
-    from dspy_toolkit.settings import Settings
 
 Scripted = str | Mapping[str, Any] | Exception
 """A reply's text; the values of a signature's output fields; or what the engine should fail with."""
@@ -52,8 +52,10 @@ class OutOfAnswers(RequestRefused):
     """A fake was asked for more replies than its test scripted."""
 
 
-class FakeEngine:
+class FakeEngine(EngineThread):
     """The engine's contract over scripted replies."""
+
+    label = "engine"
 
     def __init__(
         self,
@@ -73,84 +75,36 @@ class FakeEngine:
         model: by default a name that no other fake has, so that DSPy's cache never mixes two.
         seconds_per_token: how long the engine takes for each token of a reply.
         queue_size: requests that may wait for the one that is running.
+        timeout: seconds that a request may take.
         context_size: tokens of prompt and reply together.
+        check_grammar: whether a reply must fit the request's grammar.
         thinking: whether it can reason before it answers.
         tools: whether it can call tools.
         """
-        self.has_thinking, self.has_tool_parser = thinking, tools
-        self.model = model or f"mlx/fake@{uuid.uuid4().hex[:8]}"
+        self._words = _Words(context_size, thinking=thinking, tools=tools)
+        settings = LMSettings(queue_size=queue_size, timeout=timeout, lease="share")
+        super().__init__(model or f"mlx/fake@{uuid.uuid4().hex[:8]}", self._words, settings)
         self.requests: list[GenerationRequest] = []
         """Every request that was accepted, in order."""
         self._function = replies if callable(replies) else None
         self._replies = iter(()) if callable(replies) else iter(replies)
         self._given = 0
-        self._seconds, self._queue_size, self._timeout = seconds_per_token, queue_size, timeout
-        self.context_size, self._check_grammar = context_size, check_grammar
-        self._condition = threading.Condition()
-        self._waiting: deque[_Job] = deque()
-        self._active = 0
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self._counts: dict[str, int] = dict.fromkeys(EngineStats.model_fields, 0)
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._stop.is_set()
+        self._seconds, self._check_grammar = seconds_per_token, check_grammar
+        self._scripted: WeakKeyDictionary[Sequence, Scripted] = WeakKeyDictionary()
 
     def submit(self, request: GenerationRequest) -> PendingReply:
-        """Queue a request.
+        """As of every engine. Raises OutOfAnswers besides, when there is no scripted reply left."""
+        return super().submit(request)
 
-        Raises:
-            RequestRefused: the prompt is longer than the context, the grammar cannot be compiled, or the request needs
-                tools or thinking that this fake was made without.
-            OutOfAnswers: there is no scripted reply left.
-            EngineBusy: the queue is full.
-            EngineFailed: the engine was closed.
-        """
-        check_abilities(request, thinking=self.has_thinking, tools=self.has_tool_parser)
-        prompt = self.count_tokens(request.messages)
-        if prompt + request.max_tokens > self.context_size:
-            raise RequestRefused(
-                f"The prompt has {prompt} tokens and the reply may have {request.max_tokens}, but the context of "
-                f"{self.model} is {self.context_size}."
-            )
-        matcher = _byte_matcher(request.grammar) if request.grammar else None
-        limit = min(request.deadline_seconds or self._timeout, self._timeout)
-        with self._condition:
-            if self.closed:
-                raise EngineFailed(f"The engine of {self.model} was closed. Connect again.")
-            if len(self._waiting) >= self._queue_size:
-                raise EngineBusy(f"The engine's queue is full: {len(self._waiting)} requests wait. Try again later.")
-            scripted = self._next(request)
-            job = _Job(request, PendingReply(), prompt, scripted, matcher if self._check_grammar else None, limit)
-            self.requests.append(request)
-            self._waiting.append(job)
-            self._counts["requests"] += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"engine {self.model}", daemon=True)
-                self._thread.start()
-            self._condition.notify()
-        return job.pending_reply
+    def _enqueue(self, sequence: Sequence) -> None:
+        self._scripted[sequence] = self._next_reply(sequence.request)
+        sequence.pending_reply.read = (
+            True  # a script is over before its reader looks, and streams token by token all the same
+        )
+        super()._enqueue(sequence)
+        self.requests.append(sequence.request)
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of the prompt: those of each message and three more for its role and marks."""
-        return sum(len(TOKEN.findall(message.content)) + 3 for message in messages)
-
-    def stats(self) -> EngineStats:
-        """The counters now."""
-        with self._condition:
-            return EngineStats(**{**self._counts, "queued": len(self._waiting), "active": self._active})
-
-    def close(self) -> None:
-        """Stop, failing what still waits. Idempotent."""
-        with self._condition:
-            self._stop.set()
-            self._condition.notify()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
-
-    def _next(self, request: GenerationRequest) -> Scripted:
+    def _next_reply(self, request: GenerationRequest) -> Scripted:
         if self._function is not None:
             return self._function(request)
         try:
@@ -164,63 +118,87 @@ class FakeEngine:
         self._given += 1
         return reply
 
-    def _run(self) -> None:
-        while True:
+    def _serve(self) -> None:
+        while self._wait_for_work():
+            if (sequence := self._next()) is None:
+                continue
             with self._condition:
-                while not self._waiting and not self.closed:
-                    self._condition.wait()
-                if not self._waiting:
-                    return
-                job = self._waiting.popleft()
-                self._active = 1
+                self._counts["prompt_tokens"] += sequence.prompt_size
             try:
-                result: Reply | Exception = self._generate(job)
+                outcome = self._generate(sequence)
             except Exception as error:  # isolation boundary: one request
-                result = error
+                self._complete([sequence], error)
+            else:
+                self._finish([(sequence, outcome)])
+
+    def _free(self) -> None:
+        """Nothing was loaded."""
+
+    def _generate(self, sequence: Sequence) -> Outcome:
+        sequence.first_token = sequence.started  # no prompt is read: all the time goes into the reply
+        tokens, most = TOKEN.findall(self._text_of(sequence)), sequence.request.max_tokens
+        for token in tokens[:most]:
             with self._condition:
-                self._active = 0
-                self._counts[job.complete(result)] += 1
-                self._counts["prompt_tokens"] += job.prompt_tokens
-                self._counts["decoded_tokens"] += result.completion_tokens if isinstance(result, Reply) else 0
+                self._condition.wait_for(lambda: self._closing, self._seconds)
+            self._check(sequence)
+            if sequence.take(self._words.number(token), _certain(token, sequence.request.logprobs)) == "stop":
+                return "stop"
+            sequence.stream()
+        self._check(sequence)
+        return "stop" if len(tokens) <= most else "length"
 
-    def _generate(self, job: _Job) -> Reply:
-        started = time.monotonic()
-        text = job.text()
-        tokens = TOKEN.findall(text)
-        reason = "stop" if len(tokens) <= job.request.max_tokens else "length"
-        tokens = tokens[: job.request.max_tokens]
-        end = len(text := "".join(tokens))
-        if cuts := [at for stop in job.request.stop if stop and (at := text.find(stop)) >= 0]:
-            end, reason = min(cuts), "stop"
-        marks = self._reply_format(job.request)
-        grown = sent = used = 0
-        for token in tokens:
-            if grown >= end:
-                break
-            if self._stop.wait(self._seconds) if self._seconds else self.closed:
-                raise EngineFailed(f"The engine of {self.model} was closed while this request waited. Connect again.")
-            job.check_time()
-            grown, used = min(grown + len(token), end), used + 1
-            seen = visible_text(text[:grown], marks)
-            job.pending_reply.push(seen[sent:])
-            sent = len(seen)
-        job.check_time()
-        parts = split_reply(text[:end], marks)
-        job.pending_reply.push(parts.text[sent:])
-        return Reply(
-            text=parts.text,
-            reasoning=parts.reasoning,
-            tool_calls=parts.tool_calls,
-            finish_reason="tool_calls" if parts.tool_calls and reason == "stop" else reason,
-            logprobs=_certain(tokens[:used], job.request.logprobs),
-            prompt_tokens=job.prompt_tokens,
-            completion_tokens=used,
-            queue_seconds=started - job.submitted,
-            decode_seconds=time.monotonic() - started,
-            seconds=time.monotonic() - job.submitted,
-        )
+    def _text_of(self, sequence: Sequence) -> str:
+        scripted, grammar = self._scripted[sequence], sequence.request.grammar
+        if isinstance(scripted, Exception):
+            raise scripted
+        text = scripted if isinstance(scripted, str) else format_reply(scripted)
+        if grammar and self._check_grammar:
+            data, matcher = text.encode(), _byte_matcher(grammar)
+            accepted = matcher.try_consume_tokens(list(data))
+            if accepted < len(data) or not matcher.is_accepting():
+                raise RequestRefused(
+                    f"The scripted reply does not fit the grammar after {data[:accepted].decode(errors='replace')!r}: "
+                    f"{text!r}. Correct it, or give check_grammar=False."
+                )
+        return text
 
-    def _reply_format(self, request: GenerationRequest) -> ReplyFormat:
+
+def _certain(token: str, top: int | None) -> TokenLogprob | None:
+    return None if top is None else TokenLogprob(token=token, logprob=0.0, top=((token, 0.0),)[:top])
+
+
+class _Words:
+    """A tokenizer: a token is a word or a sign, with the space before it."""
+
+    stop_tokens: frozenset[int] = frozenset()
+
+    def __init__(self, context_size: int, *, thinking: bool, tools: bool) -> None:
+        self.context_size, self.has_thinking, self.has_tool_parser = context_size, thinking, tools
+        self._numbers: dict[str, int] = {}
+        self._texts: list[str] = []
+
+    def encode_request(self, request: GenerationRequest) -> list[int]:
+        check_abilities(request, thinking=self.has_thinking, tools=self.has_tool_parser)
+        return self.encode_chat(request.messages)
+
+    def encode_chat(self, messages: abc.Sequence[Message]) -> list[int]:
+        """As many tokens as the messages have, and three more each for its role and marks; which ones, nobody asks."""
+        return [0] * sum(len(TOKEN.findall(message.content)) + 3 for message in messages)
+
+    def number(self, token: str) -> int:
+        if token not in self._numbers:
+            self._numbers[token] = len(self._texts)
+            self._texts.append(token)
+        return self._numbers[token]
+
+    def decode(self, tokens: abc.Sequence[int]) -> str:
+        return "".join(self._texts[token] for token in tokens)
+
+    def matcher(self, grammar: str) -> None:
+        """None: the whole reply is checked before its first token. Raises RequestRefused as a `Tokenizer` does."""
+        _byte_matcher(grammar)
+
+    def reply_format(self, request: GenerationRequest, prompt: abc.Sequence[int]) -> ReplyFormat:
         if request.grammar is not None:
             from dspy_toolkit.lm.grammar import is_tool_call_grammar
 
@@ -231,60 +209,6 @@ class FakeEngine:
             marks |= {"call_start": "<tool_call>", "call_end": "</tool_call>", "tools": request.tools}
             marks |= {"parse_call": lambda text, tools: json.loads(text)}
         return ReplyFormat(**marks) if marks else PLAIN
-
-
-def _certain(tokens: Sequence[str], top: int | None) -> tuple[TokenLogprob, ...] | None:
-    if top is None:
-        return None
-    return tuple(TokenLogprob(token=token, logprob=0.0, top=((token, 0.0),)[:top]) for token in tokens)
-
-
-class _Job:
-    def __init__(
-        self,
-        request: GenerationRequest,
-        pending_reply: PendingReply,
-        prompt_tokens: int,
-        scripted: Scripted,
-        matcher: Any | None,
-        limit: float,
-    ) -> None:
-        self.request, self.pending_reply, self.prompt_tokens = request, pending_reply, prompt_tokens
-        self.submitted = time.monotonic()
-        self._scripted, self._matcher, self._limit = scripted, matcher, limit
-
-    def text(self) -> str:
-        if isinstance(self._scripted, Exception):
-            raise self._scripted
-        text = self._scripted if isinstance(self._scripted, str) else format_reply(self._scripted)
-        if self._matcher is not None:
-            data = text.encode()
-            accepted = self._matcher.try_consume_tokens(list(data))
-            if accepted < len(data) or not self._matcher.is_accepting():
-                raise RequestRefused(
-                    f"The scripted reply does not fit the grammar after {data[:accepted].decode(errors='replace')!r}: "
-                    f"{text!r}. Correct it, or give check_grammar=False."
-                )
-        return text
-
-    def check_time(self) -> None:
-        if self.pending_reply.cancelled or time.monotonic() - self.submitted > self._limit:
-            raise DeadlineExceeded(f"Not finished within {self._limit:g} s (lm.timeout). Raise it, or send less.")
-
-    def complete(self, result: Reply | Exception) -> str:
-        """Give the caller the result, and return the name of the counter to raise."""
-        try:
-            if isinstance(result, Reply):
-                self.pending_reply.future.set_result(result)
-                return "finished"
-            if not isinstance(result, ToolkitError):
-                failure = EngineFailed(f"The engine failed: {type(result).__name__}: {result}.")
-                failure.__cause__ = result
-                result = failure
-            self.pending_reply.future.set_exception(result)
-            return "failed"
-        except InvalidStateError:  # the caller gave up first
-            return "cancelled"
 
 
 def format_reply(fields: Mapping[str, Any]) -> str:
@@ -308,7 +232,6 @@ def fake_connection(replies: Replies, home: Path | Settings, **options: Any) -> 
         options: of `FakeEngine`.
     """
     from dspy_toolkit.lm.connection import connect, serve_engine
-    from dspy_toolkit.settings import Settings
 
     settings = home if isinstance(home, Settings) else Settings(home=home)
     engine = FakeEngine(replies, **options)

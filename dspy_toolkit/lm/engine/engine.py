@@ -21,6 +21,7 @@ from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.models.hardware import Hardware, inspect_hardware
 from dspy_toolkit.lm.models.memory import plan_model
+from dspy_toolkit.lm.models.tokenizer import load_tokenizer
 from dspy_toolkit.lm.models.weights import Weights
 from dspy_toolkit.settings import LMSettings
 
@@ -39,9 +40,10 @@ class Engine(EngineThread):
             ModelTooLarge: the weights and one sequence do not fit in memory.
             ModelError: the tokenizer cannot be read.
         """
-        self._hardware = hardware or inspect_hardware()
+        self._weights, self._hardware = weights_, hardware or inspect_hardware()
         self._plan = plan_model(weights_, self._hardware, settings)
-        super().__init__(weights_, settings, self._plan.context_size)
+        tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
+        super().__init__(weights_.name, tokenizer, settings, self._plan.context_size)
         self._arrived: deque[Sequence] = deque()  # of the waiting, those that the batch has not looked at yet
         self._batch: Batch | None = None
         self._counted: dict[str, Any] = {}

@@ -24,8 +24,6 @@ from dspy_toolkit.errors import EngineBusy, EngineFailed, RequestRefused, Toolki
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.stats import observe
 from dspy_toolkit.lm.models.lease import Lease, acquire
-from dspy_toolkit.lm.models.tokenizer import load_tokenizer
-from dspy_toolkit.lm.models.weights import Weights
 from dspy_toolkit.lm.protocol import EngineStats, GenerationRequest, Message, PendingReply, Reply
 from dspy_toolkit.settings import LMSettings
 
@@ -41,15 +39,14 @@ class EngineThread(ABC):
     label: str
     """What it is called in names of threads and in messages."""
 
-    def __init__(self, weights_: Weights, settings: LMSettings, room: int | None = None) -> None:
-        """Args: weights_: what to load; settings: queue, deadline and lease; room: tokens there is memory for.
-
-        Raises:
-            ModelError: the tokenizer cannot be read.
+    def __init__(self, model: str, tokenizer: Any, settings: LMSettings, room: int | None = None) -> None:
+        """Args:
+        model: its name.
+        tokenizer: a `Tokenizer`, or what stands in for one.
+        settings: queue, deadline and lease.
+        room: tokens there is memory for.
         """
-        self.model = weights_.name
-        self._weights, self._settings = weights_, settings
-        self._tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
+        self.model, self._tokenizer, self._settings = model, tokenizer, settings
         self.has_thinking, self.has_tool_parser = self._tokenizer.has_thinking, self._tokenizer.has_tool_parser
         self.context_size = self._tokenizer.context_size if room is None else room
         self._condition = threading.Condition()
@@ -230,6 +227,14 @@ class EngineThread(ABC):
                 self._running |= gone
         for sequence in gone:
             self._complete([sequence], sequence.overdue())
+
+    def _check(self, sequence: Sequence) -> None:
+        """Raise what ends `sequence` early: its deadline, cancelling, closing. For engines that answer one by one."""
+        self._give_up_queued()
+        if self._closing:
+            raise self._closed_early()
+        if sequence.given_up(time.monotonic()):
+            raise sequence.overdue()
 
     def _finish(self, over: Iterable[tuple[Sequence, Outcome]]) -> None:
         for sequence, outcome in over:

@@ -21,6 +21,7 @@ from dspy_toolkit.errors import ModelError, RequestRefused, ToolkitError
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.models.hardware import torch_installed
+from dspy_toolkit.lm.models.tokenizer import load_tokenizer
 from dspy_toolkit.lm.models.weights import Weights
 from dspy_toolkit.lm.torch.sampling import Sampler
 from dspy_toolkit.lm.torch.weights import (
@@ -62,8 +63,8 @@ class TorchEngine(EngineThread):
                 "lm.backend=mlx."
             )
         calm_threads()
-        super().__init__(weights_, settings)
-        self._device = device
+        super().__init__(weights_.name, load_tokenizer(weights_.folder, weights_.sha256), settings)
+        self._weights, self._device = weights_, device
 
     def _serve(self) -> None:
         device = self._device = self._device or choose_device()
@@ -121,13 +122,6 @@ class TorchEngine(EngineThread):
                 self._counts["steps"] += 1
                 self._counts["batched_rows"] += 1
                 self._counts["step_seconds"] += time.monotonic() - began
-
-    def _check(self, sequence: Sequence) -> None:
-        self._give_up_queued()
-        if self._closing:
-            raise self._closed_early()
-        if sequence.given_up(time.monotonic()):
-            raise sequence.overdue()
 
 
 class _Text:
