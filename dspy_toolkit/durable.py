@@ -211,11 +211,10 @@ def _sweep(folder: Path) -> None:
     if folder in _swept:
         return
     _swept.add(folder)
-    for left in folder.iterdir():
-        if _PARTIAL.search(left.name):
-            with suppress(OSError):  # another process was first, or it is not ours to remove
-                if time.time() - left.stat().st_mtime > LEFT_SECONDS:
-                    shutil.rmtree(left) if left.is_dir() else left.unlink()
+    with suppress(OSError):  # another process was first, or the folder is not ours to look into
+        for left in folder.iterdir():
+            if _PARTIAL.search(left.name) and time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _rename(path: Path, target: Path) -> None:
