@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.display.tables import console, listing, properties
 from dspy_toolkit.errors import DatasetError
-from dspy_toolkit.printable import PrintableRecord, json_text, printable, without_password
+from dspy_toolkit.printable import PrintableRecord, hide, json_text, printable, without_password
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jred\x9b31m\r\x08\x7f"
 SHOWN = r"\x1b]0;owned\x07\x1b[2Jred\x9b31m\x0d\x08\x7f"
@@ -86,3 +86,19 @@ def test_the_consoles_own_colours_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_logged_is_clean() -> None:
     record = PrintableRecord("dspy", logging.INFO, "x.py", 1, "a value: %s", (HOSTILE,), None)
     assert logging.Formatter("%(message)s").format(record) == f"a value: {SHOWN}"
+
+
+def test_a_hidden_secret_is_in_nobodys_log(caplog: pytest.LogCaptureFixture) -> None:
+    logging.setLogRecordFactory(logging.LogRecord)
+    hide("sk-in-nobodys-log")
+    logging.getLogger("another.package").warning("headers: %s", {"Authorization": "Bearer sk-in-nobodys-log"})
+    assert caplog.messages == ["headers: {'Authorization': 'Bearer ***'}"]
+
+
+def test_records_that_a_program_makes_in_its_own_way_stay_its_own() -> None:
+    class Own(logging.LogRecord):
+        pass
+
+    logging.setLogRecordFactory(Own)
+    hide("sk-another-secret")
+    assert logging.getLogRecordFactory() is Own
