@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from dspy_toolkit.durable import make_folder, writing
 from dspy_toolkit.errors import StoreError, ToolkitError
 
 LOCK_SECONDS = 60.0
+BETWEEN_TRIES = 0.05
+"""Seconds."""
 
 
 @contextmanager
@@ -32,23 +35,34 @@ def held(path: Path, seconds: float | None = None, refusal: type[ToolkitError] =
     Raises:
         StoreError: another holder kept it all that time (retryable), or it cannot be written.
     """
-    from filelock import FileLock, Timeout
-
     seconds = LOCK_SECONDS if seconds is None else seconds
-    # A lock object of its own for every caller: one shared object would let two threads in together.
-    lock = FileLock(path, timeout=seconds, is_singleton=False)
+    until = time.monotonic() + seconds
     with writing(path, refusal):
         make_folder(path.parent)
-        try:
-            lock.acquire()
-        except Timeout:  # an OSError too
-            busy = refusal(f"Another process has held {path} for {seconds:g} s. Wait until it ends, then run again.")
-            busy.retryable = True
-            raise busy from None
+        # Opened anew by every caller: a shared one would let two threads in together.
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
+        while not _locked(file, path, refusal):
+            if time.monotonic() >= until:
+                busy = refusal(
+                    f"Another process has held {path} for {seconds:g} s. Wait until it ends, then run again."
+                )
+                busy.retryable = True
+                raise busy
+            time.sleep(BETWEEN_TRIES)
         yield
     finally:
-        lock.release()
+        os.close(file)  # and with it goes the lock
+
+
+def _locked(file: int, path: Path, refusal: type[ToolkitError]) -> bool:
+    """Whether the lock on an open file was free, and is this caller's now."""
+    with writing(path, refusal):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.evaluation import Report
-from dspy_toolkit.gate.decide import Evidence, Outcome
+from dspy_toolkit.gate.evidence import Evidence
+from dspy_toolkit.gate.verdict import Outcome, PromotedFor
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
 from dspy_toolkit.optimizers.race.arm_run import ArmRun
 from dspy_toolkit.project import ChampionPart, ProgramPart, ProjectRef, StartPart
@@ -141,6 +142,10 @@ class Comparison(Frozen):
     outcome: Outcome
     reason: str
     """One sentence for people."""
+    promoted_for: PromotedFor | None = None
+    """What a candidate that passed is better in."""
+    anchor: int | None = None
+    """The version that was last promoted for quality, this candidate apart; None where no version is live."""
     candidate_val: Report | None
     champion_val: Report | None
     """On the validation rows that candidates were compared on; None when the candidate is the champion."""

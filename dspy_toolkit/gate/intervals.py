@@ -1,16 +1,18 @@
 """Intervals for scores in [0, 1], and for the difference of two paired series of them.
 
-Covered: Wilson's interval for one series of 0/1 scores, Tango's score interval for the difference of two paired ones, a
-bootstrap over groups for everything else, and the minimum detectable effect of either.
+Covered: Wilson's interval for one series of 0/1 scores, Tango's score interval for the difference of two paired ones,
+the choice between these and `bounded_mean` for everything else, and the minimum detectable effect of either.
 `alpha` is one-sided everywhere: each end of an interval errs with that probability, so the level is 1 - 2 alpha. It may
-be far below what resampling can resolve, since alpha spending halves it every other opening.
+be far below what resampling can resolve, since each opening of a test set is granted less.
 
-Not covered: which of them decides a promotion (see `decide`), and how much alpha there is (see `ledger`).
+Not covered: which of them decides a promotion (see `verdict`), and how much alpha there is (see `ledger`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
+
+from dspy_toolkit.gate.bounded_mean import Interval, bounded_mean, by_group, lower_end
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,19 +20,15 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-RESAMPLES = 10_000
+Method = Literal["tango", "bootstrap", "bounded mean"]
+"""How an interval was made; `bootstrap` is in records of version 0.1.0 only.
+
+The two others are Tango's for paired 0/1 scores of rows that are all their own group, and `bounded_mean`."""
 POWER = 0.8
 SCORES = (0.0, 1.0)
 """The least and the greatest score."""
 DIFFERENCES = (-1.0, 1.0)
 """The least and the greatest difference of two scores."""
-
-
-class Interval(NamedTuple):
-    """Both ends, in the unit of the scores."""
-
-    low: float
-    high: float
 
 
 def is_binary(values: ArrayLike) -> bool:
@@ -52,14 +50,14 @@ def is_ungrouped(groups: ArrayLike) -> bool:
 def mean_interval(values: ArrayLike, groups: ArrayLike, alpha: float = 0.025) -> Interval:
     """The interval of the mean of `values` (scores in [0, 1], one for each row); a 95 % interval by default.
 
-    Wilson's for 0/1 scores of rows that are all their own group, else the bootstrap over groups.
+    Wilson's for 0/1 scores of rows that are all their own group, else that of `bounded_mean`.
     """
     import numpy as np
 
     values = np.asarray(values, dtype=float)
     if is_binary(values) and is_ungrouped(groups):
         return wilson(int(values.sum()), len(values), alpha)
-    return bootstrap(values, groups, alpha, limits=SCORES)
+    return bounded_mean(values, groups, alpha, SCORES)
 
 
 def wilson(successes: int, n: int, alpha: float = 0.025) -> Interval:
@@ -117,52 +115,10 @@ def _exceeds(delta: Floats, b: Floats, c: Floats, n: Floats, z: Floats) -> NDArr
     return b - c - n * delta > z * np.sqrt(variance)
 
 
-def bootstrap(
-    values: ArrayLike,
-    groups: ArrayLike,
-    alpha: float,
-    *,
-    limits: tuple[float, float],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """The interval of the mean of `values`, resampling whole groups.
-
-    Each end is the wider one of two. The percentile of the resampled means follows skewed values, but says nothing
-    about an alpha below 1 / resamples, nor about outcomes too rare to be in the sample: a candidate that is a little
-    better on every row seen would pass at any alpha. Student's t end, whose standard error counts one more group at
-    each of the `limits` (after Agresti and Min 2005, Statistics in Medicine 24:729-740), covers those.
-
-    Args:
-        values: one number for each row, within `limits`.
-        groups: the group of each row.
-        alpha: one-sided error of each end, in (0, 0.5).
-        limits: the least and the greatest value possible.
-        resamples: more resolve a smaller alpha.
-        seed: the same seed and rows give the same interval.
-    """
-    import numpy as np
-    from scipy.stats import t as student
-
-    totals, sizes = _by_group(values, groups)
-    count, centre = len(totals), totals.sum() / sizes.sum()
-    means = np.empty(resamples)
-    random = np.random.default_rng(seed)
-    step = max(1, 2_000_000 // count)  # bounds the memory of one draw to a few tens of megabytes
-    for start in range(0, resamples, step):
-        drawn = random.integers(0, count, (min(step, resamples - start), count))
-        means[start : start + step] = totals[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    reach = student.isf(alpha, max(count - 1, 1)) * _standard_error(totals, sizes, limits)
-    low, high = np.quantile(means, (alpha, 1 - alpha))
-    return Interval(float(max(min(low, centre - reach), limits[0])), float(min(max(high, centre + reach), limits[1])))
-
-
-def paired_interval(
-    first: ArrayLike, second: ArrayLike, groups: ArrayLike, alpha: float
-) -> tuple[Interval, Literal["tango", "bootstrap"]]:
+def paired_interval(first: ArrayLike, second: ArrayLike, groups: ArrayLike, alpha: float) -> tuple[Interval, Method]:
     """The interval of the mean of `first - second` (two scores of each row), and the method.
 
-    Tango's for 0/1 scores of rows that are all their own group, else the bootstrap over groups.
+    Tango's for 0/1 scores of rows that are all their own group, else that of `bounded_mean`.
     """
     import numpy as np
 
@@ -171,7 +127,7 @@ def paired_interval(
     if is_binary(first) and is_binary(second) and is_ungrouped(groups):
         low, high = tango((differences > 0).sum(), (differences < 0).sum(), len(differences), alpha)
         return Interval(float(low), float(high)), "tango"
-    return bootstrap(differences, groups, alpha, limits=DIFFERENCES), "bootstrap"
+    return bounded_mean(differences, groups, alpha, DIFFERENCES), "bounded mean"
 
 
 def detectable_proportion(discordance: float, n: int, alpha: float) -> float:
@@ -202,29 +158,19 @@ def detectable_proportion(discordance: float, n: int, alpha: float) -> float:
 
 
 def detectable_mean(differences: ArrayLike, groups: ArrayLike, alpha: float) -> float:
-    """The smallest true mean difference that the bootstrap's t end shows with 80 % power, in (0, 1]."""
+    """The smallest true mean difference that `bounded_mean` shows with 80 % power, in (0, 1].
+
+    The differences that were seen are moved until their interval's lower end is 0; a sample has a mean that high or higher
+    with 80 % probability where the true one is 0.84 standard errors above it.
+    """
+    import numpy as np
     from scipy.stats import norm
-    from scipy.stats import t as student
 
-    totals, sizes = _by_group(differences, groups)
-    reach = student.isf(alpha, max(len(totals) - 1, 1)) + norm.ppf(POWER)
-    return float(min(reach * _standard_error(totals, sizes, DIFFERENCES), 1.0))
-
-
-def _by_group(values: ArrayLike, groups: ArrayLike) -> tuple[Floats, Floats]:
-    """The sum and the number of the values of each group, in the order of the groups' names."""
-    import numpy as np
-
-    _, index = np.unique(np.asarray(groups), return_inverse=True)
-    sizes = np.bincount(index).astype(float)
-    return np.bincount(index, weights=np.asarray(values, dtype=float)).astype(float), sizes
-
-
-def _standard_error(totals: Floats, sizes: Floats, limits: tuple[float, float]) -> float:
-    """The linearised standard error of a ratio of group sums, with one group of mean size at each limit added."""
-    import numpy as np
-
-    sizes = np.append(sizes, (sizes.mean(), sizes.mean()))
-    totals = np.append(totals, sizes[-2:] * limits)
-    residuals = totals - totals.sum() / sizes.sum() * sizes
-    return float(np.sqrt(len(sizes) / (len(sizes) - 1) * (residuals**2).sum()) / sizes.sum())
+    seen = by_group(differences, groups)
+    residuals = seen.totals - seen.totals.sum() / seen.sizes.sum() * seen.sizes
+    error = float(np.sqrt((residuals**2).sum()) / seen.sizes.sum())
+    mean = 0.0
+    for _ in range(4):  # the lower end moves almost as far as the values do
+        moved = np.clip(residuals + mean * seen.sizes, -seen.sizes, seen.sizes)
+        mean -= lower_end(seen._replace(totals=moved), alpha, DIFFERENCES[0])
+    return float(min(mean + norm.ppf(POWER) * error, 1.0))

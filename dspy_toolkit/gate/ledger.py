@@ -1,9 +1,14 @@
 """The ledger of sealed tests: every opening, and how much of the false-promotion rate it spent (alpha spending).
 
 Why there is one: each comparison on the same sealed rows is another chance to promote a candidate that is not better.
-Many nights at 5 % each would promote one sooner or later. So a test set has one rate (5 %) for its life, and each
-opening is granted a quarter of what is left. The grants sum to less than the rate, however many nights there are; by
-the union bound so does the probability of any false promotion.
+Many nights at 5 % each would promote one sooner or later. So a test set has one rate (5 %) for its life, and the k-th
+opening is granted `rate / 4 / k ** POWER_LAW`, a series that sums to the rate: the first one gets a quarter, and the
+hundredth still something to work with. By the union bound the probability of any false promotion is at most the rate.
+
+What a test set is: its rows, each under all the names that it is known by (its text, its contents, those of its
+near-duplicates). **Test sets that share a name, directly or through others between them, have one rate together**, also
+when rows are added slowly, mended, relabelled or taken away. Only a test set that shares no row with any opened one has a
+rate of its own.
 
 Why an append-only JSONL file: what was seen cannot be unseen, so no line is ever changed or removed. A run that is
 repeated, a database that is restored or a cache that is cleared must not give the rate back.
@@ -12,10 +17,9 @@ Why the grant is on disk before the caller gets it: an evaluation that dies may 
 spent its grant all the same. The same question (test set, candidate, champion) asked again without an answer gets the
 same grant back, so a crash costs nothing twice.
 
-When rows are added, what earlier openings spent counts by the share of today's rows that they saw. One ledger serves
-all projects of a home: rows seen under another project's name were seen.
+One ledger serves all projects of a home: rows seen under another project's name were seen.
 
-Not covered: the comparison that the alpha is spent on (see `decide`), and deletion: when somebody removes the file, the
+Not covered: the comparison that the alpha is spent on (see `evidence`), and deletion: when somebody removes the file, the
 openings are forgotten and the next interval claims more than it may.
 """
 
@@ -36,7 +40,9 @@ from dspy_toolkit.locks import held
 from dspy_toolkit.store import Frozen, Ref, digest
 
 SHARE = 0.25
-"""The part of the remaining rate that one opening spends."""
+"""The part of the rate that the first opening spends, and the most of what is left that any later one does."""
+POWER_LAW = 1.294
+"""How fast the grants fall: `zeta(POWER_LAW)` is 1 / SHARE, so that all of them together are the rate."""
 
 
 class SealedRows(Frozen):
@@ -44,8 +50,9 @@ class SealedRows(Frozen):
 
     line: Literal["test_set"] = "test_set"
     test_set: str
-    """sha256 of the sorted row hashes."""
+    """sha256 of the sorted names."""
     rows: tuple[str, ...]
+    """The names of the rows; in ledgers of version 0.1.0 the hash of each row's contents alone."""
 
 
 class Grant(Frozen):
@@ -64,9 +71,9 @@ class Grant(Frozen):
     alpha: float
     """One-sided false-promotion probability of this comparison."""
     rate: float
-    """The rate that the test set may spend over its life."""
+    """The rate that the test set, and all that are connected with it, may spend over their life."""
     looks: int
-    """Openings so far that shared at least one row, this one included."""
+    """Openings so far of test sets that are connected with this one, this one included."""
     left: float
     """The share of the rate that is left after this opening, in [0, 1]."""
 
@@ -103,15 +110,27 @@ class Ledger:
         """Args: path: a `.jsonl` file; it and its folder are made by the first grant."""
         self.path = Path(path)
 
-    def grant(self, rows: Iterable[str], *, project: str, candidate: str, champion: str, rate: float = 0.05) -> Grant:
+    def grant(
+        self,
+        rows: Iterable[str],
+        *,
+        project: str,
+        candidate: str,
+        champion: str,
+        rate: float = 0.05,
+        same_scores: bool = False,
+    ) -> Grant:
         """Write down an opening of the test set `rows` and return what it may spend.
 
         Args:
-            rows: the row hashes of the sealed split, in any order.
+            rows: the names of the sealed rows, all that each is known by, in any order. Names that do not change when a
+                row is edited (a hash of its normalised text, an id) keep an edit from looking like a fresh row.
             project: its name, for the record.
-            candidate: sha256 of the prompt to be tested.
-            champion: sha256 of the prompt that it will be compared with.
-            rate: false-promotion rate over the test set's life, in (0, 0.5).
+            candidate: sha256 of the prompt to be tested, or of its scores.
+            champion: the same of what it will be compared with.
+            rate: false-promotion rate over the life of the test set and all that are connected with it, in (0, 0.5).
+            same_scores: `candidate` and `champion` stand for scores: the same question again shows nothing new, and gets
+                its grant back also after it was answered.
 
         Raises:
             LedgerError: nothing is left to spend, there are no rows, or the ledger cannot be read or written.
@@ -129,16 +148,18 @@ class Ledger:
             known, openings = self._read()
             for opening in openings:
                 question = (opening.grant.test_set, opening.grant.candidate, opening.grant.champion, opening.grant.rate)
-                if opening.outcome is None and question == (test_set, candidate, champion, rate):
+                if (opening.outcome is None or same_scores) and question == (test_set, candidate, champion, rate):
                     return opening.grant
-            # An old opening counts by the share of today's rows that it saw: fresh rows have nothing spent on them.
-            shares = [(len(asked & known[o.grant.test_set]) / len(asked), o.grant.alpha) for o in openings]
-            left = rate - sum(share * alpha for share, alpha in shares)
+            connected = _connected(asked, known)
+            spent = [opening.grant.alpha for opening in openings if opening.grant.test_set in connected]
+            looks, left = 1 + len(spent), rate - sum(spent)
             if left <= 0:
                 raise LedgerError(
-                    f"The sealed test of {project} was opened {len(openings)} times and its false-promotion rate of "
-                    f"{rate:.0%} is spent. Add fresh labelled rows to the dataset, then run again."
+                    f"The sealed test of {project} was opened {len(spent)} times and its false-promotion rate of "
+                    f"{rate:.0%} is spent. Test on fresh labelled rows, none of which was opened before."
                 )
+            # The second is the smaller one where earlier openings were granted more, at another rate or by version 0.1.0.
+            alpha = min(alpha_of(rate, looks), left * SHARE)
             granted = Grant(
                 id=uuid.uuid4().hex,
                 time=_now(),
@@ -146,10 +167,10 @@ class Ledger:
                 test_set=test_set,
                 candidate=candidate,
                 champion=champion,
-                alpha=left * SHARE,
+                alpha=alpha,
                 rate=rate,
-                looks=1 + sum(share > 0 for share, _ in shares),
-                left=left / rate * (1 - SHARE),
+                looks=looks,
+                left=left / rate - alpha / rate,
             )
             # The rows first: a grant whose rows are not on record could not be charged to a later test set.
             new = [] if test_set in known else [SealedRows(test_set=test_set, rows=tuple(sorted(asked)))]
@@ -221,6 +242,27 @@ class Ledger:
     def _locked(self) -> AbstractContextManager[None]:
         """Hold the ledger against other threads and processes."""
         return held(Path(f"{self.path}.lock"), refusal=LedgerError)
+
+
+def alpha_of(rate: float, looks: int) -> float:
+    """What the opening with that number, from 1, may spend of `rate`."""
+    return rate * SHARE * looks**-POWER_LAW
+
+
+def first_alpha(rate: float) -> tuple[float, int, float]:
+    """What a first opening gets: alpha, openings so far, and the share of the rate that is left."""
+    return alpha_of(rate, 1), 1, 1 - SHARE
+
+
+def _connected(rows: frozenset[str], known: dict[str, frozenset[str]]) -> set[str]:
+    """The test sets that share a row with `rows`, or with one that does, and so on."""
+    found: set[str] = set()
+    reached, waiting = set(rows), dict(known)
+    while near := [test_set for test_set, names in waiting.items() if not reached.isdisjoint(names)]:
+        for test_set in near:
+            reached |= waiting.pop(test_set)
+        found.update(near)
+    return found
 
 
 def _now() -> str:

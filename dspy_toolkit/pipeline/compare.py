@@ -1,42 +1,44 @@
-"""A candidate against the champion: validation first, then, if that went well, the sealed test, once.
+"""A candidate against the champion: validation first, then, if that speaks for it, the sealed test, once.
 
-Covered: the order of the gate. A candidate whose prompt is the champion's, or that is worse on validation, is not shown the
-sealed rows. For any other the ledger grants the opening first, then both programs run on the same sealed rows, beside
-simple rules that the project names for reference, and the paired interval decides. Every opening is in the ledger, with
+Covered: the order of the gate. A candidate whose prompt is the champion's, or that a paired test on validation does not speak
+for, is not shown the sealed rows. For any other the ledger grants the opening first, then the programs run on the same
+sealed rows, beside simple rules that the project names for reference, and the gate decides. Where the champion was promoted
+for its fewer tokens, the last one that was promoted for quality (the anchor) runs too. Every opening is in the ledger, with
 its outcome. Rows that the champion, or what the search started from, was tuned on are no test.
 
-Not covered: moving the champion (`release`), and compiling, which is never given the sealed rows.
+Not covered: the verdict itself (`dspy_toolkit.gate`), moving the champion (`release`), and compiling, which is never given
+the sealed rows.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.datasets import Dataset, examples
-from dspy_toolkit.errors import DatasetError
+from dspy_toolkit.errors import DatasetError, RegistryError
 from dspy_toolkit.evaluation import Report, evaluate
-from dspy_toolkit.gate import decide
-from dspy_toolkit.gate.ledger import Ledger
+from dspy_toolkit.gate import Verdict, decide, worth_opening
+from dspy_toolkit.gate.ledger import Grant, Ledger
+from dspy_toolkit.gate.verdict import not_opened, unchanged
 from dspy_toolkit.metrics import score
 from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.optimizers.states import fill, prompt_of
 from dspy_toolkit.pipeline.context import Context, Progress
+from dspy_toolkit.pipeline.pairing import paired, tokens_ratio
+from dspy_toolkit.pipeline.row_names import row_names
 from dspy_toolkit.pipeline.source import trained_rows
 from dspy_toolkit.pipeline.unchanged import check_unchanged
 from dspy_toolkit.project import Project
 from dspy_toolkit.project.signatures import fields_of
-from dspy_toolkit.registry.programs import live_program
+from dspy_toolkit.registry.programs import LoadedProgram, live_program, load_program
 from dspy_toolkit.run import CompareInput, Comparison, SealedTest
-from dspy_toolkit.store import Store, digest
+from dspy_toolkit.store import digest
 
 if TYPE_CHECKING:
     import dspy
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,20 @@ def compare(context: Context, given: CompareInput, progress: Progress | None = N
     check_unchanged(context, given.program)
     project, store = context.project, context.store
     live = live_program(given.champion, project, context.settings)
-    tuned_on = frozenset(live.manifest.trained_rows if live.manifest else ())
+    tuned_on = _trained(live)
+    measured_from = live.manifest.anchor if live.manifest else None
+    anchor, cheaper_may = None, True
+    if measured_from is not None:
+        try:
+            earlier = load_program(context.settings, f"{project.name}@{measured_from}", project.location)
+        except RegistryError as error:
+            # Better one way to be promoted less than no run any more.
+            log.warning(
+                "The last champion promoted for quality is gone; cheaper candidates are not promoted: %s", error
+            )
+            cheaper_may = False
+        else:
+            anchor, tuned_on = earlier.program, tuned_on | _trained(earlier)
     match = Match(
         context,
         candidate=fill(project.build(), store.read_json(given.candidate)),
@@ -65,8 +80,16 @@ def compare(context: Context, given: CompareInput, progress: Progress | None = N
         tuned_on=tuned_on | trained_rows(given.start, given.dataset.sealed, project.dataset, store),
         false_promotion_rate=given.false_promotion_rate,
         progress=progress,
+        anchor=anchor,
+        cheaper_may=cheaper_may,
     )
-    return match.decide()
+    found = match.decide()
+    # What a cheaper candidate gives up is counted from where the champion's own loss is.
+    return found.model_copy(update={"anchor": given.champion.version if measured_from is None else measured_from})
+
+
+def _trained(loaded: LoadedProgram) -> frozenset[str]:
+    return frozenset(loaded.manifest.trained_rows if loaded.manifest else ())
 
 
 @dataclass(frozen=True)
@@ -83,26 +106,39 @@ class Match:
     """`_row` hashes that either program was tuned on; such a row is left out of the sealed test."""
     false_promotion_rate: float = 0.05
     progress: Progress | None = None
+    anchor: dspy.Module | None = None
+    """The last champion that was promoted for quality; None where that is the champion."""
+    cheaper_may: bool = True
+    """Whether fewer tokens can be a reason for a promotion."""
 
     def decide(self) -> Comparison:
         """The order of the gate; see the module."""
         if prompt_of(self.candidate) == prompt_of(self.champion):
-            outcome, reason = decide.verdict(None, changed=False, val_better=False)
-            return _comparison(outcome, reason)
+            return _comparison(unchanged())
         val = self.context.store.read_frame(self.dataset.val)
         val = sample_rows(val, self.val_rows or len(val), self.context.settings.optimize.seed)
         reports = self.score(self.candidate, val, "candidate on val"), self.score(self.champion, val, "champion on val")
-        if reports[0].mean < reports[1].mean:
-            outcome, reason = decide.verdict(None, changed=True, val_better=False)
-            return _comparison(outcome, reason, reports)
+        scores, ratio = paired(self.context.store, *reports), tokens_ratio(*reports)
+        worth = worth_opening(scores.candidate, scores.others[0], scores.groups, tokens_ratio=ratio)
+        log.info("%s", worth.reason)
+        if not worth.worth:
+            return _comparison(not_opened(worth.reason), reports)
         sealed = self.sealed_rows()
         with self.context.connection.context():  # for the reference rules, whose metric may ask the model
-            test, record = self.open_sealed(sealed)
+            ledger, grant = self.open_sealed(sealed)
+            ran = [
+                self.score(program, sealed, f"{who} on sealed")
+                for who, program in (
+                    ("candidate", self.candidate),
+                    ("champion", self.champion),
+                    ("anchor", self.anchor),
+                )
+                if program is not None
+            ]
             train = self.context.store.read_frame(self.dataset.train)
             rules = score_reference_rules(self.context.project, train, sealed)
-        outcome, reason = decide.verdict(test, changed=True, val_better=True)
-        record(outcome)
-        return _comparison(outcome, reason, reports, test, rules)
+        verdict = self.weigh(ledger, grant, *ran)
+        return _comparison(verdict, reports, ran, rules)
 
     def sealed_rows(self) -> pd.DataFrame:
         """The sealed rows that neither program was tuned on."""
@@ -114,22 +150,38 @@ class Match:
             raise DatasetError("No sealed row is left that neither program was tuned on. Add fresh labelled rows.")
         return sealed.iloc[fresh]
 
-    def open_sealed(self, sealed: pd.DataFrame) -> tuple[SealedTest, Callable[[str], None]]:
-        """Both programs on the sealed rows, once the ledger has granted it; and what writes the outcome into the ledger."""
-        ledger = Ledger(self.context.settings.path(LEDGER))
+    def open_sealed(self, sealed: pd.DataFrame) -> tuple[Ledger, Grant]:
+        """The ledger, and the opening that it grants."""
+        context, name = self.context, self.context.project.name
+        ledger = Ledger(context.settings.path(LEDGER))
+        # Rows in memory belong to no file whose rows could be remembered.
+        remembered = context.settings.path("splits", f"{name}.jsonl") if context.records is None else None
         grant = ledger.grant(
-            [str(row) for row in sealed["_row"]],
-            project=self.context.project.name,
+            row_names(sealed, context.project.dataset, remembered),
+            project=name,
             candidate=digest(prompt_of(self.candidate)),
             champion=digest(prompt_of(self.champion)),
             rate=self.false_promotion_rate,
         )
-        ours = self.score(self.candidate, sealed, "candidate on sealed")
-        theirs = self.score(self.champion, sealed, "champion on sealed")
-        test = compare_reports(
-            ours, theirs, self.context.store, alpha=grant.alpha, looks=grant.looks, alpha_left=grant.left
+        return ledger, grant
+
+    def weigh(
+        self, ledger: Ledger, grant: Grant, candidate: Report, champion: Report, anchor: Report | None = None
+    ) -> Verdict:
+        """The verdict on what was granted, which the ledger then holds."""
+        others = (champion,) if anchor is None else (champion, anchor)
+        scores = paired(self.context.store, candidate, *others)
+        return decide(
+            scores.others[0],
+            scores.candidate,
+            groups=scores.groups,
+            anchor_scores=scores.others[1] if anchor is not None else None,
+            old_tokens=champion.usage.prompt_tokens if self.cheaper_may else None,
+            new_tokens=candidate.usage.prompt_tokens,
+            ledger=ledger,
+            grant=grant,
+            kept=candidate.rows,
         )
-        return test, lambda outcome: ledger.record(grant, outcome, ours.rows)
 
     def score(self, program: dspy.Module, rows: pd.DataFrame, doing: str) -> Report:
         """Run a program on rows; `doing` ends in the name of their split."""
@@ -153,21 +205,6 @@ class Match:
         )
 
 
-def compare_reports(
-    candidate: Report, champion: Report, store: Store, *, alpha: float, looks: int, alpha_left: float
-) -> SealedTest:
-    """Compare two reports row by row; the other arguments are those of `gate.decide.compare`.
-
-    Raises:
-        DatasetError: the two reports do not cover the same rows.
-        ObjectMissing: the rows of a report are no longer in the store.
-    """
-    ours, theirs, groups = _pairs(store.read_frame(candidate.rows), store.read_frame(champion.rows))
-    ratio = candidate.usage.prompt_tokens / champion.usage.prompt_tokens if champion.usage.prompt_tokens else 1.0
-    shown = decide.compare(ours, theirs, groups, alpha=alpha, looks=looks, alpha_left=alpha_left, tokens_ratio=ratio)
-    return SealedTest(**shown.model_dump(), candidate=candidate, champion=champion)
-
-
 def score_reference_rules(project: Project, train: pd.DataFrame, rows: pd.DataFrame) -> dict[str, float]:
     """What the project's simple rules, fitted to `train`, score on `rows`: name → mean in [0, 1]."""
     if not project.reference_rules:
@@ -182,31 +219,20 @@ def score_reference_rules(project: Project, train: pd.DataFrame, rows: pd.DataFr
 
 
 def _comparison(
-    outcome: decide.Outcome,
-    reason: str,
-    reports: tuple[Report, Report] | tuple[None, None] = (None, None),
-    sealed: SealedTest | None = None,
+    verdict: Verdict,
+    val: tuple[Report, Report] | tuple[None, None] = (None, None),
+    sealed: list[Report] | None = None,
     rules: dict[str, float] | None = None,
 ) -> Comparison:
+    test = None
+    if sealed is not None and verdict.evidence is not None:
+        test = SealedTest(**verdict.evidence.model_dump(), candidate=sealed[0], champion=sealed[1])
     return Comparison(
-        outcome=outcome,
-        reason=reason,
-        candidate_val=reports[0],
-        champion_val=reports[1],
-        sealed=sealed,
+        outcome=verdict.outcome,
+        reason=verdict.reason,
+        promoted_for=verdict.promoted_for,
+        candidate_val=val[0],
+        champion_val=val[1],
+        sealed=test,
         reference_rules=rules or {},
     )
-
-
-def _pairs(
-    candidate: pd.DataFrame, champion: pd.DataFrame
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.object_]]:
-    """The candidate's scores, the champion's and the groups, all in the order of the row hashes."""
-    ours, theirs = (frame.set_index("_row").sort_index() for frame in (candidate, champion))
-    if not (ours.index.is_unique and ours.index.equals(theirs.index)):
-        only = len(ours.index.difference(theirs.index)), len(theirs.index.difference(ours.index))
-        raise DatasetError(
-            f"The reports to compare do not cover the same rows: {len(ours)} of the candidate ({only[0]} only there) and "
-            f"{len(theirs)} of the champion ({only[1]} only there). Evaluate both on the same split."
-        )
-    return ours["value"].to_numpy(float), theirs["value"].to_numpy(float), ours["_group"].to_numpy(object)

@@ -103,6 +103,7 @@ def _finish(context: Context, left: Unfinished) -> None:
                 reason=run.comparison.reason,
                 version=version.version,
                 previous=run.ref.champion.version,
+                promoted_for=run.comparison.promoted_for,
                 run_id=left.run_id,
             )
             record(context, ReleasedRun(**dict(run), decision=decision))

@@ -77,7 +77,11 @@ def release(context: Context, run: Run) -> ReleasedRun:
     """
     settings, name, live = context.settings, run.ref.name, run.ref.champion
     decision = Decision(
-        outcome=run.comparison.outcome, reason=run.comparison.reason, version=None, previous=live.version
+        outcome=run.comparison.outcome,
+        reason=run.comparison.reason,
+        version=None,
+        previous=live.version,
+        promoted_for=run.comparison.promoted_for,
     )
     if decision.outcome == "promoted":
         check_unchanged(context, run.ref.program)
@@ -140,6 +144,8 @@ def manifest_of(context: Context, run: Run) -> Manifest:
         reports=reports,
         parent=parent_of(run.ref.start, project),
         previous_champion=run.ref.champion.version,
+        promoted_for=seen.promoted_for or "quality",
+        anchor=seen.anchor if seen.promoted_for == "tokens" else None,
     )
 
 

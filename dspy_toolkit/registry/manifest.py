@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError
 
@@ -53,6 +53,10 @@ class Manifest(Frozen):
     """What the optimizer started from: a version of this project, `project@3` of another; None: the project's own program."""
     previous_champion: int | None = None
     """The champion when this version was saved; a rollback uses the tag `previous`, written at promotion."""
+    promoted_for: Literal["quality", "tokens"] = "quality"
+    """Why it passed the gate: better answers, or nearly as good ones from fewer tokens. Versions of 0.1.0 count as quality."""
+    anchor: int | None = None
+    """Of one promoted for tokens, the version that was last promoted for quality, from which losses are counted."""
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     program_sha256: str = ""
     """Hex digest of program.json's bytes; filled when the version is saved."""

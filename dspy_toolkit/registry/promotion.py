@@ -41,6 +41,8 @@ class Decision(Frozen):
     """The version that the candidate was saved as; None when it was not saved."""
     previous: int | None
     """The champion before the decision; None when there was none."""
+    promoted_for: Literal["quality", "tokens"] | None = None
+    """Why it was promoted: better answers, or nearly as good ones from fewer tokens."""
     run_id: str | None = None
     """The MLflow run that holds the version; None when no version was saved."""
 

@@ -2,7 +2,7 @@
 
 Read from the per-row tables of two evaluations. Rows that only one of the two has are left out.
 
-Not covered: whether a difference is more than chance, which `dspy_toolkit.gate.decide` says for all rows together.
+Not covered: whether a difference is more than chance, which `dspy_toolkit.gate` says for all rows together.
 """
 
 from __future__ import annotations

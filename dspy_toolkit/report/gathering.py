@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import StoreError
-from dspy_toolkit.gate.decide import percent_of_level
+from dspy_toolkit.gate.verdict import percent_of_level
 from dspy_toolkit.report.answers import Changes, Classes, changes, classes
 from dspy_toolkit.report.costs import Cost, costs
 from dspy_toolkit.report.curves import Curve, Front, baseline, curves, front

@@ -3,7 +3,7 @@
 Covered: the comparison behind a decision. Drawn with matplotlib's object interface on its Agg canvas: no window,
 no process-wide state, safe from any thread.
 
-Not covered: computing what is drawn (`dspy_toolkit.gate.decide`), keeping it (`dspy_toolkit.tracking.runs`).
+Not covered: computing what is drawn (`dspy_toolkit.gate.evidence`), keeping it (`dspy_toolkit.tracking.runs`).
 """
 
 from __future__ import annotations

@@ -10,9 +10,6 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 
 from dspy_toolkit.gate.intervals import (
-    DIFFERENCES,
-    SCORES,
-    bootstrap,
     detectable_mean,
     detectable_proportion,
     mean_interval,
@@ -114,52 +111,7 @@ def test_wilson_agrees_with_newcombe_1998_table_1():
         assert wilson(successes, n) == pytest.approx(ends, abs=5e-5)
 
 
-def test_bootstrap_is_near_scipys_when_many_rows_are_graded():
-    values = np.random.default_rng(5).uniform(0, 1, 400)
-    ours = bootstrap(values, np.arange(400), 0.025, limits=SCORES)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
-    assert ours == pytest.approx(tuple(theirs), abs=0.002)
-
-
-def test_bootstrap_is_deterministic_and_ignores_the_order_of_rows():
-    random = np.random.default_rng(0)
-    values, groups = random.uniform(-1, 1, 60), np.array([f"g{i // 3}" for i in range(60)])
-    order = random.permutation(60)
-    first = bootstrap(values, groups, 0.01, limits=DIFFERENCES)
-    assert bootstrap(values, groups, 0.01, limits=DIFFERENCES) == first
-    assert bootstrap(values[order], groups[order], 0.01, limits=DIFFERENCES) == pytest.approx(first, abs=1e-12)
-
-
-def test_rows_that_share_a_group_count_as_one():
-    """Each row copied four times says no more than once; counted as rows it would seem to say twice as much."""
-    values = np.random.default_rng(2).uniform(-1, 1, 50)
-    once = bootstrap(values, np.arange(50), 0.025, limits=DIFFERENCES)
-    copied = bootstrap(np.repeat(values, 4), np.repeat(np.arange(50), 4), 0.025, limits=DIFFERENCES)
-    as_rows = bootstrap(np.repeat(values, 4), np.arange(200), 0.025, limits=DIFFERENCES)
-    assert copied == pytest.approx(once, abs=1e-9)
-    assert as_rows.high - as_rows.low < 0.6 * (once.high - once.low)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.floats(-1, 1), st.integers(0, 8)), min_size=1, max_size=40), ALPHAS)
-def test_bootstrap_contains_the_mean_turns_over_with_the_series_and_widens_with_the_level(rows, alpha):
-    values, groups = np.array([value for value, _ in rows]), np.array([group for _, group in rows])
-    low, high = bootstrap(values, groups, alpha, limits=DIFFERENCES, resamples=200)
-    assert -1 <= low <= values.mean() + 1e-12 and values.mean() - 1e-12 <= high <= 1
-    assert bootstrap(-values, groups, alpha, limits=DIFFERENCES, resamples=200) == pytest.approx(
-        (-high, -low), abs=1e-9
-    )
-    wider = bootstrap(values, groups, alpha / 10, limits=DIFFERENCES, resamples=200)
-    assert wider.low <= low and high <= wider.high
-
-
-def test_a_gain_seen_on_every_row_is_no_proof_against_rare_great_losses():
-    """+0.01 in 99 of 100, -0.99 in 1 of 100: the mean is 0, and most samples of 50 hold no loss at all."""
-    low, _ = bootstrap(np.full(50, 0.01), np.arange(50), 0.0125, limits=DIFFERENCES)
-    assert low < 0
-
-
-def test_the_mean_of_right_and_wrong_answers_gets_wilson_and_anything_else_the_bootstrap():
+def test_the_mean_of_right_and_wrong_answers_gets_wilson_and_anything_else_the_bounded_mean():
     assert mean_interval([1, 0, 1, 1], ["a", "b", "c", "d"]) == wilson(3, 4)
     assert mean_interval([1, 0, 1, 1], ["a", "a", "c", "d"]) != wilson(3, 4)
     low, high = mean_interval([0.5, 0.25, 0.75, 1.0], ["a", "b", "c", "d"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit.gate.decide import percent_of_level
+from dspy_toolkit.gate.verdict import percent_of_level
 from dspy_toolkit.report.words import (
     LONGEST,
     Field,
