@@ -3,6 +3,7 @@
 boundary  how a command ends: errors, Ctrl-C, closed pipes
 doctor    checks this machine, home and configuration
 fetch     the embedded model, into this environment
+gate      two files of scores: is the new program better?
 history   earlier optimizations
 predict   run a program
 programs  list, show and roll back saved programs
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from dspy_toolkit.cli import programs
+from dspy_toolkit.cli import gate, programs
 from dspy_toolkit.cli.boundary import boundary
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
@@ -58,6 +59,10 @@ app.command(doctor)
 app.command(fetch_model)
 app.command(history)
 app.command(predict)
+gate_app = App(name="gate")
+gate_app.default(gate.judge)
+gate_app.command(gate.power)
+app.command(gate_app)
 programs_app = App(name="programs", help="List, show and roll back saved programs.")
 programs_app.command(programs.list_programs, name="list")
 programs_app.command(programs.show_program, name="show")
