@@ -198,6 +198,10 @@ class ObserveSettings(Section):
     """From which level up the toolkit's own log is shown on the terminal."""
     progress: bool = True
     """Progress bars on a terminal."""
+    show_sealed_rows: bool = False
+    """Show inputs and answers of sealed rows on the pages of runs and in MLflow. What is changed after reading them has been
+    tuned on them.
+    """
 
 
 class Environment(EnvSettingsSource):

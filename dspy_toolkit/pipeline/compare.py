@@ -118,7 +118,7 @@ class Match:
         val = self.context.store.read_frame(self.dataset.val)
         val = sample_rows(val, self.val_rows or len(val), self.context.settings.optimize.seed)
         reports = self.score(self.candidate, val, "candidate on val"), self.score(self.champion, val, "champion on val")
-        scores, ratio = paired(self.context.store, *reports), tokens_ratio(*reports)
+        scores, ratio = paired(self.context.store, *reports), tokens_ratio(*reports) if self.cheaper_may else 1.0
         worth = worth_opening(scores.candidate, scores.others[0], scores.groups, tokens_ratio=ratio)
         log.info("%s", worth.reason)
         if not worth.worth:

@@ -37,6 +37,9 @@ from dspy_toolkit.tracking.runs import close_failed, open_run, record_run
 
 log = logging.getLogger(__name__)
 
+SCORED = ("_row", "_group", "value", "status")
+"""What is recorded of a sealed row whose inputs and answers are not to be shown."""
+
 
 def record(context: Context, run: ReleasedRun) -> str:
     """Write a whole run into MLflow, and return its MLflow run's id. Complete also when every step came from a cache.
@@ -63,7 +66,9 @@ def record(context: Context, run: ReleasedRun) -> str:
     tables, sealed = {}, run.comparison.sealed
     for split, report in (("val", run.comparison.candidate_val), ("sealed", sealed and sealed.candidate)):
         if report is not None:
-            tables[f"rows_{split}.json"] = store.read_frame(report.rows)
+            table = store.read_frame(report.rows)
+            hidden = split == "sealed" and not settings.observe.show_sealed_rows
+            tables[f"rows_{split}.json"] = table[list(SCORED)] if hidden else table
     artifacts["report.html"] = page = report_of(context, run)
     run_id = decision.run_id or open_run(settings, run.ref.name, run.name)
     try:
@@ -147,7 +152,8 @@ def record_compilation(context: Context, made: Compilation) -> str:
 def report_of(context: Context, run: ReleasedRun) -> str:
     """The run's page: one HTML text that needs nothing beside it. See `dspy_toolkit.report`."""
     before = _state_before(context, run)
-    return render(gather(run, context.project, context.store, before, when=datetime.now(UTC)))
+    shown = context.settings.observe.show_sealed_rows
+    return render(gather(run, context.project, context.store, before, when=datetime.now(UTC), show_sealed_rows=shown))
 
 
 def report_path(context: Context, run_id: str) -> Path:

@@ -6,8 +6,8 @@
 styles and charts are inside, it loads nothing and runs no script, so that it can be sent as one file and read in ten
 years. Inputs and answers are untrusted text, and escaped.
 
-It shows rows of the data in clear, also sealed ones where they were opened. Whoever changes a prompt after reading
-those has tuned on them.
+It shows rows of the data in clear, of validation and in demonstrations; sealed ones only where the settings ask for it. Whoever
+changes a prompt after reading those has tuned on them.
 
 Not covered: when it is made and under which name it is kept (`dspy_toolkit.pipeline.record`), and comparing several
 runs (MLflow's own pages).

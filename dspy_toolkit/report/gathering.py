@@ -73,6 +73,8 @@ class Page:
     """Where `changes` and `classes` come from, in words; empty when no rows were compared."""
     sealed_shown: bool
     """Whether the page shows rows of the sealed test."""
+    sealed_hidden: bool
+    """Whether it would, and was asked not to."""
     changes: Changes | None
     classes: tuple[Classes, ...]
     one_output: bool
@@ -93,6 +95,7 @@ def gather(
     before: Mapping[str, Any] | None,
     *,
     when: datetime | None = None,
+    show_sealed_rows: bool = False,
 ) -> Page:
     """Collect what the page of a run shows.
 
@@ -102,6 +105,7 @@ def gather(
         store: holds the compiled program and the per-row tables.
         before: the state of the program that the candidate was compared with; None when it cannot be read.
         when: when the page is made.
+        show_sealed_rows: show also inputs and answers of sealed rows; else how many were won and lost.
 
     Raises:
         ProjectError: the project's program cannot be made.
@@ -130,6 +134,10 @@ def gather(
             missing.append(f"The answers row by row cannot be read. {error}")
     outputs = project.dataset.outputs
     compiled = run.compiled
+    of_sealed = bool(pair and tables and pair[0].split == "sealed")
+    differing = changes(*tables) if tables else None
+    if differing is not None and of_sealed and not show_sealed_rows:
+        differing = differing._replace(won=(), lost=())
     return Page(
         project=project.name,
         summary=readable(project.summary),
@@ -148,8 +156,9 @@ def gather(
         predictors=sides,
         before=_champion(run),
         split=SPLITS.get(pair[0].split, pair[0].split) if pair and tables else "",
-        sealed_shown=bool(pair and tables and pair[0].split == "sealed"),
-        changes=changes(*tables) if tables else None,
+        sealed_shown=of_sealed and show_sealed_rows,
+        sealed_hidden=of_sealed and not show_sealed_rows,
+        changes=differing,
         classes=classes(*tables, outputs, fields_of(program)) if tables else (),
         one_output=len(outputs) == 1,
         costs=costs(run),
@@ -237,11 +246,17 @@ def _difference(seen: SealedTest | None) -> Iterator[Field]:
     tests = {
         "tango": "Tango's score interval for paired 0/1 scores",
         "bootstrap": "bootstrap over groups of rows",
+        "bounded mean": "bounded mean over groups of rows",
     }
     yield Field("Candidate less champion", f"{points(seen.delta)} points")
     yield Field(f"{percent_of_level(seen.level)} interval", f"{points(seen.low)} to {points(seen.high)} points")
     yield Field("Interval by", tests.get(seen.test, seen.test))
     yield Field("Shown four times in five", f"a true gain of {100 * seen.detectable_effect:.1f} points")
+    if seen.effective_groups is not None and seen.groups != seen.n:
+        yield Field("Groups of rows", f"{count(seen.groups or 0)}, effective number {seen.effective_groups:.1f}")
+    if seen.anchor_delta is not None and seen.anchor_low is not None:
+        anchored = f"{points(seen.anchor_delta)} points, at least {points(seen.anchor_low)}"
+        yield Field("Candidate less the last champion promoted for quality", anchored)
     yield Field("Openings of these rows", count(seen.looks))
     yield Field("Error rate left for later openings", f"{seen.alpha_left:.0%}".replace("%", " %"))
     yield Field("Prompt tokens, candidate over champion", f"{seen.tokens_ratio:.2f}")

@@ -103,6 +103,45 @@ def test_a_better_one_is_promoted_and_the_opening_written_down(table: Table) -> 
     }
 
 
+def test_no_better_on_validation_is_not_shown_the_sealed_rows(table: Table) -> None:
+    """Not worse is not enough: each look at the sealed rows costs a part of the rate."""
+    result = table.compare(told(f"{HINT} Answer with one word."), told())
+    assert result.outcome == "refused"
+    assert "is not shown to be better on validation; the sealed test was not opened" in result.reason
+    assert result.sealed is None and table.openings() == []
+
+
+def test_no_worse_and_cheaper_is_shown_them(table: Table) -> None:
+    wordy = told(HINT + " Think of what the thing looks like, of its name, and of all that you know of it." * 8)
+    result = table.compare(told(), wordy)
+    assert result.sealed is not None and result.sealed.tokens_ratio < 0.9
+    assert (result.outcome, result.promoted_for) == ("refused", None), "so few rows do not show that no point was lost"
+
+
+def test_the_anchor_runs_on_the_same_rows(table: Table) -> None:
+    """A champion that was promoted for its tokens: what the candidate may lose is counted from before it."""
+    result = table.compare(told(), program(), anchor=told(f"{HINT} Answer with one word."))
+    assert result.sealed is not None
+    assert result.sealed.delta > 0.3 and result.sealed.anchor_delta == 0
+    assert (result.outcome, result.promoted_for) == ("promoted", "tokens"), "not shown to be better than the anchor"
+
+
+def test_where_the_anchor_is_gone_tokens_are_no_reason(table: Table) -> None:
+    wordy = told(HINT + " Think of what the thing looks like, of its name, and of all that you know of it." * 8)
+    result = table.compare(told(), wordy, cheaper_may=False)
+    assert result.outcome == "refused" and table.openings() == []
+
+
+def test_an_edited_row_is_no_fresh_row(table: Table) -> None:
+    """Another label in every row makes other hashes; the ledger knows the texts."""
+    first = table.compare(told(f"{HINT} One.")).sealed
+    again = [{**row, "text": f" {row['text']}  "} for row in records(90)]
+    table.dataset = prepare(from_records(again), SPEC, fields_of(program()), table.toy.store)
+    second = table.compare(told(f"{HINT} Two.")).sealed
+    assert first is not None and second is not None
+    assert (first.looks, second.looks) == (1, 2)
+
+
 def test_better_on_validation_only_is_refused(table: Table) -> None:
     val = table.texts("val")
     table.toy.knows = lambda request: by_instruction(request) and question(request) in val

@@ -17,7 +17,7 @@ from dspy_toolkit.registry.programs import load_program
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking.mlflow_client import session
 from tests.optimizers.benches import Bench
-from tests.optimizers.toys import TOML, engine_of
+from tests.optimizers.toys import TOML, by_instruction, engine_of, question
 
 
 @pytest.fixture
@@ -75,7 +75,10 @@ def test_a_better_program_is_promoted_and_wholly_recorded(bench: Bench) -> None:
     }
     assert files["comparison.png"].startswith(b"\x89PNG")
     assert json.loads(files["decision.json"])["outcome"] == "promoted"
-    assert len(json.loads(files["rows_sealed.json"])["data"]) == len(frames["sealed"])
+    sealed = json.loads(files["rows_sealed.json"])
+    assert len(sealed["data"]) == len(frames["sealed"])
+    assert sealed["columns"] == ["_row", "_group", "value", "status"], "no inputs and no answers"
+    assert "inputs" in json.loads(files["rows_val.json"])["columns"]
     assert saved.info.status == "FINISHED"
     assert saved.data.params["optimizer"] == "gepa"
     assert saved.data.params["data"] == run.ref.data.fingerprint
@@ -119,8 +122,13 @@ def test_a_second_night_compares_with_the_champion(bench: Bench) -> None:
 
 def test_rows_that_the_champion_was_tuned_on_are_not_its_test(bench: Bench) -> None:
     """A row that went to the sealed split of another dataset file stays what it was for the champion."""
+    better = "Name the colour of the thing, as label red, green or blue."
+    # Better on validation than the champion, so that the sealed rows are asked for.
+    bench.toy.knows = lambda request: (
+        by_instruction(request) and (better in request.messages[0].content or sum(map(ord, question(request))) % 4 > 0)
+    )
     first, _ = bench.whole()
-    bench.toy.instruction = "Name the colour of the thing, as label red, green or blue."
+    bench.toy.instruction = better
     swapped = Dataset(
         train=first.dataset.sealed, val=first.dataset.val, sealed=first.dataset.train, report=first.dataset.report
     )

@@ -85,6 +85,7 @@ CHANGES = ROLES | {
     "registry.experiment": Change("other", because="the runs found there are read anew"),
     "observe.log_level": Change("DEBUG", because="a person sees more"),
     "observe.progress": Change(False, because="a person sees less"),
+    "observe.show_sealed_rows": Change(True, because="a person sees more of what was found"),
     "projects": Change(
         {"other": {"lm": {"model": REMOTE}}}, because="another project's; this one's are laid over the above"
     ),

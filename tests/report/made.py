@@ -193,7 +193,8 @@ class Desk:
         return ReleasedRun(**dict(run), decision=Decision(**made | decided))
 
     def gather(self, run: Run, before: dict[str, Any] | None = None, **decided: Any) -> Page:
-        return gather(self.released(run, **decided), self.project, self.store, before or self.state())
+        released, state = self.released(run, **decided), before or self.state()
+        return gather(released, self.project, self.store, state, show_sealed_rows=True)
 
     def html(self, run: Run, before: dict[str, Any] | None = None, **decided: Any) -> str:
         return render(self.gather(run, before, **decided))

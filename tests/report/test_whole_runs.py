@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,28 @@ def test_a_promoted_run_has_its_page_in_mlflow_and_under_the_home(bench: Pages) 
     comparison = run.comparison.sealed
     assert comparison is not None
     gained = round((comparison.candidate.mean - comparison.champion.mean) * comparison.candidate.n)
-    assert f"Won: {gained}" in seen.text and "Lost: 0" in seen.text
+    assert f"of the sealed test, {gained} scored higher after and 0 lower." in seen.text
+    assert "These rows are sealed, and not shown" in seen.text and "Won:" not in seen.text
+    sealed = set(bench.toy.store.read_frame(run.dataset.sealed)["text"])
+    assert not [text for text in sealed if text in html]
     assert {line[0] for line in seen.table("label, on the sealed test")[1:]} == {"red", "green", "blue"}
     assert len(seen.table("Every candidate")) == len(run.compiled.trials) + 1
     assert seen.table("What each step")[2][1] == f"{run.compiled.usage.lm_calls:,}"
+
+
+def test_sealed_rows_are_shown_to_whoever_asks_for_them(bench: Pages) -> None:
+    run, _ = bench.run()
+    context = bench.context()
+    asked = context.settings.model_copy(
+        update={"observe": context.settings.observe.model_copy(update={"show_sealed_rows": True})}
+    )
+    html = report_of(replace(context, settings=asked), run)
+    seen = look(html)
+    comparison = run.comparison.sealed
+    assert comparison is not None
+    gained = round((comparison.candidate.mean - comparison.champion.mean) * comparison.candidate.n)
+    assert f"Won: {gained}" in seen.text and "Lost: 0" in seen.text
+    assert [text for text in bench.toy.store.read_frame(run.dataset.sealed)["text"] if text in html]
 
 
 def test_a_run_that_learnt_the_validation_rows_by_heart_is_refused_with_the_rows_it_lost(bench: Pages) -> None:
