@@ -5,6 +5,7 @@
     ├── ProjectError             a project that cannot be found, read or used
     ├── DatasetError             a file, row, column or split that cannot be used
     ├── MetricError              a metric that raises, or returns something that is not a score
+    ├── ProgramError             a program that raises on too many rows
     ├── StoreError               the object store cannot be read or written
     │   └── ObjectMissing        an object that a Ref names is not there (a cache miss, not a fault)
     ├── ModelError               a model that cannot be had
@@ -12,6 +13,7 @@
     │   └── ModelTooLarge        it would not fit in memory
     ├── EngineError              the engine could not answer a request
     │   ├── RequestRefused       the request itself is bad; trying again changes nothing
+    │   │   └── PromptTooLong    the prompt and the reply do not fit the model's context
     │   ├── EngineBusy           the queue is full                                    (retryable)
     │   ├── DeadlineExceeded     not finished in time                                 (retryable)
     │   └── EngineFailed         the engine's thread failed; the next request restarts it  (retryable)
@@ -60,6 +62,10 @@ class MetricError(ToolkitError):
     """A metric raised, or returned something that is not a score in [0, 1]."""
 
 
+class ProgramError(ToolkitError):
+    """A program raised on more rows than an evaluation tolerates."""
+
+
 class StoreError(ToolkitError):
     """The object store cannot be read or written."""
 
@@ -86,6 +92,10 @@ class EngineError(ToolkitError):
 
 class RequestRefused(EngineError):
     """The request itself is bad; trying again changes nothing."""
+
+
+class PromptTooLong(RequestRefused):
+    """The prompt and the longest reply do not fit the model's context, or this machine's memory."""
 
 
 class EngineBusy(EngineError):

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from dspy_toolkit.errors import RequestRefused
+from dspy_toolkit.errors import EngineError, RequestRefused
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities
@@ -48,8 +48,8 @@ Replies = Iterable[Scripted] | Callable[[GenerationRequest], Scripted]
 TOKEN = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 
 
-class OutOfAnswers(RequestRefused):
-    """A fake was asked for more replies than its test scripted."""
+class OutOfAnswers(EngineError):
+    """A fake was asked for more replies than its test scripted. No fault of the request: an evaluation ends with it."""
 
 
 class FakeEngine(EngineThread):

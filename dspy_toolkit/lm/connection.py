@@ -106,7 +106,7 @@ def judge_of(lm: Any, model: str | None) -> MeteredLM:
     """The LM that grades what a program said on `lm`.
 
     Args:
-        lm: the LM of the run: of `connect`, it knows its judge, and is charged; for any other, the settings of
+        lm: the LM of the run: of `connect`, it knows its judge, and its meter is charged; for any other, the settings of
             `dspy-toolkit.toml` and the environment say who judges.
         model: what the metric names; None for the role's.
 
@@ -116,7 +116,7 @@ def judge_of(lm: Any, model: str | None) -> MeteredLM:
     if not isinstance(lm, MeteredLM) or lm.judge is None:
         return _role_lm(load_settings(), "judge", model)
     judge = lm.judge(model).copy()
-    judge.meter = lm.meter
+    judge.meter = lm.meter.judge
     return judge
 
 

@@ -4,6 +4,8 @@ A *logical* call is one that a program makes, also when a cache answers; a *phys
 are stated in logical calls, so that a run that resumes from the cache searches no further than one that was never
 stopped.
 
+What a judge, or anything else that a metric asks, spends is counted in the run's meter, and apart in `Meter.judge`.
+
 What a call cost is also written on the MLflow span that it belongs to (`spans`).
 
 A remote model that has no room, or failed, is asked again a few times (`dspy_toolkit.lm.litellm.patience`), which counts as
@@ -46,12 +48,18 @@ class Meter:
     """Counters of one stretch of work. Safe from any thread."""
 
     def __init__(
-        self, limit: int | None = None, on_call: Callable[[int], None] | None = None, *, one_model: bool = False
+        self,
+        limit: int | None = None,
+        on_call: Callable[[int], None] | None = None,
+        *,
+        one_model: bool = False,
+        whole: Meter | None = None,
     ) -> None:
         """Args:
         limit: logical calls allowed, None for no limit.
         on_call: told the count after each, in any thread.
         one_model: whether the replies are to be the model's own, and nothing that it falls back on elsewhere.
+        whole: the meter that this one is a part of: what is counted here is counted, and limited, there too.
         """
         self.limit, self._on_call, self.one_model = limit, on_call, one_model
         self.usage = Usage()
@@ -60,9 +68,18 @@ class Meter:
         self.refused = 0
         """Calls that the limit turned away."""
         self._lock = threading.Lock()
+        self._whole = whole
+        self._judge = Meter(one_model=one_model, whole=self) if whole is None else self
+
+    @property
+    def judge(self) -> Meter:
+        """The part of this meter that counts what a metric asked for."""
+        return self._judge
 
     def charge(self) -> None:
         """Count one logical call. Raises BudgetExhausted instead when the limit is reached."""
+        if self._whole is not None:
+            self._whole.charge()
         with self._lock:
             if self.limit is not None and self.usage.lm_calls >= self.limit:
                 self.refused += 1
@@ -85,11 +102,21 @@ class Meter:
         with self._lock:
             self.usage += asked
             self.truncated += truncated
+        if self._whole is not None:
+            self._whole.record(
+                cached=cached,
+                prompt_tokens=prompt_tokens,
+                completion_tokens=completion_tokens,
+                truncated=truncated,
+                seconds=seconds,
+            )
 
     def retried(self) -> None:
         """Count a second call for a reply that could not be parsed."""
         with self._lock:
             self.parse_retries += 1
+        if self._whole is not None:
+            self._whole.retried()
 
 
 class MeteredLM(dspy.LM):

@@ -53,9 +53,10 @@ class Weighted:
     ) -> Score:
         """The weighted mean; 0 when a constraint fails, and the feedback begins with that."""
         hints = {"trace": trace, "pred_name": pred_name, "pred_trace": pred_trace}
-        said, failed = [], False
+        said, failed, measures = [], False, {}
         for metric, least in self.require:
             result = call_metric(metric, example, prediction, hints)
+            measures |= result.measures
             if result.value < least:
                 failed = True
                 said.append(
@@ -65,9 +66,10 @@ class Weighted:
         total = value = 0.0
         for metric, weight in self.of:
             result = call_metric(metric, example, prediction, hints)
+            measures |= result.measures
             total, value = total + weight, value + weight * result.value
             said.append(f"{name_of(metric)}: {result.value:.2f}. {result.feedback}".strip())
-        return Score(value=0 if failed else min(value / total, 1.0), feedback="\n".join(said))
+        return Score(value=0 if failed else min(value / total, 1.0), feedback="\n".join(said), measures=measures)
 
 
 def weighted(

@@ -20,3 +20,6 @@ class Score(Frozen):
     """0 is worst, 1 is best."""
     feedback: str = ""
     """What was wrong and what would have been right, for the reflection model."""
+    measures: dict[str, float] = Field(default={})
+    """What else was measured of this answer, by name, such as the spread of several judgements. A report gives each
+    one's mean over the rows that have it."""

@@ -20,6 +20,7 @@ from dspy_toolkit.errors import (
     EngineFailed,
     ModelError,
     ModelNotFound,
+    PromptTooLong,
     RequestRefused,
     SettingsError,
     ToolkitError,
@@ -183,7 +184,7 @@ def test_what_may_pass_is_asked_again_and_counts_once(server: OpenAIServer, home
         (Fault(403), ModelError, "does not let us in", 1),
         (Fault(429, "No money", "insufficient_quota"), ModelError, "does not let us in .*No money", 1),
         (NO_MODEL, ModelNotFound, r"is not there .*Correct \[lm\]", 1),
-        (TOO_LONG, RequestRefused, r"refuses the request .*8192 tokens\)\. Shorten the prompt", 1),
+        (TOO_LONG, PromptTooLong, r"refuses the request .*8192 tokens\)\. Shorten the prompt", 1),
         (Fault(422, "no such field"), RequestRefused, "no such field", 1),
     ],
 )

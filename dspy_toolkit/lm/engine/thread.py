@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import InvalidStateError
 from typing import Any
 
-from dspy_toolkit.errors import EngineBusy, EngineFailed, RequestRefused, ToolkitError
+from dspy_toolkit.errors import EngineBusy, EngineFailed, PromptTooLong, ToolkitError
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.stats import observe
 from dspy_toolkit.lm.models.lease import Lease, acquire
@@ -70,7 +70,8 @@ class EngineThread(ABC):
         """Queue a request.
 
         Raises:
-            RequestRefused: the prompt is longer than the context, or the grammar cannot be compiled.
+            PromptTooLong: the prompt and the reply are longer than the context.
+            RequestRefused: the grammar cannot be compiled.
             EngineBusy: the queue is full.
             EngineFailed: the engine was closed.
         """
@@ -107,7 +108,7 @@ class EngineThread(ABC):
         limit = f"the context of {self.model} is {own}"
         if room < own:
             limit = f"this machine's memory has room for {room} of the {own} tokens of {self.model}'s context"
-        raise RequestRefused(
+        raise PromptTooLong(
             f"The prompt has {prompt} tokens and the reply may have {reply}, but {limit}. Shorten the prompt (fewer or "
             "shorter demonstrations), or lower lm.max_tokens."
         )

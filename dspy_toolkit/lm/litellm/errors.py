@@ -9,7 +9,7 @@
     408, 504                        DeadlineExceeded     (retried)
     other 5xx, refused, cut off,    EngineFailed         (retried)
     unreadable or empty
-    other 4xx                       RequestRefused
+    other 4xx                       RequestRefused; PromptTooLong where LiteLLM says so
 
 `root_error` finds the toolkit's own behind one that DSPy or LiteLLM wrapped around it, and `mask` takes keys out of what all of
 them say: whoever logs a traceback logs each.
@@ -26,6 +26,7 @@ from dspy_toolkit.errors import (
     EngineFailed,
     ModelError,
     ModelNotFound,
+    PromptTooLong,
     RequestRefused,
     ToolkitError,
     causes,
@@ -88,7 +89,9 @@ def remote_fault(error: Exception, model: str, where: str, options: dict[str, An
         seconds = f"{options.get('timeout') or 600:g} s" if status == 408 else "its own limit"
         return DeadlineExceeded(f"{who} did not answer within {seconds} {what}. Raise the timeout of {where}.")
     if status < 500:
-        return RequestRefused(f"{who} refuses the request {what}. Shorten the prompt, or correct {where}.")
+        too_long = any(type(cause).__name__ == "ContextWindowExceededError" for cause in causes(error))
+        kind = PromptTooLong if too_long else RequestRefused
+        return kind(f"{who} refuses the request {what}. Shorten the prompt, or correct {where}.")
     if refused := next((cause for cause in causes(error) if isinstance(cause, OSError)), None):
         return EngineFailed(f"{who} cannot be reached: {refused}. Start its server, or correct {where}.")
     return EngineFailed(f"{who} failed {what}. Try again later, or look into its server's log.")

@@ -6,80 +6,15 @@ import json
 import threading
 import time
 from enum import Enum
-from typing import Any, Literal
+from typing import Literal
 
 import dspy
-import pandas as pd
 import pytest
-from dspy.adapters.chat_adapter import ChatAdapter
-from dspy.utils import DummyLM
 
-from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import BudgetExhausted, DatasetError, EngineFailed, MetricError
-from dspy_toolkit.evaluation import Report, evaluate
 from dspy_toolkit.gate.intervals import wilson
-from dspy_toolkit.lm.meter import Meter
-from dspy_toolkit.metrics import Score, exact_match
-from dspy_toolkit.store import Store
-
-SPEC = DatasetSpec(source="rows.csv", inputs=("text",), outputs=("label",))
-
-
-class ScriptedLM(DummyLM):
-    """Answers from a table, and meters like the real one. A text that is not in the table gets an unreadable reply."""
-
-    def __init__(self, answers: dict[str, dict[str, Any]]) -> None:
-        super().__init__(answers)
-        self.meter = Meter()
-
-    def metered(self, limit: int | None = None) -> ScriptedLM:
-        lm = self.copy()
-        lm.meter = Meter(limit)
-        return lm
-
-    def __call__(self, prompt=None, *, messages=None, **kwargs):
-        self.meter.charge()
-        reply = super().__call__(prompt, messages=messages, **kwargs)
-        self.meter.record(cached=False, prompt_tokens=7, completion_tokens=3, truncated=False)
-        return reply
-
-
-class Calling(dspy.Module):
-    """A program that calls `answer(text)` and leaves the language model alone."""
-
-    def __init__(self, answer) -> None:
-        super().__init__()
-        self.answer = answer
-
-    def forward(self, text):
-        return dspy.Prediction(label=self.answer(text))
-
-
-def rows(*labels: str) -> pd.DataFrame:
-    count = range(len(labels))
-    return pd.DataFrame(
-        {
-            "text": [f"text {i:03}" for i in count],
-            "label": list(labels),
-            "_row": [f"row{i}" for i in count],
-            "_group": [f"group{i}" for i in count],
-        }
-    )
-
-
-@pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(str(tmp_path / "objects"))
-
-
-@pytest.fixture
-def run(store):
-    def run(program, frame, metric=exact_match, lm=None, **options) -> Report:
-        adapter = ChatAdapter(use_json_adapter_fallback=False)
-        lm = lm or ScriptedLM({})
-        return evaluate(program, frame, SPEC, metric, split="val", lm=lm, adapter=adapter, store=store, **options)
-
-    return run
+from dspy_toolkit.metrics import Score
+from tests.evaluation.made import Calling, ScriptedLM, rows
 
 
 def test_a_program_is_run_on_every_row_and_its_calls_are_counted(run, store):
@@ -220,15 +155,6 @@ def test_an_engine_that_fails_inside_a_metric_ends_the_evaluation_too(run):
 
     with pytest.raises(EngineFailed, match="judge"):
         run(Calling(str), rows("a"), metric)
-
-
-def test_a_fault_of_the_program_comes_as_it_is_and_names_its_row(run):
-    def answer(text):
-        raise ZeroDivisionError("division by zero")
-
-    with pytest.raises(ZeroDivisionError) as caught:
-        run(Calling(answer), rows("a"))
-    assert caught.value.__notes__ == ["while running the program on row row0"]
 
 
 def test_an_interrupt_drops_the_waiting_rows_and_is_raised_at_once(run):
