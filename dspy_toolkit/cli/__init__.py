@@ -5,6 +5,7 @@ doctor    checks this machine, home and configuration
 fetch     the embedded model, into this environment
 gate      two files of scores: is the new program better?
 history   earlier optimizations
+judge     whether a judge agrees with people
 predict   run a program
 programs  list, show and roll back saved programs
 findings  what doctor checks; model_findings, of the models
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from dspy_toolkit.cli import gate, programs
+from dspy_toolkit.cli import gate, judge, programs
 from dspy_toolkit.cli.boundary import boundary
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
@@ -58,6 +59,9 @@ app = App(
 app.command(doctor)
 app.command(fetch_model)
 app.command(history)
+judge_app = App(name="judge", help="Look into a judge before you trust it.")
+judge_app.command(judge.agreement)
+app.command(judge_app)
 app.command(predict)
 gate_app = App(name="gate")
 gate_app.default(gate.judge)

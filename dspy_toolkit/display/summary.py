@@ -66,6 +66,7 @@ def print_summary(
             f"opening {test.looks} of these rows, {test.alpha_left:.0%} of the error rate left",
             highlight=False,
         )
+    _print_classes(context, run, console)
     colour = {"promoted": "green", "refused": "yellow", "unchanged": "cyan"}[decision.outcome]
     console.print(f"[bold {colour}]{decision.outcome}[/]: {escape(decision.reason)}", highlight=False)
     if not compiled.changed and compiled.trials:
@@ -76,6 +77,29 @@ def print_summary(
     for command in [*([tables.opening(report)] if report else []), *_next(context, run)]:
         # Not wrapped: a command that is broken over two lines cannot be copied.
         console.print(f"  {escape(command)}", highlight=False, soft_wrap=True)
+
+
+def _print_classes(context: Context, run: ReleasedRun, console: Console) -> None:
+    """A line for each output that is a choice: macro-F1 before and after, on the sealed rows where they were opened."""
+    from dspy_toolkit.errors import ObjectMissing
+    from dspy_toolkit.evaluation import class_reports
+    from dspy_toolkit.project.signatures import fields_of
+
+    comparison = run.comparison
+    test = comparison.sealed
+    pair = (test.champion, test.candidate) if test else (comparison.champion_val, comparison.candidate_val)
+    try:
+        tables = [context.store.read_frame(report.rows) for report in pair if report is not None]
+    except ObjectMissing:  # the run's page says so
+        return
+    outputs, types = context.project.dataset.outputs, fields_of(context.project.build())
+    for before, after in zip(*(class_reports(table, outputs, types) for table in tables), strict=True):
+        now = after.macro_f1
+        console.print(
+            f"macro-F1 of {escape(after.output)}: champion {before.macro_f1.value:.1%}, candidate {now.value:.1%} "
+            f"({100 * now.low:.0f}–{100 * now.high:.0f}), on {after.n} {'sealed' if test else 'validation'} rows",
+            highlight=False,
+        )
 
 
 def print_choice(choice: Choice, console: Console | None = None) -> None:

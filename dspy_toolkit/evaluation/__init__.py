@@ -3,6 +3,7 @@
 report      what an evaluation gives back
 rows        running and scoring rows: what is a wrong answer, a bad row, a failure
 evaluating  a whole split, once or several times, with a report
+agreement   a judge against people: kappa, sensitivity, specificity, and its mean corrected for them
 classes     accuracy, macro-F1, precision, recall and confusion where an output is a choice
 
 Not covered: retrying (the orchestrator's tasks do), comparing two reports (`gate.decide`), and permission to open a
@@ -11,7 +12,9 @@ sealed split (`gate.ledger`).
 
 from __future__ import annotations
 
+from dspy_toolkit.evaluation.agreement import Agreement, Calibration, JudgeCheck, agree, calibrate, corrected_mean
 from dspy_toolkit.evaluation.classes import ClassReport, ClassScore, class_reports
+from dspy_toolkit.evaluation.estimates import Estimate
 from dspy_toolkit.evaluation.evaluating import evaluate
 from dspy_toolkit.evaluation.report import Report, RowScore, Status
 from dspy_toolkit.evaluation.rows import METRIC_ERRORS, ROW_ERRORS, score_rows
@@ -19,12 +22,19 @@ from dspy_toolkit.evaluation.rows import METRIC_ERRORS, ROW_ERRORS, score_rows
 __all__ = [
     "METRIC_ERRORS",
     "ROW_ERRORS",
+    "Agreement",
+    "Calibration",
     "ClassReport",
     "ClassScore",
+    "Estimate",
+    "JudgeCheck",
     "Report",
     "RowScore",
     "Status",
+    "agree",
+    "calibrate",
     "class_reports",
+    "corrected_mean",
     "evaluate",
     "score_rows",
 ]

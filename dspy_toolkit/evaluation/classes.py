@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.datasets.checking import choices_of
+from dspy_toolkit.evaluation.estimates import Estimate
 from dspy_toolkit.gate.intervals import mean_interval
-from dspy_toolkit.metrics.estimates import Estimate
 from dspy_toolkit.metrics.fields import comparable
 from dspy_toolkit.store import Frozen
 

@@ -8,14 +8,17 @@ scores      what a metric returns
 fields      the outputs of an example, one after the other
 answers     comparing texts and numbers: exact_match, token_f1, numeric_closeness
 structures  comparing sets and JSON: set_overlap, json_fields
+asking      which model a judge asks, and how its reply is read
 judging     a language model as a judge, by a rubric
+pairwise    a language model that compares two answers, in both orders
 composites  several metrics in one: weights and constraints
 calling     calling any metric; the views for the optimizers
 naming      a metric's name for people, and its text for fingerprints
 resolving   finding a metric by its name or its table
 pareto      the Pareto front of several programs
 
-Not covered: asynchronous metrics, and metrics over a whole split at once.
+Not covered: asynchronous metrics, and metrics over a whole split at once
+(`dspy_toolkit.evaluation` has macro-F1 and a judge's agreement with people).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from dspy_toolkit.metrics.calling import as_feedback, as_float, score
 from dspy_toolkit.metrics.composites import Weighted, weighted
 from dspy_toolkit.metrics.judging import Judge, judge
 from dspy_toolkit.metrics.naming import BUILT_IN, models_of, name_of, outputs_needed, source_of
+from dspy_toolkit.metrics.pairwise import Pairwise, Preference, pairwise
 from dspy_toolkit.metrics.pareto import Objectives, pareto_front
 from dspy_toolkit.metrics.resolving import resolve_metric, with_options
 from dspy_toolkit.metrics.scores import Metric, Score
@@ -35,6 +39,8 @@ __all__ = [
     "Judge",
     "Metric",
     "Objectives",
+    "Pairwise",
+    "Preference",
     "Score",
     "Weighted",
     "as_feedback",
@@ -46,6 +52,7 @@ __all__ = [
     "name_of",
     "numeric_closeness",
     "outputs_needed",
+    "pairwise",
     "pareto_front",
     "resolve_metric",
     "score",

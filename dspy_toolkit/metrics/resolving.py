@@ -30,10 +30,15 @@ from dspy_toolkit.metrics.calling import HINTS
 from dspy_toolkit.metrics.composites import weighted
 from dspy_toolkit.metrics.judging import judge
 from dspy_toolkit.metrics.naming import BUILT_IN, name_of
+from dspy_toolkit.metrics.pairwise import pairwise
 from dspy_toolkit.metrics.scores import Metric
 from dspy_toolkit.user_code import describe_error, import_named
 
-_MADE = {"judge": 'name = "judge", rubric = "…"', "weighted": 'name = "weighted", of = ["…"]'}
+_MADE = {
+    "judge": 'name = "judge", rubric = "…"',
+    "pairwise": 'name = "pairwise", rubric = "…"',
+    "weighted": 'name = "weighted", of = ["…"]',
+}
 """Metrics that need options, with the shortest table of each."""
 
 
@@ -119,8 +124,11 @@ def _from_table(table: Mapping[str, Any], folder: Path | None) -> Metric:
             _parts(options.get("require", ()), "require", "at_least", folder),
         )
     if name == "judge":
-        _check_names("metric judge", options, ["rubric", "model", "scale", "fields"])
+        _check_names("metric judge", options, ["rubric", "model", "scale", "fields", "repeats", "reduce"])
         return judge(**{"rubric": None, **options})
+    if name == "pairwise":
+        _check_names("metric pairwise", options, ["rubric", "model", "fields"])
+        return pairwise(**{"rubric": None, **options})
     return with_options(resolve_metric(name, folder), **options)
 
 

@@ -7,6 +7,7 @@ Not covered: how MLflow is written (`dspy_toolkit.tracking.runs`), the version t
 from __future__ import annotations
 
 import logging
+import re
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,12 @@ from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.datasets.checking import choices_of
 from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import ObjectMissing, ProjectError, RegistryError
+from dspy_toolkit.evaluation import Report, class_reports
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.optimizers.states import state_of
 from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.judge_check import kept_check
 from dspy_toolkit.pipeline.release import manifest_of
 from dspy_toolkit.project import Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of
@@ -81,7 +84,7 @@ def record(context: Context, run: ReleasedRun) -> str:
         run.ref.name,
         run.name,
         parameters_of(context, run) | {"champion_before": run.ref.champion.version},
-        measures_of(run),
+        measures_of(run) | measures_of_answers(context, run),
         artifacts,
         {"outcome": decision.outcome, "reason": decision.reason, "version": decision.version},
         tables=tables,
@@ -152,8 +155,11 @@ def record_compilation(context: Context, made: Compilation) -> str:
 def report_of(context: Context, run: ReleasedRun) -> str:
     """The run's page: one HTML text that needs nothing beside it. See `dspy_toolkit.report`."""
     before = _state_before(context, run)
-    shown = context.settings.observe.show_sealed_rows
-    return render(gather(run, context.project, context.store, before, when=datetime.now(UTC), show_sealed_rows=shown))
+    shown, judge = context.settings.observe.show_sealed_rows, kept_check(context.settings, context.project)
+    when = datetime.now(UTC)
+    return render(
+        gather(run, context.project, context.store, before, judge=judge, when=when, show_sealed_rows=shown)
+    )
 
 
 def report_path(context: Context, run_id: str) -> Path:
@@ -238,6 +244,32 @@ def measures_of(run: Run) -> dict[str, Any]:
         measures |= {
             f"reference_{name.replace(' ', '_')}": mean for name, mean in run.comparison.reference_rules.items()
         }
+    return measures
+
+
+def measures_of_answers(context: Context, run: Run) -> dict[str, Any]:
+    """What the candidate's answers were like, on each split that it ran on: faults, what the metric measured beside the
+    score, and accuracy and macro-F1 of every output that is a choice (`val_macro_f1` where there is one output).
+    """
+    outputs, types = context.project.dataset.outputs, fields_of(context.project.build())
+    sealed = run.comparison.sealed
+    reports = {"val": run.comparison.candidate_val, "sealed": sealed and sealed.candidate}
+    measures: dict[str, Any] = {}
+    for split, report in reports.items():
+        if isinstance(report, Report):
+            measures |= {
+                f"{split}_{name}": getattr(report, name)
+                for name in ("parse_failures", "metric_errors", "errors", "truncated")
+            }
+            # MLflow takes letters, digits and few signs in a name.
+            measures |= {
+                f"{split}_measure_{re.sub(r'[^0-9A-Za-z_]', '_', name)}": value
+                for name, value in report.measures.items()
+            }
+            for found in class_reports(context.store.read_frame(report.rows), outputs, types):
+                of = "" if len(outputs) == 1 else f"_{found.output}"
+                measures[f"{split}_accuracy{of}"] = found.accuracy.value
+                measures[f"{split}_macro_f1{of}"] = found.macro_f1.value
     return measures
 
 

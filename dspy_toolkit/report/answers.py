@@ -26,7 +26,13 @@ ROWS_PER_CLASS = 3
 _NONE = 1e-9
 """Two scores that differ by less are equal."""
 
-FAULTS = {"parse_failure": "The reply could not be read.", "metric_error": "The metric failed."}
+FAULTS = {
+    "parse_failure": "The reply could not be read.",
+    "metric_error": "The metric failed.",
+    "prompt_too_long": "The prompt does not fit the model.",
+    "request_refused": "The model refused the request.",
+    "program_error": "The program raised an error.",
+}
 
 
 class Answer(NamedTuple):

@@ -42,6 +42,10 @@ def costs(run: Run) -> tuple[Cost, ...]:
         "candidate on the sealed test": sealed and sealed.candidate,
         "champion on the sealed test": sealed and sealed.champion,
     }
-    lines += [Cost(step, report.usage, report.seconds) for step, report in reports.items() if report is not None]
+    for step, report in reports.items():
+        if report is not None:
+            lines.append(Cost(step, report.usage, report.seconds))
+            if report.judge_usage.lm_calls:
+                lines.append(Cost(f"judging the {step}", report.judge_usage, None))
     total = sum((line.usage for line in lines), Usage())
     return (*lines, Cost("all", total, sum(line.seconds or 0.0 for line in lines)))

@@ -13,10 +13,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import StoreError
+from dspy_toolkit.evaluation import JudgeCheck, class_reports
 from dspy_toolkit.gate.verdict import percent_of_level
 from dspy_toolkit.report.answers import Changes, Classes, changes, classes
+from dspy_toolkit.report.choices import Choice, choices
 from dspy_toolkit.report.costs import Cost, costs
 from dspy_toolkit.report.curves import Curve, Front, baseline, curves, front
+from dspy_toolkit.report.judges import judge_facts
 from dspy_toolkit.report.prompts import Predictor, predictors
 from dspy_toolkit.report.words import Field, count, duration, percent, points, readable, shown
 
@@ -38,7 +41,7 @@ class ScoreLine:
     val: str | None
     sealed: str | None
     faults: str = ""
-    """Rows without an answer or without a score."""
+    """Runs without an answer or without a score, and replies that the length cut."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Page:
     scores: tuple[ScoreLine, ...]
     difference: tuple[Field, ...]
     """About the difference on the sealed rows; empty when they were not opened."""
+    measures: tuple[Field, ...]
+    """What the metric measured beside the score."""
+    judge: tuple[Field, ...]
+    """What is known of the judge; empty where nothing is."""
     curves: tuple[Curve, ...]
     """Empty when nothing was scored."""
     baseline: float
@@ -77,6 +84,7 @@ class Page:
     """Whether it would, and was asked not to."""
     changes: Changes | None
     classes: tuple[Classes, ...]
+    choices: tuple[Choice, ...]
     one_output: bool
     """Whether a row has one label; else a row's score is over all of them."""
     costs: tuple[Cost, ...]
@@ -94,6 +102,7 @@ def gather(
     store: Store,
     before: Mapping[str, Any] | None,
     *,
+    judge: JudgeCheck | None = None,
     when: datetime | None = None,
     show_sealed_rows: bool = False,
 ) -> Page:
@@ -104,6 +113,7 @@ def gather(
         project: its program gives the order and the types of the fields.
         store: holds the compiled program and the per-row tables.
         before: the state of the program that the candidate was compared with; None when it cannot be read.
+        judge: what is known of the project's judge.
         when: when the page is made.
         show_sealed_rows: show also inputs and answers of sealed rows; else how many were won and lost.
 
@@ -132,7 +142,7 @@ def gather(
             tables = store.read_frame(pair[1].rows), store.read_frame(pair[0].rows)
         except StoreError as error:
             missing.append(f"The answers row by row cannot be read. {error}")
-    outputs = project.dataset.outputs
+    outputs, types = project.dataset.outputs, fields_of(program)
     compiled = run.compiled
     of_sealed = bool(pair and tables and pair[0].split == "sealed")
     differing = changes(*tables) if tables else None
@@ -149,6 +159,8 @@ def gather(
         facts=tuple(_facts(run, project)),
         scores=tuple(_scores(run)),
         difference=tuple(_difference(run.comparison.sealed)),
+        measures=tuple(_measures(run)),
+        judge=tuple(judge_facts(judge, tables or ())) if judge else (),
         curves=curves(compiled),
         baseline=baseline(compiled),
         front=front(compiled),
@@ -159,7 +171,8 @@ def gather(
         sealed_shown=of_sealed and show_sealed_rows,
         sealed_hidden=of_sealed and not show_sealed_rows,
         changes=differing,
-        classes=classes(*tables, outputs, fields_of(program)) if tables else (),
+        classes=classes(*tables, outputs, types) if tables else (),
+        choices=choices(*(class_reports(table, outputs, types) for table in tables)) if tables else (),
         one_output=len(outputs) == 1,
         costs=costs(run),
         spent=_spent(run),
@@ -231,13 +244,30 @@ def _scores(run: Run) -> Iterator[ScoreLine]:
 
 def _score(name: str, val: Report | None, sealed: Report | None) -> ScoreLine:
     ran = [report for report in (val, sealed) if report is not None]
-    unread, unscored = sum(r.parse_failures for r in ran), sum(r.metric_errors for r in ran)
-    faults = [f"{count(unread)} unreadable"] * bool(unread) + [f"{count(unscored)} not scored"] * bool(unscored)
-    return ScoreLine(name, val and _interval(val), sealed and _interval(sealed), ", ".join(faults))
+    counts = {
+        "unreadable": sum(report.parse_failures for report in ran),
+        "not scored": sum(report.metric_errors for report in ran),
+        "could not be run": sum(report.errors for report in ran),
+        "cut at the longest reply": sum(report.truncated for report in ran),
+    }
+    faults = ", ".join(f"{count(number)} {what}" for what, number in counts.items() if number)
+    return ScoreLine(name, val and _interval(val), sealed and _interval(sealed), faults)
 
 
 def _interval(report: Report) -> str:
-    return f"{percent(report.mean)} ({100 * report.low:.1f} to {100 * report.high:.1f}, {count(report.n)} rows)"
+    repeated = f", {count(report.repeats)} runs each" if report.repeats > 1 else ""
+    ends = f"{100 * report.low:.1f} to {100 * report.high:.1f}"
+    return f"{percent(report.mean)} ({ends}, {count(report.n)} rows{repeated})"
+
+
+def _measures(run: Run) -> Iterator[Field]:
+    """Champion's and candidate's mean of each, on the rows of `_compared`."""
+    if (pair := _compared(run)) is None:
+        return
+    candidate, champion = (report.measures for report in pair)
+    for name in candidate | champion:
+        sides = {"champion": champion.get(name), "candidate": candidate.get(name)}
+        yield Field(readable(name), ", ".join(f"{who} {v:.3g}" for who, v in sides.items() if v is not None))
 
 
 def _difference(seen: SealedTest | None) -> Iterator[Field]:

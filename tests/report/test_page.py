@@ -10,9 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dspy_toolkit.evaluation import JudgeCheck, agree, calibrate
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.compile import ArmResult
 from dspy_toolkit.optimizers.settings import NoSearch
+from dspy_toolkit.report import gather, render
 from tests.report.looking import Seen, look
 from tests.report.made import Desk, row, trial
 
@@ -297,3 +299,92 @@ def test_text_and_marks_stand_out_from_the_paper(desk: Desk, light: bool) -> Non
     assert contrast("--k0", "--paper") >= 4.5, "links"
     for kind in range(8):
         assert contrast(f"--k{kind}", "--paper") >= 3, kind
+
+
+def labelled(answers: list[str | None]) -> list[dict[str, Any]]:
+    """Rows that expect red, green, blue in turn, with these answers; None is a reply that could not be read."""
+    return [
+        row(
+            f"row-{i}",
+            float(answer == LABELS[i % 3]),
+            expected={"label": LABELS[i % 3]},
+            prediction=answer and {"label": answer},
+            status="ok" if answer else "parse_failure",
+        )
+        for i, answer in enumerate(answers)
+    ]
+
+
+def test_choices_have_precision_recall_and_a_confusion_table(desk: Desk) -> None:
+    before = labelled(["red", "red", "red"] * 2)
+    after = labelled(["red", "green", "blue", "red", None, "green"])
+    seen = look(desk.html(desk.run(before, after)))
+    assert seen.table("Precision, recall and F1 of label")[0] == ["class", "rows", "precision", "recall", "F1"]
+    lines = {line[0]: line[1:] for line in seen.table("Precision, recall and F1 of label")[1:]}
+    assert lines["red"][0] == "2" and lines["red"][1].startswith("100.0 % (") and lines["red"][3] == "100.0 %"
+    assert lines["green"][1].startswith("50.0 % (") and lines["green"][2].startswith("50.0 % (")
+    assert lines["blue"][3] == "66.7 %"
+    assert seen.table("Confusion of label") == [
+        ["expected", "red", "green", "blue", "no answer"],
+        ["red", "2", "·", "·", "·"],
+        ["green", "·", "1", "·", "1"],
+        ["blue", "·", "1", "1", "·"],
+    ]
+    assert re.search(r"Macro-F1\s*champion 16\.7 % \(.*\), candidate 72\.2 % \(", seen.text)
+    classes = [attrs.get("class") for tag, attrs in seen.attributes if tag == "td"]
+    assert classes.count("number right s5") == 1 and classes.count("number wrong s2") == 2
+
+
+def test_many_classes_are_a_list_of_confusions(desk: Desk) -> None:
+    names = [f"class {number:02}" for number in range(30)]
+    desk.project = desk.project_of(f"text: str -> label: Literal[{', '.join(map(repr, names))}]")
+    after = [
+        row(f"row-{number}-{again}", 0.0, expected={"label": name}, prediction={"label": names[number // 2]})
+        for number, name in enumerate(names)
+        for again in range(1 + (number == 29))
+    ]
+    seen = look(desk.html(desk.run(after, after)))
+    rows = seen.table("Confusion of label: what")
+    assert rows[0] == ["expected", "answered", "rows", "of the class"]
+    assert rows[1] == ["class 29", "class 14", "2", "100.0 %"]
+    assert len(rows) == 21
+
+
+def test_an_output_that_is_no_choice_has_no_confusion(desk: Desk) -> None:
+    desk.project = desk.project_of("text: str -> label: str")
+    seen = look(desk.html(desk.run(BEFORE, AFTER)))
+    assert not [table for table in seen.tables if table.caption.startswith("Confusion")]
+
+
+def test_faults_measures_and_the_judges_calls_are_shown(desk: Desk) -> None:
+    run = desk.run(BEFORE, AFTER)
+    sealed = run.comparison.sealed
+    assert sealed is not None
+    more = {"errors": 2, "truncated": 3, "repeats": 4, "measures": {"position_bias": 0.25}}
+    candidate = sealed.candidate.model_copy(update=more | {"judge_usage": Usage(lm_calls=12, prompt_tokens=900)})
+    test = sealed.model_copy(update={"candidate": candidate})
+    seen = look(desk.html(run.model_copy(update={"comparison": run.comparison.model_copy(update={"sealed": test})})))
+    line = seen.table("Mean scores")[3]
+    assert line[2].endswith("6 rows, 4 runs each)")
+    assert line[3] == "2 could not be run, 3 cut at the longest reply"
+    assert "Measured beside the score" in [text for _, text in seen.headings]
+    assert re.search(r"position_bias\s*candidate 0\.25", seen.text)
+    assert ["judging the candidate on the sealed test", "12", "0", "900", "0", "–"] in seen.table(
+        "What each step asked"
+    )
+
+
+def test_a_judge_that_was_checked_is_shown_with_corrected_shares(desk: Desk) -> None:
+    human = [1.0] * 25 + [0.0] * 15
+    judged = [1.0] * 24 + [0.0] + [1.0] * 10 + [0.0] * 5
+    check = JudgeCheck(
+        metric="m", source="grades.csv", agreement=agree(judged, human), calibration=calibrate(judged, human)
+    )
+    run = desk.released(desk.run(BEFORE, AFTER))
+    seen = look(render(gather(run, desk.project, desk.store, desk.state(), judge=check)))
+    assert seen.section("The judge")
+    assert "40 rows that people graded (grades.csv)" in seen.text
+    assert re.search(r"Cohen's kappa\s*0\.33 \(", seen.text)
+    assert re.search(r"Fails what people fail\s*33\.3 % \(", seen.text)
+    assert re.search(r"Passes of the candidate\s*66\.7 % by the judge; corrected for its errors 0\.0 % \(", seen.text)
+    assert not look(desk.html(desk.run(BEFORE, AFTER))).section("The judge")
