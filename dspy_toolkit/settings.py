@@ -176,6 +176,8 @@ class OptimizeSettings(Section):
     """
     threads: int = Field(default=16, ge=1, le=256)
     """Program runs at once."""
+    repeats: int = Field(default=1, ge=1, le=100)
+    """Runs of each row when two programs are compared; above 1, `lm.temperature` must be above 0."""
     seed: int = 0
     """Of everything that is drawn: samples, slices, the optimizers' own draws."""
     false_promotion_rate: float = Field(default=0.05, gt=0, lt=0.5)

@@ -77,6 +77,7 @@ CHANGES = ROLES | {
     "optimize.optimizer": Change("gepa", "choice"),
     "optimize.budget": Change("heavy", "choice"),
     "optimize.threads": Change(3, because="rows are put together in their own order, whatever is finished first"),
+    "optimize.repeats": Change(3, "program"),
     "optimize.seed": Change(1, "program reply"),
     "optimize.false_promotion_rate": Change(0.01, "gate"),
     "registry.tracking_uri": Change(

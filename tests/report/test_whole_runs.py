@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,15 @@ from typing import Any
 import pytest
 
 from dspy_toolkit import optimize
+from dspy_toolkit.display.summary import print_summary
+from dspy_toolkit.display.tables import console
 from dspy_toolkit.errors import StoreError
+from dspy_toolkit.evaluation import class_reports
 from dspy_toolkit.gate.ledger import Ledger
 from dspy_toolkit.pipeline.compare import LEDGER
 from dspy_toolkit.pipeline.record import report_of, report_path
 from dspy_toolkit.pipeline.release import release_baseline
+from dspy_toolkit.project.signatures import fields_of
 from dspy_toolkit.run import ReleasedRun
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking.mlflow_client import connect
@@ -61,6 +66,7 @@ def test_a_promoted_run_has_its_page_in_mlflow_and_under_the_home(bench: Pages) 
     sealed = set(bench.toy.store.read_frame(run.dataset.sealed)["text"])
     assert not [text for text in sealed if text in html]
     assert {line[0] for line in seen.table("label, on the sealed test")[1:]} == {"red", "green", "blue"}
+    assert len(seen.table("Confusion of label")[0]) == 5
     assert len(seen.table("Every candidate")) == len(run.compiled.trials) + 1
     assert seen.table("What each step")[2][1] == f"{run.compiled.usage.lm_calls:,}"
 
@@ -78,6 +84,24 @@ def test_sealed_rows_are_shown_to_whoever_asks_for_them(bench: Pages) -> None:
     gained = round((comparison.candidate.mean - comparison.champion.mean) * comparison.candidate.n)
     assert f"Won: {gained}" in seen.text and "Lost: 0" in seen.text
     assert [text for text in bench.toy.store.read_frame(run.dataset.sealed)["text"] if text in html]
+
+
+def test_macro_f1_is_in_mlflow_and_in_the_summary(bench: Pages) -> None:
+    run, run_id = bench.run()
+    sealed = run.comparison.sealed
+    assert sealed is not None
+    [found] = class_reports(
+        bench.context().store.read_frame(sealed.candidate.rows), ["label"], fields_of(bench.context().project.build())
+    )
+    written = connect(bench.toy.settings).get_run(run_id).data.metrics
+    assert written["sealed_macro_f1"] == pytest.approx(found.macro_f1.value)
+    assert written["sealed_accuracy"] == pytest.approx(sealed.candidate.mean)
+    assert (written["sealed_errors"], written["sealed_truncated"]) == (0, 0)
+    assert 0 <= written["val_macro_f1"] <= 1
+    shown = io.StringIO()
+    print_summary(bench.context(), run, console(width=200, file=shown))
+    assert f"candidate {found.macro_f1.value:.1%} (" in shown.getvalue()
+    assert f"on {found.n} sealed rows" in shown.getvalue()
 
 
 def test_a_run_that_learnt_the_validation_rows_by_heart_is_refused_with_the_rows_it_lost(bench: Pages) -> None:
