@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.errors import DatasetError, SettingsError
 from dspy_toolkit.evaluation.report import BAD_ROW, Report, RowScore
-from dspy_toolkit.evaluation.rows import Progress, Run, as_text, score_runs
+from dspy_toolkit.evaluation.rows import Progress, RowRun, as_text, score_runs
 from dspy_toolkit.gate.intervals import mean_interval
 from dspy_toolkit.metrics import Metric
 from dspy_toolkit.project.signatures import fields_of
@@ -74,7 +74,15 @@ def evaluate(
     keys, groups = ([str(name) for name in frame[column]] for column in ("_row", "_group"))
     runs = _runs(cases, keys, metered, repeats)
     scored = score_runs(
-        program, runs, metric, split=split, lm=metered, adapter=adapter, threads=threads, progress=progress
+        program,
+        runs,
+        metric,
+        split=split,
+        unit="rows" if repeats == 1 else "runs",
+        lm=metered,
+        adapter=adapter,
+        threads=threads,
+        progress=progress,
     )
     by_row = [scored[place * repeats : (place + 1) * repeats] for place in range(len(cases))]
     values = [sum(run.value for run in row) / repeats for row in by_row]
@@ -111,17 +119,17 @@ def _check_repeats(repeats: int, lm: MeteredLM) -> None:
         )
 
 
-def _runs(cases: Sequence[dspy.Example], keys: Sequence[str], lm: MeteredLM, repeats: int) -> list[Run]:
+def _runs(cases: Sequence[dspy.Example], keys: Sequence[str], lm: MeteredLM, repeats: int) -> list[RowRun]:
     """`repeats` runs of each row, those of one row beside each other.
 
     The k-th run of any row has the same rollout, in every evaluation: two programs are compared under the same samples,
     and an evaluation that is made again is answered by the cache.
     """
     if repeats == 1:
-        return [Run(case, key, lm) for case, key in zip(cases, keys, strict=True)]
+        return [RowRun(case, key, lm) for case, key in zip(cases, keys, strict=True)]
     lms = [lm.copy(rollout_id=number) for number in range(1, repeats + 1)]
     return [
-        Run(case, f"{key} (run {number})", rollout)
+        RowRun(case, f"{key} (run {number})", rollout)
         for case, key in zip(cases, keys, strict=True)
         for number, rollout in enumerate(lms, start=1)
     ]

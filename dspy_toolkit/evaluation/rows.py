@@ -41,7 +41,7 @@ Progress = Callable[[int, int], None]
 """Told the runs done and all runs, in the caller's thread."""
 
 
-class Run(NamedTuple):
+class RowRun(NamedTuple):
     """One run of the program: a row, its name in messages, and the LM that answers."""
 
     case: dspy.Example
@@ -82,22 +82,25 @@ def score_rows(
         BudgetExhausted: the meter's limit is reached.
         ToolkitError, LMError: the model failed. Rows that have not begun are dropped.
     """
-    runs = [Run(case, key, lm) for case, key in zip(cases, keys, strict=True)]
-    return score_runs(program, runs, metric, split=split, lm=lm, adapter=adapter, threads=threads, progress=progress)
+    runs = [RowRun(case, key, lm) for case, key in zip(cases, keys, strict=True)]
+    return score_runs(
+        program, runs, metric, split=split, unit="rows", lm=lm, adapter=adapter, threads=threads, progress=progress
+    )
 
 
 def score_runs(
     program: dspy.Module,
-    runs: Sequence[Run],
+    runs: Sequence[RowRun],
     metric: Metric,
     *,
     split: str,
+    unit: str,
     lm: MeteredLM,
     adapter: Adapter,
     threads: int,
     progress: Progress | None,
 ) -> list[RowScore]:
-    """`score_rows`, with an LM for each run; `lm` is the one that the metric sees, and charges."""
+    """`score_rows`, with an LM for each run; `lm` is the one that the metric sees, and charges; messages count in `unit`."""
     judge = lm.copy()
     judge.meter = lm.meter.judge
     faults: list[BaseException] = []
@@ -121,13 +124,13 @@ def score_runs(
             results[index] = row
             if error is not None and (kind := broken.get(row.status)) is not None:
                 kind.failed[index] = row, error
-                _tolerate(kind, runs, done, split)
+                _tolerate(kind, runs, done, f"{unit} of the {split} split")
             if progress is not None:
                 progress(done, len(runs))
     return [results[index] for index in range(len(runs))]
 
 
-def _tolerate(kind: _Kind, runs: Sequence[Run], done: int, split: str) -> None:
+def _tolerate(kind: _Kind, runs: Sequence[RowRun], done: int, where: str) -> None:
     """Raise the error that ends the evaluation, once more runs of a kind have failed than are tolerated."""
     failed = kind.failed
     if len(failed) <= kind.share * len(runs):
@@ -144,7 +147,7 @@ def _tolerate(kind: _Kind, runs: Sequence[Run], done: int, split: str) -> None:
     named = "" if row.status == "metric_error" else f", row {runs[first].key}"
     advice = " Correct the program, or these rows." if row.status == "program_error" else ""
     raise as_error(
-        f"{who} {len(failed)} of the first {done} rows of the {split} split, more than {kind.share:.0%} of its "
+        f"{who} {len(failed)} of the first {done} {where}, more than {kind.share:.0%} of its "
         f"{len(runs)}. The first{named}: {row.feedback}{advice}"
     ) from error
 
@@ -164,7 +167,7 @@ def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def _run(
-    program: dspy.Module, run: Run, metric: Metric, judge: MeteredLM, adapter: Adapter
+    program: dspy.Module, run: RowRun, metric: Metric, judge: MeteredLM, adapter: Adapter
 ) -> tuple[RowScore, Exception | None]:
     """One run, in a worker thread: its score, and what went wrong where nothing could be scored."""
     import dspy

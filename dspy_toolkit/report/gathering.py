@@ -16,7 +16,7 @@ from dspy_toolkit.errors import StoreError
 from dspy_toolkit.evaluation import JudgeCheck, class_reports
 from dspy_toolkit.gate.verdict import percent_of_level
 from dspy_toolkit.report.answers import Changes, Classes, changes, classes
-from dspy_toolkit.report.choices import Choice, choices
+from dspy_toolkit.report.confusion import ClassTables, class_tables
 from dspy_toolkit.report.costs import Cost, costs
 from dspy_toolkit.report.curves import Curve, Front, baseline, curves, front
 from dspy_toolkit.report.judges import judge_facts
@@ -84,7 +84,8 @@ class Page:
     """Whether it would, and was asked not to."""
     changes: Changes | None
     classes: tuple[Classes, ...]
-    choices: tuple[Choice, ...]
+    class_tables: tuple[ClassTables, ...]
+    """Of the outputs that are a choice."""
     one_output: bool
     """Whether a row has one label; else a row's score is over all of them."""
     costs: tuple[Cost, ...]
@@ -172,7 +173,7 @@ def gather(
         sealed_hidden=of_sealed and not show_sealed_rows,
         changes=differing,
         classes=classes(*tables, outputs, types) if tables else (),
-        choices=choices(*(class_reports(table, outputs, types) for table in tables)) if tables else (),
+        class_tables=class_tables(*(class_reports(table, outputs, types) for table in tables)) if tables else (),
         one_output=len(outputs) == 1,
         costs=costs(run),
         spent=_spent(run),

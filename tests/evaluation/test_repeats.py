@@ -93,7 +93,7 @@ def test_faults_are_counted_by_run_and_named_by_run(tmp_path: Path, run) -> None
     def answer(text: str) -> str:
         raise ValueError("odd")
 
-    with pytest.raises(ProgramError, match=r"row row0 \(run 1\): .*ValueError"):
+    with pytest.raises(ProgramError, match=r"of the first 1 runs of .* row row0 \(run 1\): .*ValueError"):
         run(Calling(answer), frame, lm=connection.lm, repeats=3, threads=1)
 
 

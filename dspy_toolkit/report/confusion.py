@@ -55,7 +55,7 @@ class Confused(NamedTuple):
     """Of the class's rows."""
 
 
-class Choice(NamedTuple):
+class ClassTables(NamedTuple):
     """One output that is a choice."""
 
     output: str
@@ -69,13 +69,13 @@ class Choice(NamedTuple):
     """Only where there are."""
 
 
-def choices(before: Sequence[ClassReport], after: Sequence[ClassReport]) -> tuple[Choice, ...]:
+def class_tables(before: Sequence[ClassReport], after: Sequence[ClassReport]) -> tuple[ClassTables, ...]:
     """What the page shows of each output, from the reports of the champion and of the candidate on the same rows."""
     earlier = {report.output: report for report in before}
-    return tuple(_choice(earlier.get(report.output), report) for report in after)
+    return tuple(_tables(earlier.get(report.output), report) for report in after)
 
 
-def _choice(before: ClassReport | None, after: ClassReport) -> Choice:
+def _tables(before: ClassReport | None, after: ClassReport) -> ClassTables:
     facts = []
     for name, of in (("Accuracy", "accuracy"), ("Macro-F1", "macro_f1")):
         told = f"candidate {_interval(getattr(after, of))}"
@@ -88,7 +88,7 @@ def _choice(before: ClassReport | None, after: ClassReport) -> Choice:
         for name, one in zip(names, after.classes, strict=True)
     )
     few = len(names) <= MOST_CLASSES
-    return Choice(
+    return ClassTables(
         output=readable(after.output),
         facts=tuple(facts),
         lines=lines,
