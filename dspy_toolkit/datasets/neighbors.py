@@ -39,7 +39,7 @@ MOST_WORDS = 64
 WIDER = 8
 """Parities come in `MOST_WORDS` words at most, which nearly all pairs meet, and for those that pass in this many times more."""
 HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
-PAIRS = 2**21
+PAIRS = 2**20
 """Candidate pairs at a time."""
 COMPARED = 2**12
 CHARACTERS = 2**21
@@ -154,6 +154,7 @@ class Neighbors:
         key = (run[kept] << 32) | (new[kept].astype(np.int64) << 31) | rank[labels[text]]
         order = np.argsort(key)
         key, text, indexed = key[order], text[order], self._indexed[kept][order]
+        del run, new, kept, order  # each as long as all prefixes together
 
         new_part = (key >> 31 | 1) << 31
         stops = np.searchsorted(key, new_part | beyond[text])
