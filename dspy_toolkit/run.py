@@ -18,10 +18,13 @@ from dspy_toolkit.evaluation import Report
 from dspy_toolkit.gate.evidence import Evidence
 from dspy_toolkit.gate.verdict import Outcome, PromotedFor
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
-from dspy_toolkit.optimizers.race.arm_run import ArmRun
-from dspy_toolkit.project import ChampionPart, ProgramPart, ProjectRef, StartPart
+from dspy_toolkit.optimizers.pool.scoring import ScoreJob
+from dspy_toolkit.project import ChampionPart, NightPart, ProgramPart, ProjectRef, StartPart
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.store import Frozen, Ref
+
+CLOCKED = ("seconds_per_call", "usd_per_call", "completion_tokens")
+"""What of a profile differs with the clock and the cache."""
 
 
 class Request(Frozen):
@@ -45,7 +48,14 @@ class SearchInput(Frozen):
     train: Ref
     val: Ref
     start: StartPart | None = None
-    """A program from elsewhere: it is scored as one more candidate, and searched on from where it is better."""
+    """A program from elsewhere: it is scored as one more candidate, and built on where it leads."""
+    night: NightPart = NightPart()
+    """What earlier searches have left: more such candidates, and what is not tried again."""
+
+    @classmethod
+    def of(cls, ref: ProjectRef, dataset: Dataset) -> SearchInput:
+        """What of these a search depends on."""
+        return cls(program=ref.program, train=dataset.train, val=dataset.val, start=ref.start, night=ref.night)
 
     @property
     def location(self) -> str:
@@ -59,7 +69,7 @@ class SearchInput(Frozen):
 
     @property
     def without_start(self) -> SearchInput:
-        """The same search from the baseline: what is found of the baseline holds wherever a search starts."""
+        """The same search from the baseline alone: what is found of the baseline holds wherever a search starts."""
         return SearchInput(program=self.program, train=self.train, val=self.val)
 
 
@@ -77,18 +87,21 @@ class CompileInput(SearchInput):
 
     choice: Choice
     profile: Profile | None = None
-    """What `choice` was made from. A race plans its rounds by it; a single search does without."""
+    """What `choice` was made from."""
 
     @property
     def unexplained(self) -> CompileInput:
-        """This without words and forecasts: a search is not made again because a sentence reads differently."""
-        return self.model_copy(update={"choice": self.choice.unexplained, "profile": None})
+        """This without words, forecasts and what the clock had a part in: a search is not made again because a sentence reads
+        differently.
+        """
+        profile = self.profile and self.profile.model_copy(update=dict.fromkeys(CLOCKED, 0.0) | {"reflector_note": ""})
+        return self.model_copy(update={"choice": self.choice.unexplained, "profile": profile})
 
 
-class ArmInput(SearchInput):
-    """One turn of one arm of a race."""
+class ScoreInput(SearchInput):
+    """A candidate to be scored on some validation rows."""
 
-    arm_run: ArmRun
+    job: ScoreJob
 
 
 class CompareInput(Frozen):
@@ -102,6 +115,7 @@ class CompareInput(Frozen):
     val_rows: int
     """Validation rows that the candidate was chosen by; 0 for all."""
     start: StartPart | None = None
+    night: NightPart = NightPart()
     false_promotion_rate: float
     """Over the life of the sealed rows, in (0, 1)."""
 
@@ -115,6 +129,7 @@ class CompareInput(Frozen):
             dataset=dataset,
             val_rows=choice.val_rows,
             start=ref.start,
+            night=ref.night,
             false_promotion_rate=ref.false_promotion_rate,
         )
 

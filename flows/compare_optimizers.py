@@ -33,13 +33,14 @@ def compare_optimizers(project: str = "router", budget: BudgetOption = None, wor
 
     Args:
         project: a name, path/to/file.py:attr, or path/to/file.toml.
-        budget: light (300 LM calls), medium (1,200), heavy (5,000), a number of calls (800) or a time (15m), for all arms together.
-        workers: run the arms on the workers of the pool, side by side.
+        budget: light (300 LM calls), medium (1,200), heavy (5,000), a number of calls (800), a time (15m) or dollars (2.50usd), for
+            all together.
+        workers: score candidates on the workers of the work pool, side by side.
     """
     ref = resolve_project(Request(location=project))
     dataset = prepare_dataset(ref.data)
-    search = SearchInput(program=ref.program, train=dataset.train, val=dataset.val)
-    profile = probe_program(search)
+    search = SearchInput.of(ref, dataset)
+    profile = probe_program(search.without_start)
     choice = select_optimizer(SelectInput(**dict(search), profile=profile, optimizer="race", budget=budget))
     found = compile_program(CompileInput(**dict(search), choice=choice, profile=profile), workers=workers)
     name = flow_run.get_name() or f"compare optimizers for {ref.name}"

@@ -44,15 +44,16 @@ def optimize_program(
 
     Args:
         project: a name, path/to/file.py:attr, or path/to/file.toml.
-        optimizer: auto, race, labelled, bootstrap, random, mipro or gepa; the project's or the settings' by default.
-        budget: light (300 LM calls), medium (1,200), heavy (5,000), a number of calls (800) or a time (15m); the sealed test apart.
+        optimizer: auto, race, labelled, bootstrap, random, mipro, gepa or simba; the project's or the settings' by default.
+        budget: light (300 LM calls), medium (1,200), heavy (5,000), a number of calls (800), a time (15m) or dollars (2.50usd);
+            the sealed test apart.
         start: search from this program where its fields fit: project@champion, project@3, a folder, or a project.
         dry_run: stop before anything is compiled, with the choice and what each optimizer would cost.
-        workers: run the arms of a race on the workers of the pool, side by side.
+        workers: score candidates on the workers of the work pool, side by side.
     """
     ref = resolve_project(Request(location=project, start=start))
     dataset = prepare_dataset(ref.data)
-    search = SearchInput(program=ref.program, train=dataset.train, val=dataset.val, start=ref.start)
+    search = SearchInput.of(ref, dataset)
     profile = probe_program(search.without_start)
     choice = select_optimizer(SelectInput(**dict(search), profile=profile, optimizer=optimizer, budget=budget))
     if dry_run:

@@ -54,7 +54,7 @@ def check_home(settings: Any) -> None:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """End with code 130 on Ctrl-C or SIGTERM, whatever the interrupt was turned into on its way, and within PATIENCE_SECONDS."""
-    from dspy_toolkit.optimizers.search.output_capture import capture_disabled
+    from dspy_toolkit.optimizers.generators.output_capture import capture_disabled
 
     interrupted = threading.Event()
 

@@ -1,8 +1,7 @@
-"""Compiling: one search as one task, or the arms of a race as tasks, here or on the workers of the pool."""
+"""Compiling: a search as one task, whose candidates are scored here or on the workers of the work pool."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,17 +10,17 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import wait_for_flow_run
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from dspy_toolkit.errors import OptimizerError
+from dspy_toolkit.errors import EngineFailed, OptimizerError
 from dspy_toolkit.optimizers import Compiled
-from dspy_toolkit.optimizers.compile import of_race
-from dspy_toolkit.optimizers.race.arm_run import ArmRun, ArmRunResult
-from dspy_toolkit.optimizers.race.race import race
+from dspy_toolkit.optimizers.pool.scoring import Scored, ScoreJob
+from dspy_toolkit.pipeline.compile import compile as search
+from dspy_toolkit.pipeline.context import Context, Progress
 from dspy_toolkit.project import check_known
-from dspy_toolkit.run import ArmInput, CompileInput
+from dspy_toolkit.run import CompileInput, ScoreInput
 from dspy_toolkit.settings import load_settings
-from tasks.steps import compile_one, run_one_arm
+from tasks.steps import as_task, compile_one, still_there
 
-DEPLOYMENT = "run-arm/worker"
+DEPLOYMENT = "score-candidate/worker"
 
 
 def compile_program(given: CompileInput, *, workers: bool = False) -> Compiled:
@@ -29,50 +28,50 @@ def compile_program(given: CompileInput, *, workers: bool = False) -> Compiled:
 
     Args:
         given: two of the three splits, and the choice.
-        workers: run the arms of a race on the workers of the pool.
+        workers: score candidates on the workers of the work pool.
     """
-    if given.choice.optimizer == "race":
-        return run_race(given, workers=workers)
     # A reason names the runs before this one: what was searched already is not searched again for other words.
-    return compile_one(given.unexplained)
+    return (compile_on_workers if workers else compile_one)(given.unexplained)
 
 
-def run_race(given: CompileInput, *, workers: bool) -> Compiled:
-    """Run a race whose arm runs are tasks: finished ones come from the cache, also after the process was killed."""
-    if given.profile is None:
-        raise OptimizerError("A race needs the profile that it was chosen by.")
-    began = time.monotonic()
-    runner = _on_workers if workers else _here
-    return of_race(race(given.choice, given.profile, partial(runner, given)), time.monotonic() - began)
-
-
-def _arm_input(given: CompileInput, arm_run: ArmRun) -> ArmInput:
-    return ArmInput(program=given.program, train=given.train, val=given.val, start=given.start, arm_run=arm_run)
-
-
-def _here(given: CompileInput, arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
-    return [run_one_arm(_arm_input(given, arm_run)) for arm_run in arm_runs]
-
-
-def _on_workers(given: CompileInput, arm_runs: Sequence[ArmRun]) -> list[ArmRunResult]:
-    """Start all, then wait for all. A run that failed is an arm that failed; without the baseline's the race ends."""
+def _compile_on_workers(context: Context, given: CompileInput, progress: Progress | None = None) -> Compiled:
+    """`compile`, with candidates scored on workers."""
     check_known(given.location, load_settings())  # the workers would refuse it, one after the other
+    return search(context, given, progress, partial(_on_workers, given))
+
+
+compile_on_workers = still_there(
+    as_task(
+        _compile_on_workers,
+        "compile {given.project} with {given.choice.optimizer} on workers",
+        cached=True,
+        shown="compile",
+        asks_model=True,
+        queued=False,  # the workers of this host wait for their turn themselves
+    )
+)
+
+
+def _on_workers(given: CompileInput, jobs: Sequence[ScoreJob]) -> list[Scored]:
+    """Start all, then wait for all."""
     started = []
-    for arm_run in arm_runs:
-        parameters = {"given": _arm_input(given, arm_run).model_dump(mode="json")}
+    for job in jobs:
+        asked = ScoreInput(
+            **{name: getattr(given, name) for name in ("program", "train", "val", "start", "night")}, job=job
+        )
         try:
-            started.append(run_deployment(DEPLOYMENT, parameters=parameters, timeout=0))
+            started.append(run_deployment(DEPLOYMENT, parameters={"given": asked.model_dump(mode="json")}, timeout=0))
         except ObjectNotFound as error:
             raise OptimizerError(
-                f"There is no deployment {DEPLOYMENT} to run the arms of a race. Make it with `prefect deploy --all`, start "
+                f"There is no deployment {DEPLOYMENT} to score candidates. Make it with `prefect deploy --all`, start "
                 "a worker of its pool, or leave --workers out."
             ) from error
-    return [_result(arm_run, run.id) for arm_run, run in zip(arm_runs, started, strict=True)]
+    return [_result(job, run.id) for job, run in zip(jobs, started, strict=True)]
 
 
-def _result(arm_run: ArmRun, run_id: object) -> ArmRunResult:
+def _result(job: ScoreJob, run_id: object) -> Scored:
     run = run_coro_as_sync(wait_for_flow_run(run_id, timeout=None, poll_interval=2))
     state = run.state
     if not state.is_completed():
-        return ArmRunResult(arm=arm_run.arm, error=f"Its run on a worker ended as {state.name}: {state.message}")
-    return ArmRunResult.model_validate(state.result())
+        raise EngineFailed(f"Scoring {job.label} on a worker ended as {state.name}: {state.message}")
+    return Scored.model_validate(state.result())

@@ -20,7 +20,7 @@ from prefect.transactions import Transaction, get_transaction
 
 from dspy_toolkit.datasets import Dataset, DatasetReport
 from dspy_toolkit.display.progress import Reporter
-from dspy_toolkit.display.summary import print_arms, print_choice, print_summary
+from dspy_toolkit.display.summary import print_choice, print_generators, print_summary
 from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.record import plot_of, report_path
@@ -113,13 +113,15 @@ def promoted(transaction: Transaction) -> ReleasedRun | None:
     return transaction.get("released", None)
 
 
-def race(context: Context, given: Compilation, run_id: str) -> None:
-    """How the arms of a race fared."""
+def pool(context: Context, given: Compilation, run_id: str) -> None:
+    """How the candidates of each generator fared."""
     found = given.compiled
     create_table_artifact(
-        [arm.model_dump() for arm in found.arms], key=artifact_key(given.project, "race"), description=found.summary
+        [each.model_dump() for each in found.generators],
+        key=artifact_key(given.project, "pool"),
+        description=found.summary,
     )
-    print_arms(found)
+    print_generators(found)
 
 
 def run(context: Context, given: ReleasedRun, run_id: str) -> None:

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from dspy_toolkit.display.progress import step
 from dspy_toolkit.pipeline.compare import compare
-from dspy_toolkit.pipeline.compile import compile, run_arm  # noqa: A004
+from dspy_toolkit.pipeline.compile import compile, score_candidate  # noqa: A004
 from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.prepare import prepare
 from dspy_toolkit.pipeline.probe import probe
@@ -52,6 +52,7 @@ def as_task(
     *,
     cached: bool = False,
     asks_model: bool = False,
+    queued: bool = True,
     shown: str = "",
     after: Callable[[Context, Any, Any], None] | None = None,
 ) -> Task[[Any], Found]:
@@ -62,13 +63,14 @@ def as_task(
         name: the task runs' name; `{given}` is the value.
         cached: reuse the result for an equal value, across runs and processes.
         asks_model: wait for this host's turn at the accelerator, and show progress.
+        queued: false where the models are asked by other runs, which wait themselves.
         shown: the word for it on the terminal and Prefect's pages, if not the function's name; `{given}` is the value.
         after: told the context, the value and the result, where the step really ran.
     """
 
     def run(given: Any) -> Found:
         context, word = open_project(given), shown.format(given=given) or function.__name__
-        with accelerator() if asks_model else nullcontext(), step(word) as reporter:
+        with accelerator() if asks_model and queued else nullcontext(), step(word) as reporter:
             if asks_model:
                 with show.progress(given.project, word, reporter):
                     found = function(context, given, reporter.calls)
@@ -106,17 +108,17 @@ prepare_dataset = still_there(as_task(prepare, "prepare {given.project}", cached
 probe_program = still_there(as_task(probe, "probe {given.project}", cached=True, asks_model=True))
 select_optimizer = as_task(select, "select an optimizer for {given.project}", after=show.choice)
 release_baseline_version = as_task(release_baseline, "release the baseline of {given.name}", shown="baseline")
-run_one_arm = still_there(
-    as_task(
-        run_arm, "{given.arm_run.arm} for {given.project}", cached=True, asks_model=True, shown="{given.arm_run.arm}"
-    )
+score_one = as_task(
+    score_candidate, "score {given.job.label} for {given.project}", cached=True, asks_model=True, shown="score"
 )
 compare_programs = still_there(
     as_task(compare, "compare {given.project} with its champion", cached=True, asks_model=True, after=show.comparison)
 )
 release_program = as_task(release, "release {given.project}", after=show.promotion)
 record_run = as_task(record, "record {given.project}", after=show.run)
-record_comparison = as_task(record_compilation, "record the race for {given.project}", shown="record", after=show.race)
+record_comparison = as_task(
+    record_compilation, "record what was compared for {given.project}", shown="record", after=show.pool
+)
 
 compile_one = still_there(
     as_task(compile, "compile {given.project} with {given.choice.optimizer}", cached=True, asks_model=True)

@@ -57,8 +57,8 @@ def print_summary(
     )
     table.add_row("compiling", "", "", *cost)
     console.print(table)
-    if compiled.arms:
-        print_arms(compiled, console)
+    if compiled.generators:
+        print_generators(compiled, console)
     if test is not None:
         console.print(
             f"delta {100 * test.delta:+.1f} points on {test.n} sealed rows, "
@@ -110,13 +110,15 @@ def print_choice(choice: Choice, console: Console | None = None) -> None:
     """
     console = console or tables.console()
     title = f"{choice.optimizer} · {choice.budget} · {choice.lm_calls:,} LM calls"
-    table = _table(title, "", "LM calls", "tokens", "minutes", "")
-    arms = getattr(choice.settings, "arms", ())
-    for name in dict.fromkeys((choice.optimizer, *arms, *choice.alternatives)):
+    table = _table(title, "alone", "candidates", "tokens", "minutes", "")
+    taken = getattr(choice.settings, "generators", ())
+    for name in dict.fromkeys((*taken, *choice.alternatives)):
         cost = choice.forecasts.get(name)
-        what = "in the race" if name in arms else choice.alternatives.get(name, "taken")
+        what = choice.alternatives.get(name, "in the pool")
         numbers = (
-            ("", "", "") if cost is None else (f"{cost.lm_calls:,}", f"{cost.prompt_tokens:,}", _minutes(cost.seconds))
+            ("", "", "")
+            if cost is None
+            else (f"{cost.candidates:,}", f"{cost.prompt_tokens:,}", _minutes(cost.seconds))
         )
         # The artifact has the whole reason; here it is cut to one line.
         table.add_row(name, *numbers, escape(what if len(what) <= REASON else f"{what[:REASON]}…"))
@@ -124,22 +126,22 @@ def print_choice(choice: Choice, console: Console | None = None) -> None:
     console.print(escape(choice.reason), highlight=False)
 
 
-def print_arms(compiled: Compiled, console: Console | None = None) -> None:
-    """Print how the arms of a race fared.
+def print_generators(compiled: Compiled, console: Console | None = None) -> None:
+    """Print how the candidates of each generator fared.
 
     Args:
         console: another place to print to.
     """
     console = console or tables.console()
-    table = _table("The race", "", "val", "rows", "rounds", "LM calls", "")
-    for arm in compiled.arms:
+    table = _table("The pool", "", "candidates", "best", "rows", "LM calls", "")
+    for each in compiled.generators:
         table.add_row(
-            arm.name,
-            _percent(arm.mean if arm.holdout_rows else None),
-            str(arm.holdout_rows or ""),
-            str(arm.rounds or ""),
-            f"{arm.lm_calls:,}",
-            escape(f"{arm.verdict}: {arm.reason}"),
+            each.name,
+            str(each.candidates or ""),
+            _percent(each.mean if each.rows else None),
+            str(each.rows or ""),
+            f"{each.lm_calls:,}" if each.lm_calls else "",
+            escape(f"{each.verdict}: {each.reason}"),
         )
     console.print(table)
 

@@ -21,7 +21,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -53,63 +54,105 @@ class Meter:
         on_call: Callable[[int], None] | None = None,
         *,
         one_model: bool = False,
+        usd: float | None = None,
         whole: Meter | None = None,
     ) -> None:
         """Args:
         limit: logical calls allowed, None for no limit.
         on_call: told the count after each, in any thread.
         one_model: whether the replies are to be the model's own, and nothing that it falls back on elsewhere.
+        usd: dollars allowed, None for no limit. A call counts as the dearest one so far until its price is known, so that calls
+            at once do not exceed it together; the first ones are let through one at a time.
         whole: the meter that this one is a part of: what is counted here is counted, and limited, there too.
         """
-        self.limit, self._on_call, self.one_model = limit, on_call, one_model
+        self.limit, self._on_call, self.one_model, self.usd, self._whole = limit, on_call, one_model, usd, whole
         self.usage = Usage()
         """What was asked so far. A new value each time, so that whoever reads it has all its numbers of one moment."""
         self.parse_retries = self.truncated = 0
         self.refused = 0
-        """Calls that the limit turned away."""
+        """Calls that a limit turned away."""
         self._lock = threading.Lock()
-        self._whole = whole
-        self._judge = Meter(one_model=one_model, whole=self) if whole is None else self
+        self._priced = threading.Condition(self._lock)
+        self._open = 0
+        self._dearest: float | None = None
+        self._judge: Meter | None = None
 
     @property
     def judge(self) -> Meter:
         """The part of this meter that counts what a metric asked for."""
-        return self._judge
+        with self._lock:
+            if self._judge is None:
+                self._judge = Meter(one_model=self.one_model, whole=self)
+            return self._judge
 
     def charge(self) -> None:
-        """Count one logical call. Raises BudgetExhausted instead when the limit is reached."""
+        """Count one logical call. Raises BudgetExhausted instead when a limit is reached."""
         if self._whole is not None:
             self._whole.charge()
         with self._lock:
             if self.limit is not None and self.usage.lm_calls >= self.limit:
                 self.refused += 1
                 raise BudgetExhausted(f"The budget of {self.limit} LM calls is spent.")
+            if self.usd is not None:
+                self._reserve(self.usd)
             self.usage += Usage(lm_calls=1)
             count = self.usage.lm_calls
         if self._on_call is not None:
             self._on_call(count)
 
+    def _reserve(self, usd: float) -> None:
+        """Set a call's price aside, inside the lock."""
+        while self._dearest is None and self._open:
+            self._priced.wait()
+        if self.usage.usd + ((self._open + 1) * (self._dearest or 0)) > usd:
+            self.refused += 1
+            raise BudgetExhausted(f"The budget of {usd:g} dollars is spent ({self.usage.usd:.4f}).")
+        self._open += 1
+
+    def settle(self) -> None:
+        """A charged call is over, well or not: what was set aside for it is free."""
+        if self._whole is not None:
+            self._whole.settle()
+        if self.usd is not None:
+            with self._priced:
+                self._open -= 1
+                self._priced.notify_all()
+
+    def add(self, usage: Usage) -> None:
+        """Count what was asked elsewhere."""
+        if self._whole is not None:
+            self._whole.add(usage)
+        with self._lock:
+            self.usage += usage
+
     def record(
-        self, *, cached: bool, prompt_tokens: int, completion_tokens: int, truncated: bool, seconds: float = 0.0
+        self,
+        *,
+        cached: bool,
+        prompt_tokens: int,
+        completion_tokens: int,
+        truncated: bool,
+        seconds: float = 0.0,
+        usd: float = 0.0,
     ) -> None:
         """Count what came back. Prompt tokens of cached replies count too; completion tokens are the decoded ones."""
+        if self._whole is not None:
+            self._whole.record(
+                cached=cached, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, truncated=truncated,
+                seconds=seconds, usd=usd,
+            )  # fmt: skip
         asked = Usage(
             physical_calls=0 if cached else 1,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             seconds=0.0 if cached else seconds,
+            usd=0.0 if cached else usd,
         )
         with self._lock:
             self.usage += asked
+            if not cached:
+                self._dearest = max(self._dearest or 0.0, usd)
             self.truncated += truncated
-        if self._whole is not None:
-            self._whole.record(
-                cached=cached,
-                prompt_tokens=prompt_tokens,
-                completion_tokens=completion_tokens,
-                truncated=truncated,
-                seconds=seconds,
-            )
 
     def retried(self) -> None:
         """Count a second call for a reply that could not be parsed."""
@@ -130,30 +173,47 @@ class MeteredLM(dspy.LM):
         self.judge: Callable[[str | None], MeteredLM] | None = None
         """Gives the LM that grades what this one says, by the model that a metric names or None; `connect` sets it."""
 
-    def metered(self, limit: int | None = None, on_call: Callable[[int], None] | None = None) -> MeteredLM:
-        """A copy with a meter of its own, up to `limit` logical calls; `on_call` is told the count after each.
+    def part(self) -> MeteredLM:
+        """A copy with a meter of its own, whose calls count on this one's too."""
+        lm = self.copy()
+        lm.meter = Meter(one_model=self.meter.one_model, whole=self.meter)
+        return lm
+
+    def metered(
+        self, limit: int | None = None, on_call: Callable[[int], None] | None = None, usd: float | None = None
+    ) -> MeteredLM:
+        """A copy with a meter of its own, up to `limit` logical calls and `usd` dollars; `on_call` is told the count after each.
 
         What is counted is compared: replies of `lm.fallbacks` would mix models in one score, and are not asked for.
         """
         lm = self.copy()
-        lm.meter = Meter(limit, on_call, one_model=True)
+        lm.meter = Meter(limit, on_call, one_model=True, usd=usd)
         return lm
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        self.meter.charge()
-        _began.set(time.monotonic())
-        if not self.model.startswith(PREFIX):
-            return self._ask(prompt, messages=messages, **kwargs)
-        with staying_here(self.meter.one_model):
-            return super().__call__(prompt, messages=messages, **self._completed(kwargs))
+        with self._charged():
+            if not self.model.startswith(PREFIX):
+                return self._ask(prompt, messages=messages, **kwargs)
+            with staying_here(self.meter.one_model):
+                return super().__call__(prompt, messages=messages, **self._completed(kwargs))
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        self.meter.charge()
+        with self._charged():
+            if not self.model.startswith(PREFIX):
+                return await self._aask(prompt, messages=messages, **kwargs)
+            with staying_here(self.meter.one_model):
+                return await super().acall(prompt, messages=messages, **self._completed(kwargs))
+
+    @contextmanager
+    def _charged(self) -> Iterator[None]:
+        """One logical call: charged before it begins, settled when it is over."""
+        meter = self.meter
+        meter.charge()
         _began.set(time.monotonic())
-        if not self.model.startswith(PREFIX):
-            return await self._aask(prompt, messages=messages, **kwargs)
-        with staying_here(self.meter.one_model):
-            return await super().acall(prompt, messages=messages, **self._completed(kwargs))
+        try:
+            yield
+        finally:
+            meter.settle()
 
     # Callbacks are told of a call here, and so once, however often the server is asked.
     @with_callbacks
@@ -219,7 +279,8 @@ class MeteredLM(dspy.LM):
             "completion_tokens": int(usage.get("completion_tokens") or 0),
         }
         truncated = "length" in [_field(choice, "finish_reason") for choice in _field(response, "choices") or []]
-        self.meter.record(**counts, truncated=truncated, seconds=time.monotonic() - _began.get(time.monotonic()))
+        seconds = time.monotonic() - _began.get(time.monotonic())
+        self.meter.record(**counts, truncated=truncated, seconds=seconds, usd=float(entry.get("cost") or 0.0))
         annotate(response, **counts)
         super().update_history(entry)
         if is_empty(response) and not self.model.startswith(PREFIX):

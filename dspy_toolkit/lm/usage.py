@@ -20,6 +20,9 @@ class Usage(Frozen):
     """Of the physical calls, each from its start to its end, time in the queue included. Calls overlap, so this is
     not wall time; divided by the physical calls it is the latency of one."""
 
+    usd: float = 0.0
+    """What the physical calls cost in dollars, by LiteLLM's prices; 0 for a model that has none."""
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{name: value + getattr(other, name) for name, value in self})
 

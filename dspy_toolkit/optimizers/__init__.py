@@ -5,10 +5,10 @@ problem     what is to be optimized: a program, its rows, its metric, its models
 profile     what the probe showed of a program
 choice      which optimizer, how, and why
 states      a program as JSON, and the part of it that reaches the model
-plan        the probe, and the choice of an optimizer
-search      one file for each optimizer, and what they share
-race        optimizers against each other within one budget
-compile     runs the chosen optimizer
+plan        the probe, and the choice of the generators
+generators  every optimizer as a generator of candidates, a file each
+pool        which candidate is made next, scored on more rows, and wins
+compile     a search from its choice to its result
 """
 
 from __future__ import annotations

@@ -1,35 +1,28 @@
-"""What an optimizer says before it runs: its settings and their cost, or why it cannot run."""
+"""What is said before a search runs: which generators take part, what it will cost, or why something cannot run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from dspy_toolkit.optimizers.settings import OptimizerSettings
+from dspy_toolkit.optimizers.settings import SearchSettings
 from dspy_toolkit.store import Frozen
 
 if TYPE_CHECKING:
     from dspy_toolkit.optimizers.profile import Profile
 
-Optimizer = Literal["none", "race", "labelled", "bootstrap", "random", "mipro", "gepa"]
-
-
-class Plan(Frozen):
-    """Settings that fit a budget."""
-
-    settings: OptimizerSettings
-    predicted_lm_calls: int
-    demos: float = 0.0
-    """Demonstrations in a prompt, over all calls on average."""
-
 
 class Forecast(Frozen):
-    """What a plan is expected to cost."""
+    """What an optimizer would do with the whole budget."""
 
     lm_calls: int
+    candidates: int
+    """Candidates that the calls are enough for, about."""
     prompt_tokens: int
     """Cached prompts included."""
     seconds: float | None
     """On this machine, at the rate seen in the probe; None where no call of the probe was timed."""
+    usd: float | None = None
+    """At the prices seen in the probe; None where the model has none."""
 
 
 class Infeasible(Frozen):
@@ -39,22 +32,24 @@ class Infeasible(Frozen):
 
 
 class Choice(Frozen):
-    """Which optimizer runs, how, and why."""
+    """What is searched, how, and why."""
 
-    settings: OptimizerSettings
+    settings: SearchSettings
     budget: str
     lm_calls: int
     """The budget, in logical calls."""
+    usd: float | None = None
+    """The budget in dollars, where it was stated so: no call begins that could exceed it."""
     predicted_lm_calls: int
     reason: str
     alternatives: dict[str, str]
-    """The other optimizers, each with the reason why it was not taken."""
+    """The optimizers that take no part, each with the reason."""
     forecasts: dict[str, Forecast] = {}
-    """Optimizer → expected cost, for all that could run, the chosen one included."""
+    """Optimizer → what it would cost, for all that could run, those taken included."""
 
     @property
-    def optimizer(self) -> Optimizer:
-        """Its name."""
+    def optimizer(self) -> str:
+        """`none`, or what was asked for."""
         return self.settings.optimizer
 
     @property
@@ -66,7 +61,7 @@ class Choice(Frozen):
 
     @property
     def val_rows(self) -> int:
-        """Validation rows that candidates are compared on; 0 when nothing is compiled."""
+        """Validation rows that the search reads; 0 when nothing is compiled."""
         return self.settings.val_rows
 
 

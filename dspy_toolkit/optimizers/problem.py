@@ -1,6 +1,6 @@
 """What is to be optimized: a program, the rows to learn from and to choose by, the metric and the models.
 
-The probe, every optimizer and every arm of a race are given the same problem.
+The probe and every generator are given the same problem.
 """
 
 from __future__ import annotations
@@ -48,16 +48,20 @@ class Problem:
     """The language models: of the task, for reflection, the teacher and the judge."""
     store: Store
     """Where programs and scores are written."""
-    start: Start | None = None
-    """A program to start from: scored as one more candidate, and searched on from where it beats the baseline."""
+    starts: tuple[Start, ...] = ()
+    """Programs to start from: each is scored as one more candidate, and built on where it leads."""
+    tried: frozenset[str] = frozenset()
+    """Hashes of the prompts of earlier searches' candidates, which are not tried again; those of `starts` are no part of it."""
     seed: int = 0
-    """Decides which rows are sampled, and what an optimizer draws."""
+    """Decides what a generator draws; which rows are sampled, it does not."""
     threads: int = 16
     """Runs of the program at once."""
 
     def val_sample(self, count: int) -> pd.DataFrame:
-        """`count` validation rows (all, when there are fewer); a larger sample begins with these."""
-        return sample_rows(self.val, count, self.seed)
+        """`count` validation rows (all, when there are fewer); a larger sample begins with these. The same every night: the
+        rows beyond stay rows that no search has chosen by.
+        """
+        return sample_rows(self.val, count)
 
     def cases(self, rows: pd.DataFrame) -> list[dspy.Example]:
         """Rows of either split as examples of the program."""

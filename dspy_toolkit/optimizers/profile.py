@@ -42,6 +42,8 @@ class Profile(Frozen):
     """About how many tokens a demonstration adds to a prompt."""
     seconds_per_call: float
     """Wall time over physical calls, many at once; 0 when all came from the cache."""
+    usd_per_call: float = 0.0
+    """Dollars over physical calls; 0 when all came from the cache, and for a model that has no price."""
     reflector_ok: bool
     """Whether the reflection model wrote a usable instruction when asked."""
     reflector_note: str

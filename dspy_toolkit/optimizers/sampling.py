@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def sample_rows(frame: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    """`count` rows of a split (all, when there are fewer), in an order that a hash of seed and row decides.
+def sample_rows(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """`count` rows of a split (all, when there are fewer), in an order that a hash of the row decides.
 
     A smaller sample is the beginning of a larger one, so the replies for the smaller one are in the cache for the
     larger.
     """
-    order = sorted(range(len(frame)), key=lambda index: digest(seed, str(frame["_row"].iloc[index])))
+    order = sorted(range(len(frame)), key=lambda index: digest(0, str(frame["_row"].iloc[index])))
     return frame.iloc[order[:count]]
 
 
@@ -41,17 +41,6 @@ def balanced(cases: list[dspy.Example], count: int, seed: int) -> list[dspy.Exam
             chosen.append(groups[name].pop())
     rng.shuffle(chosen)
     return chosen
-
-
-def shorter_half(cases: list[dspy.Example], least: int) -> list[dspy.Example]:
-    """The shorter half of `cases` by the characters of all their fields, in the given order; `least` of them at least.
-
-    A demonstration costs its tokens again in every call that it is in.
-    """
-    order = sorted(
-        range(len(cases)), key=lambda index: (sum(len(str(value)) for value in cases[index].values()), index)
-    )
-    return [cases[index] for index in sorted(order[: max(len(cases) // 2, least)])]
 
 
 def _answer(case: dspy.Example) -> str:

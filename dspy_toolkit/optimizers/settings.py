@@ -1,7 +1,4 @@
-"""The settings of each optimizer, as a plan chose them within a budget.
-
-Each says which optimizer it is for, so that a `Choice` read from JSON holds settings of the right type.
-"""
+"""What a search is to do, as a plan chose it within a budget."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from dspy_toolkit.settings import GepaSettings, OptimizerName
 from dspy_toolkit.store import Frozen
 
 
@@ -19,71 +17,23 @@ class NoSearch(Frozen):
     val_rows: Literal[0] = 0
 
 
-class LabelledSettings(Frozen):
-    """Labelled demonstrations."""
+class PoolSettings(Frozen):
+    """Candidates of one or several generators, in one pool."""
 
-    optimizer: Literal["labelled"] = "labelled"
-    val_rows: int = Field(ge=1)
-    """Validation rows that candidates are compared on."""
-    candidates: int = Field(ge=1)
+    optimizer: OptimizerName
+    """What was asked for: `auto` and `race` let several generators in, any other name one."""
+    generators: tuple[str, ...] = Field(min_length=1)
+    """Their names."""
+    rungs: tuple[int, ...] = Field(min_length=1)
+    """Numbers of validation rows on which candidates are compared, ascending."""
+    priors: dict[str, float] = {}
+    """Generator → gain over the baseline that its candidates are expected to have beyond those of others, from earlier runs."""
+    gepa: GepaSettings = GepaSettings()
 
-
-class BootstrapSettings(Frozen):
-    """BootstrapFewShot, once."""
-
-    optimizer: Literal["bootstrap"] = "bootstrap"
-    val_rows: int = Field(ge=1)
-    slice: int = Field(ge=1)
-    """Training rows that the program is run on, at most."""
-    max_bootstrapped_demos: int = Field(ge=1)
-
-
-class RandomSettings(Frozen):
-    """Random search over bootstrapped sets."""
-
-    optimizer: Literal["random"] = "random"
-    val_rows: int = Field(ge=1)
-    candidates: int = Field(ge=1)
-    max_bootstrapped_demos: int = Field(ge=1)
+    @property
+    def val_rows(self) -> int:
+        """The validation rows that the search reads at most: the first of the sample."""
+        return self.rungs[-1]
 
 
-class MiproSettings(Frozen):
-    """MIPROv2."""
-
-    optimizer: Literal["mipro"] = "mipro"
-    val_rows: int = Field(ge=1)
-    trials: int = Field(ge=1)
-    demo_sets: int = Field(ge=1)
-    slice: int = Field(ge=1)
-    """Training rows that demonstrations are bootstrapped from, and that the proposer looks at."""
-
-
-class GepaSettings(Frozen):
-    """GEPA."""
-
-    optimizer: Literal["gepa"] = "gepa"
-    val_rows: int = Field(ge=1)
-    max_metric_calls: int = Field(ge=1)
-
-
-class RaceSettings(Frozen):
-    """A race of several optimizers within one budget."""
-
-    optimizer: Literal["race"] = "race"
-    val_rows: int
-    """`rows`, and the holdout rows of the last round."""
-    arms: tuple[str, ...]
-    rows: int
-    """Validation rows that arms choose by."""
-    holdout_rows: int
-    """Validation rows that no arm chooses by, in the first round."""
-    most_holdout_rows: int
-    """The same in the last round, at most."""
-    start_calls: int
-    """LM calls of each arm for scoring the program that it starts from."""
-
-
-OptimizerSettings = Annotated[
-    NoSearch | LabelledSettings | BootstrapSettings | RandomSettings | MiproSettings | GepaSettings | RaceSettings,
-    Field(discriminator="optimizer"),
-]
+SearchSettings = Annotated[NoSearch | PoolSettings, Field(discriminator="optimizer")]

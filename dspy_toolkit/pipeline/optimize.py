@@ -89,9 +89,9 @@ def optimize(
         rows: dictionaries or examples, a table, or a .csv, .jsonl or .parquet file.
         metric: a built-in such as `exact_match`, `module:function`, a table with a name and options, or a function of
             (example, prediction) that gives a score in [0, 1].
-        optimizer: `auto`, `race`, `labelled`, `bootstrap`, `random`, `mipro` or `gepa`.
-        budget: `light` (300 LM calls), `medium` (1,200), `heavy` (5,000), a number of calls (`800`) or a time (`15m`); the
-            sealed test apart.
+        optimizer: `auto`, `race`, `labelled`, `bootstrap`, `random`, `mipro`, `gepa` or `simba`.
+        budget: `light` (300 LM calls), `medium` (1,200), `heavy` (5,000), a number of calls (`800`), a time (`15m`) or
+            dollars (`2.50usd`); the sealed test apart.
         inputs, outputs: columns; by default the program's fields of these names that the rows have.
         start: a program whose instructions and demonstrations are tried first, and searched on from where they are
             better: a module, `project@champion`, `project@3` or a folder. Which rows a module was tuned on is not known:

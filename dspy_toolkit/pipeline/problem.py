@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dspy_toolkit.optimizers import Problem
 from dspy_toolkit.pipeline.context import Context
-from dspy_toolkit.pipeline.source import start_program
+from dspy_toolkit.pipeline.source import start_programs
 from dspy_toolkit.run import SearchInput
+
+NIGHT = 7919
+"""How far apart the seeds of two nights are."""
 
 
 def problem_of(context: Context, given: SearchInput) -> Problem:
@@ -19,7 +22,9 @@ def problem_of(context: Context, given: SearchInput) -> Problem:
         metric=project.metric,
         connection=context.connection,
         store=store,
-        start=start_program(given.start, project, store),
-        seed=optimize.seed,
+        starts=start_programs(given.start, given.night, project, store),
+        tried=frozenset(store.read_json(given.night.tried) if given.night.tried else ()),
+        # A prime apart, so that one seed's nights are not another's.
+        seed=optimize.seed + NIGHT * given.night.number,
         threads=optimize.threads,
     )

@@ -25,6 +25,7 @@ from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.optimizers.states import state_of
 from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.judge_check import kept_check
+from dspy_toolkit.pipeline.nights import remember_night
 from dspy_toolkit.pipeline.release import manifest_of
 from dspy_toolkit.project import Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of
@@ -79,7 +80,7 @@ def record(context: Context, run: ReleasedRun) -> str:
     except BaseException:
         close_failed(settings, run_id)
         raise
-    return record_run(
+    recorded = record_run(
         settings,
         run.ref.name,
         run.name,
@@ -90,6 +91,8 @@ def record(context: Context, run: ReleasedRun) -> str:
         tables=tables,
         run_id=run_id,
     )
+    remember_night(context, run, search_of(run.ref, run.dataset, run.choice))
+    return recorded
 
 
 def finish_cut_off(context: Context) -> None:
@@ -136,7 +139,7 @@ def record_compilation(context: Context, made: Compilation) -> str:
     Raises:
         RegistryError: MLflow cannot be written.
     """
-    return record_run(
+    recorded = record_run(
         context.settings,
         made.ref.name,
         made.name,
@@ -145,11 +148,13 @@ def record_compilation(context: Context, made: Compilation) -> str:
         {
             "profile.json": made.profile.model_dump_json(indent=2),
             "choice.json": made.choice.model_dump_json(indent=2),
-            "race.json": made.compiled.model_dump_json(indent=2),
+            "pool.json": made.compiled.model_dump_json(indent=2),
             f"program/{PROGRAM_FILE}": program_bytes(context.store.read_json(made.compiled.program)),
         },
         {"outcome": "compared", "reason": made.compiled.summary},
     )
+    remember_night(context, made, search_of(made.ref, made.dataset, made.choice))
+    return recorded
 
 
 def report_of(context: Context, run: ReleasedRun) -> str:
@@ -157,9 +162,7 @@ def report_of(context: Context, run: ReleasedRun) -> str:
     before = _state_before(context, run)
     shown, judge = context.settings.observe.show_sealed_rows, kept_check(context.settings, context.project)
     when = datetime.now(UTC)
-    return render(
-        gather(run, context.project, context.store, before, judge=judge, when=when, show_sealed_rows=shown)
-    )
+    return render(gather(run, context.project, context.store, before, judge=judge, when=when, show_sealed_rows=shown))
 
 
 def report_path(context: Context, run_id: str) -> Path:
@@ -182,7 +185,7 @@ def parameters_of(context: Context, made: Compilation) -> dict[str, Any]:
     ref, choice, compiled = made.ref, made.choice, made.compiled
     return {
         "optimizer": compiled.optimizer,
-        "winner": compiled.arms[0].name if compiled.arms else compiled.optimizer,
+        "winner": compiled.winner,
         "chosen": choice.optimizer,
         "search": search_of(ref, made.dataset, choice),
         "settings": choice.settings.model_dump(exclude={"optimizer"}),
@@ -193,6 +196,7 @@ def parameters_of(context: Context, made: Compilation) -> dict[str, Any]:
         "model": ref.program.model,
         "reflection_model": ref.program.reflection_model,
         "seed": context.settings.optimize.seed,
+        "night": ref.night.number,
         "data": ref.data.fingerprint,
         "program": ref.program.fingerprint,
         "metric": name_of(context.project.metric),
@@ -206,6 +210,7 @@ def search_of(ref: ProjectRef, dataset: Dataset, choice: Choice) -> str:
         [dataset.train.sha256, dataset.val.sha256],
         [choice.settings.model_dump(mode="json"), choice.lm_calls],
         ref.start.state.sha256 if ref.start else "",
+        [ref.night.number, [start.state.sha256 for start in ref.night.starts]],
     )
 
 

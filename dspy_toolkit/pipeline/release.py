@@ -17,7 +17,8 @@ from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.metrics import name_of
 from dspy_toolkit.optimizers.states import state_of
 from dspy_toolkit.pipeline.context import Context
-from dspy_toolkit.pipeline.source import parent_of, trained_rows
+from dspy_toolkit.pipeline.source import parent_of
+from dspy_toolkit.pipeline.tuned_on import rows_tuned_on
 from dspy_toolkit.pipeline.unchanged import check_unchanged
 from dspy_toolkit.project import ChampionPart, Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of, signature_hash
@@ -122,9 +123,7 @@ def undo_release(context: Context, decision: Decision) -> None:
 
 def manifest_of(context: Context, run: Run) -> Manifest:
     """Where the compiled program came from, and how it scored."""
-    project, store = context.project, context.store
-    rows = [store.read_frame(part)["_row"] for part in (run.dataset.train, run.dataset.val)]
-    inherited = trained_rows(run.ref.start, run.dataset.sealed, project.dataset, store)
+    project = context.project
     reports: dict[str, Any] = {"compiled": run.compiled.model_dump(mode="json", exclude={"program"})}
     seen = run.comparison
     for key, report in (
@@ -140,7 +139,7 @@ def manifest_of(context: Context, run: Run) -> Manifest:
         optimizer_settings=run.choice.settings.model_dump(exclude={"optimizer"}),
         model=run.ref.program.model,
         split_sha256={name: getattr(run.dataset, name).sha256 for name in ("train", "val", "sealed")},
-        trained_rows=tuple(sorted({*inherited, *(str(row) for part in rows for row in part)})),
+        trained_rows=tuple(sorted(rows_tuned_on(context, run))),
         reports=reports,
         parent=parent_of(run.ref.start, project),
         previous_champion=run.ref.champion.version,

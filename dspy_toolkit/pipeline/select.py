@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.optimizers import Budget, Choice, find_budget
+from dspy_toolkit.optimizers import Choice, find_budget
 from dspy_toolkit.optimizers import select as choose
 from dspy_toolkit.optimizers.plan.similar_runs import similar_runs
-from dspy_toolkit.optimizers.search.transfer import choose_with_start
 from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.run import SelectInput
 from dspy_toolkit.tracking.history import PastRun, read_history
@@ -23,14 +22,9 @@ def select(context: Context, given: SelectInput) -> Choice:
         OptimizerError: no such optimizer or budget, or none can run within it.
     """
     optimizer, budget = effective_options(context, given.optimizer, given.budget)
-    history = prior_runs(context, given)
-
-    def within(part: Budget) -> Choice:
-        return choose(given.profile, optimizer, part, history, started=given.start is not None)
-
-    whole = find_budget(budget)
-    # Scoring a program from elsewhere is part of the budget.
-    return within(whole) if given.start is None else choose_with_start(within, given.profile, whole)
+    return choose(
+        given.profile, optimizer, find_budget(budget), prior_runs(context, given), context.settings.optimize.gepa
+    )
 
 
 def effective_options(context: Context, optimizer: str | None, budget: str | None) -> tuple[str, str]:
@@ -41,7 +35,7 @@ def effective_options(context: Context, optimizer: str | None, budget: str | Non
 
 
 def prior_runs(context: Context, given: SelectInput) -> tuple[PastRun, ...]:
-    """Similar earlier runs; none for an optimizer that was asked for by name (a race begins with what `auto` would take).
+    """Similar earlier runs; none for an optimizer that was asked for by name.
 
     They make a choice better, and their absence must not cost the run: a history that cannot be read is a warning.
     """

@@ -3,7 +3,7 @@
 `router@champion`, `router@3`, a folder or a project is looked up once, when a run begins. What was carried over is then an
 object of the store, so that a champion which moves meanwhile changes nothing, and steps are cached by its content.
 
-Not covered: which fields fit (`dspy_toolkit.optimizers.search.transfer`).
+Not covered: which fields fit (`dspy_toolkit.optimizers.generators.transfer`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.datasets.table import as_text
 from dspy_toolkit.errors import ProjectError
+from dspy_toolkit.optimizers.generators.transfer import transfer
 from dspy_toolkit.optimizers.problem import Start
-from dspy_toolkit.optimizers.search.transfer import transfer
 from dspy_toolkit.optimizers.states import fill, state_of
-from dspy_toolkit.project import Project, StartPart
+from dspy_toolkit.project import NightPart, Project, StartPart
 from dspy_toolkit.registry import champion, find_version
 from dspy_toolkit.registry.programs import (
     LoadedProgram,
@@ -59,19 +59,22 @@ def find_start(reference: str | dspy.Module, project: Project, settings: Setting
     return StartPart(name=name, state=store.save_json(state_of(carried)), trained_rows=store.save_json(sorted(rows)))
 
 
-def start_program(part: StartPart | None, project: Project, store: Store) -> Start | None:
-    """The program behind `part`, ready to be scored; None for None."""
-    if part is None:
-        return None
-    return Start(fill(project.build(), store.read_json(part.state)), f"from {part.name}")
+def start_programs(part: StartPart | None, night: NightPart, project: Project, store: Store) -> tuple[Start, ...]:
+    """The programs that a search starts from, ready to be scored: the one from elsewhere first."""
+    parts = (*([part] if part else ()), *night.starts)
+    return tuple(Start(fill(project.build(), store.read_json(each.state)), f"from {each.name}") for each in parts)
 
 
-def trained_rows(part: StartPart | None, sealed: Ref, spec: DatasetSpec, store: Store) -> frozenset[str]:
-    """The `_row` hashes that must not test what comes of `part`: those that it was tuned on, and of the sealed rows those
-    whose inputs are in a demonstration that was carried over (hashes differ where a field has another name elsewhere).
+def trained_rows(
+    part: StartPart | None, night: NightPart, sealed: Ref, spec: DatasetSpec, store: Store
+) -> frozenset[str]:
+    """The `_row` hashes that must not test what comes of the programs that a search starts from: those that they were tuned
+    on, and of the sealed rows those whose inputs are in a demonstration that was carried over from elsewhere (hashes differ
+    where a field has another name there).
     """
+    own = {row for each in night.starts for row in store.read_json(each.trained_rows)}
     if part is None:
-        return frozenset()
+        return frozenset(own)
     shown = {
         tuple(as_text(demo[name]) for name in spec.inputs)
         for predictor in predictor_states(store.read_json(part.state)).values()
@@ -81,7 +84,7 @@ def trained_rows(part: StartPart | None, sealed: Ref, spec: DatasetSpec, store: 
     frame = store.read_frame(sealed)
     asked = (tuple(as_text(case[name]) for name in spec.inputs) for case in examples(frame, spec))
     found = {str(row) for row, inputs in zip(frame["_row"], asked, strict=True) if inputs in shown}
-    return frozenset(store.read_json(part.trained_rows)) | found
+    return frozenset(store.read_json(part.trained_rows)) | found | own
 
 
 def parent_of(part: StartPart | None, project: Project) -> int | str | None:

@@ -13,6 +13,7 @@ from dspy_toolkit.project.finding import check_known, load_named, load_project, 
 from dspy_toolkit.project.fingerprints import (
     ChampionPart,
     DataPart,
+    NightPart,
     ProgramPart,
     ProjectRef,
     StartPart,
@@ -24,6 +25,7 @@ from dspy_toolkit.project.fingerprints import (
 __all__ = [
     "ChampionPart",
     "DataPart",
+    "NightPart",
     "ProgramPart",
     "Project",
     "ProjectRef",

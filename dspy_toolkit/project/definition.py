@@ -44,7 +44,7 @@ class Project:
     metric: Metric
     dataset: DatasetSpec
     optimizer: str = "auto"
-    """`auto`, `race`, `labelled`, `bootstrap`, `random`, `mipro` or `gepa`."""
+    """`auto`, `race`, `labelled`, `bootstrap`, `random`, `mipro`, `gepa` or `simba`."""
     budget: str | None = None
     """`light`, `medium`, `heavy`, LM calls (`800`) or a time (`15m`); the settings' when None."""
     renames: Mapping[str, str] = field(default_factory=dict)

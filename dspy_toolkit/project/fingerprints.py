@@ -74,6 +74,17 @@ class StartPart(Frozen):
     """`_row` hashes that the program from elsewhere was tuned on, as a JSON list: none of them may test what comes of it."""
 
 
+class NightPart(Frozen):
+    """What earlier searches of this program have left for the next one."""
+
+    number: int = 0
+    """Recorded searches of the project so far. With the settings' seed it decides what is drawn."""
+    starts: tuple[StartPart, ...] = ()
+    """The champion, and the best candidates so far, the best first."""
+    tried: Ref | None = None
+    """Hashes of the prompts that were candidates already, as a JSON list."""
+
+
 class ProjectRef(Frozen):
     """A project as it was when a run began."""
 
@@ -83,7 +94,8 @@ class ProjectRef(Frozen):
     program: ProgramPart
     champion: ChampionPart
     start: StartPart | None = None
-    """None: the search starts from the project's own program."""
+    """A program from elsewhere; None where none was named."""
+    night: NightPart = NightPart()
     false_promotion_rate: float = 0.05
     """Of the gate, over the life of the sealed rows; the settings'."""
 

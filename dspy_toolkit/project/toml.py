@@ -6,7 +6,7 @@
     instructions = "Classify the question by the type of its answer."
     module = "predict"              # or chain_of_thought
     metric = "exact_match"          # a built-in, "module:function" (looked for beside this file first), or a table
-    optimizer = "auto"              # or race, labelled, bootstrap, random, mipro, gepa
+    optimizer = "auto"              # or race, labelled, bootstrap, random, mipro, gepa, simba
     budget = "light"                # or medium, heavy, "800" LM calls, "15m"
     files = ["rules/*.md"]          # what the metric reads, so that a change of it is seen
     [dataset]
@@ -27,7 +27,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ValidationError, field_validator
 
@@ -161,5 +161,7 @@ def _keys(owner: list[str]) -> list[str]:
     """The known keys of the table at `owner`."""
     table: Any = _Table
     for part in owner:
-        table = table.model_fields[part].annotation if part in table.model_fields else table
+        kind = table.model_fields[part].annotation if part in table.model_fields else table
+        # A table that may be left out is of its own type or None.
+        table = next((each for each in get_args(kind) if hasattr(each, "model_fields")), kind)
     return list(table.model_fields) if isinstance(table, type) and issubclass(table, BaseModel) else []

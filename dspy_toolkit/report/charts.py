@@ -18,13 +18,13 @@ from dspy_toolkit.report.words import count, percent
 WIDTH, HEIGHT = 720, 340
 LEFT, RIGHT, TOP, BOTTOM = 62, 20, 18, 52
 KINDS = 8
-"""Number of colours and shapes; a ninth arm starts again with the first."""
+"""Number of colours and shapes; a ninth generator starts again with the first."""
 
 _EMPTY = Markup("")
 
 
 def search_chart(curves: Sequence[Curve], baseline: float) -> Markup:
-    """Best validation score so far against LM calls: a line of steps for each arm, its candidates as marks.
+    """Best validation score so far against LM calls: a line of steps for each generator, its candidates as marks.
 
     Args:
         curves: at least one, with at least one point.
@@ -46,25 +46,25 @@ def search_chart(curves: Sequence[Curve], baseline: float) -> Markup:
     return _svg(WIDTH, HEIGHT, title, parts)
 
 
-def front_chart(front: Front, arms: Sequence[str]) -> Markup:
+def front_chart(front: Front, generators: Sequence[str]) -> Markup:
     """Validation score against tokens a run; candidates off the Pareto front are faint.
 
     Args:
-        arms: every arm, in the order of its colour and shape.
+        generators: all, in the order of its colour and shape.
     """
     most = max(one.tokens for one in front.candidates)
     across = _Axis(0, most, LEFT, WIDTH - RIGHT)
     up = _score_axis([one.score for one in front.candidates])
     parts = [_frame(across, up, "tokens of one run", "score on validation")]
     for one in sorted(front.candidates, key=lambda one: one.on_front):
-        said = f"{one.arm}, {one.label}: {percent(one.score)} with {count(round(one.tokens))} tokens"
-        shape = mark(arms.index(one.arm) % KINDS, across.place(one.tokens), up.place(one.score), said)
+        said = f"{one.generator}, {one.label}: {percent(one.score)} with {count(round(one.tokens))} tokens"
+        shape = mark(generators.index(one.generator) % KINDS, across.place(one.tokens), up.place(one.score), said)
         parts.append(shape if one.on_front else Markup('<g class="faint">{}</g>').format(shape))
     return _svg(WIDTH, HEIGHT, "Validation score against tokens of one run", parts)
 
 
 def key_mark(kind: int) -> Markup:
-    """The mark of an arm, for a legend; hidden from screen readers."""
+    """The mark of a generator, for a legend; hidden from screen readers."""
     return Markup('<svg class="key" viewBox="0 0 16 16" aria-hidden="true">{}</svg>').format(mark(kind, 8, 8, ""))
 
 

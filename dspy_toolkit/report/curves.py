@@ -1,4 +1,4 @@
-"""How the search went: the best score so far against LM calls for every arm, and the Pareto front of the candidates.
+"""How the search went: the best score so far against LM calls for every generator, and the Pareto front of the candidates.
 
 Not covered: drawing it (`charts`).
 """
@@ -10,12 +10,10 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from dspy_toolkit.metrics.pareto import Objectives, pareto_front
-from dspy_toolkit.optimizers.search.search import BASELINE
 from dspy_toolkit.report.words import readable
 
 if TYPE_CHECKING:
-    from dspy_toolkit.optimizers.compile import Compiled
-    from dspy_toolkit.optimizers.search.search import Trial
+    from dspy_toolkit.optimizers.compile import Compiled, Trial
 
 
 class Point(NamedTuple):
@@ -25,13 +23,13 @@ class Point(NamedTuple):
     lm_calls: int
     """Logical calls spent until it had been scored."""
     score: float
-    """Mean on validation, in [0, 1]."""
+    """Expected on validation, in [0, 1]: candidates are scored on different numbers of rows."""
     best: float
-    """The best of its arm so far, this one included."""
+    """The best of its generator so far, this one included."""
 
 
 class Curve(NamedTuple):
-    """One arm's candidates, in the order of the calls spent."""
+    """One generator's candidates, in the order of the calls spent."""
 
     name: str
     points: tuple[Point, ...]
@@ -40,7 +38,7 @@ class Curve(NamedTuple):
 class Candidate(NamedTuple):
     """What one candidate scores, and what a run of it costs."""
 
-    arm: str
+    generator: str
     label: str
     score: float
     tokens: float
@@ -60,50 +58,41 @@ class Front(NamedTuple):
 
 
 def curves(compiled: Compiled) -> tuple[Curve, ...]:
-    """One curve for every arm that scored a candidate; the arms of a race in its order."""
-    arms: dict[str, list[Trial]] = {readable(arm.name): [] for arm in compiled.arms}
+    """One curve for every generator that made a candidate, the winner first."""
+    made: dict[str, list[Trial]] = {readable(each.name): [] for each in compiled.generators}
     for trial in compiled.trials:
-        arms.setdefault(_arm(trial, compiled), []).append(trial)
-    return tuple(_curve(name, trials) for name, trials in arms.items() if trials)
+        made.setdefault(readable(trial.generator), []).append(trial)
+    return tuple(_curve(name, trials) for name, trials in made.items() if trials)
 
 
 def baseline(compiled: Compiled) -> float:
     """The baseline's score on the rows that the curves show: the baseline is the first candidate."""
-    return compiled.trials[0].val_mean if compiled.trials else compiled.val_baseline
+    return compiled.trials[0].expected if compiled.trials else compiled.val_baseline
 
 
 def front(compiled: Compiled) -> Front | None:
-    """Every candidate with its tokens and seconds, marked where on the Pareto front; None when fewer than two have any.
-
-    The baseline is one candidate, however many arms began with it.
-    """
+    """Every candidate with its tokens and seconds, marked where on the Pareto front; None when fewer than two have any."""
     known = [trial for trial in compiled.trials if trial.tokens > 0]
-    first = next((trial for trial in known if trial.label == BASELINE), None)
-    known = [trial for trial in known if trial.label != BASELINE or trial is first]
     if len(known) < 2:
         return None
     timed = all(trial.seconds > 0 for trial in known)
     best = {
         id(trial)
         for trial in pareto_front(
-            known, of=lambda one: Objectives(one.val_mean, one.tokens, one.seconds if timed else None)
+            known, of=lambda one: Objectives(one.expected, one.tokens, one.seconds if timed else None)
         )
     }
     made = [
         Candidate(
-            _arm(one, compiled), readable(one.label), one.val_mean, one.tokens, one.seconds or None, id(one) in best
+            readable(one.generator), readable(one.label), one.expected, one.tokens, one.seconds or None, id(one) in best
         )
         for one in known
     ]
     return Front(tuple(sorted(made, key=lambda one: (-one.score, one.tokens))), timed)
 
 
-def _arm(trial: Trial, compiled: Compiled) -> str:
-    return readable(trial.arm) if trial.arm else BASELINE if compiled.arms else compiled.optimizer
-
-
 def _curve(name: str, trials: Sequence[Trial]) -> Curve:
     ordered = sorted(trials, key=lambda trial: trial.lm_calls)
-    best = accumulate((trial.val_mean for trial in ordered), max)
-    points = (Point(readable(t.label), t.lm_calls, t.val_mean, top) for t, top in zip(ordered, best, strict=True))
+    best = accumulate((trial.expected for trial in ordered), max)
+    points = (Point(readable(t.label), t.lm_calls, t.expected, top) for t, top in zip(ordered, best, strict=True))
     return Curve(name, tuple(points))

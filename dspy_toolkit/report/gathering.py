@@ -25,7 +25,7 @@ from dspy_toolkit.report.words import Field, count, duration, percent, points, r
 
 if TYPE_CHECKING:
     from dspy_toolkit.evaluation import Report
-    from dspy_toolkit.optimizers.race.race import ArmResult
+    from dspy_toolkit.optimizers.compile import GeneratorResult
     from dspy_toolkit.project import Project
     from dspy_toolkit.run import ReleasedRun, Run, SealedTest
     from dspy_toolkit.store import Store
@@ -71,8 +71,8 @@ class Page:
     baseline: float
     """The baseline's score on the rows that the curves show."""
     front: Front | None
-    arms: tuple[ArmResult, ...]
-    """Of a race, the winner first; empty without one."""
+    generators: tuple[GeneratorResult, ...]
+    """The winner first; empty where nothing was searched."""
     predictors: tuple[Predictor, ...]
     before: str
     """What the candidate was compared with."""
@@ -165,7 +165,7 @@ def gather(
         curves=curves(compiled),
         baseline=baseline(compiled),
         front=front(compiled),
-        arms=compiled.arms,
+        generators=compiled.generators,
         predictors=sides,
         before=_champion(run),
         split=SPLITS.get(pair[0].split, pair[0].split) if pair and tables else "",

@@ -26,12 +26,12 @@ DEMONSTRATIONS = 2
 
 def render(page: Page) -> str:
     """The page as one HTML text that needs nothing beside it."""
-    arms = [curve.name for curve in page.curves]
+    generators = [curve.name for curve in page.curves]
     return _template().render(
         page=page,
         search=search_chart(page.curves, page.baseline) if page.curves else None,
-        tradeoff=front_chart(page.front, arms) if page.front else None,
-        keys=[(key_mark(kind), name) for kind, name in enumerate(arms)],
+        tradeoff=front_chart(page.front, generators) if page.front else None,
+        keys=[(key_mark(kind), name) for kind, name in enumerate(generators)],
     )
 
 

@@ -58,11 +58,11 @@ def optimize(location: str, reached: Reached = lambda where: None) -> Decision:
 
     ref = step(resolve, Request(location=location))
     dataset = step(prepare, ref.data, Dataset)
-    search = SearchInput(program=ref.program, train=dataset.train, val=dataset.val)
-    profile = step(probe, search, Profile)
+    search = SearchInput.of(ref, dataset)
+    profile = step(probe, search.without_start, Profile)
     choice = step(select, SelectInput(**dict(search), profile=profile, optimizer="bootstrap", budget="120"))
     ref = step(release_baseline, ref)
-    compiled = step(compile, CompileInput(**dict(search), choice=choice).unexplained, Compiled)
+    compiled = step(compile, CompileInput(**dict(search), choice=choice, profile=profile).unexplained, Compiled)
     comparison = step(compare, CompareInput.of(ref, dataset, choice, compiled), Comparison)
     run = Run(
         name="optimize questions",

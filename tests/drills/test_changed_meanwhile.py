@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from dspy_toolkit.errors import ProjectError
-from dspy_toolkit.optimizers.race.arm_run import ArmRun
+from dspy_toolkit.optimizers.pool.scoring import ScoreJob
 from dspy_toolkit.pipeline.compare import LEDGER
-from dspy_toolkit.pipeline.compile import run_arm
+from dspy_toolkit.pipeline.compile import score_candidate
 from dspy_toolkit.pipeline.prepare import prepare
 from dspy_toolkit.pipeline.release import release_baseline
 from dspy_toolkit.registry import champion
-from dspy_toolkit.run import ArmInput, Run
+from dspy_toolkit.run import Run, ScoreInput
 from dspy_toolkit.settings import Settings
 from tests.drills.conftest import Saw
 from tests.optimizers.benches import Bench
@@ -73,17 +73,15 @@ def drill(tmp_path_factory: pytest.TempPathFactory, empty_mlflow: Path) -> Drill
     ref, data, search = bench.begin()
     profile = bench.probe(search)
     choice = bench.select(search, profile, "labelled", "60")
-    compiled = bench.compile(search, choice)
+    compiled = bench.compile(search, choice, profile)
     found = {"ref": ref, "dataset": data, "profile": profile, "choice": choice, "compiled": compiled}
     run = Run(name="a run", **found, comparison=bench.compare(ref, data, choice, compiled))
     assert run.comparison.outcome == "promoted"
-    arm = ArmInput(
-        **dict(search), arm_run=ArmRun(arm="labelled", settings=choice.settings, lm_calls=20, rows=4, holdout_rows=4)
-    )
+    job = ScoreInput(**dict(search), job=ScoreJob(program=compiled.program, label="found", first=0, last=4))
     steps = {
         "probe": lambda: bench.probe(search),
-        "compile": lambda: bench.compile(search, choice),
-        "run_arm": lambda: run_arm(bench.context(), arm),
+        "compile": lambda: bench.compile(search, choice, profile),
+        "score_candidate": lambda: score_candidate(bench.context(), job),
         "compare": lambda: bench.compare(ref, data, choice, compiled),
         "release_baseline": lambda: release_baseline(bench.context(), ref),
         "release": lambda: bench.release(run),

@@ -28,11 +28,17 @@ def prefect_server() -> Iterator[None]:
 
 def answer(request: GenerationRequest) -> dict[str, str]:
     """A model that counts: with demonstrations in the prompt it sees the digit, without it always says `person`."""
-    if "better_instruction" in request.messages[0].content:
-        return {"better_instruction": "no"}
+    asked = request.messages[0].content.partition("Your output fields are:")[2].partition("All interactions")[0]
+    for field in ("better_instruction", "proposed_instruction", "new_instruction", *ABOUT_THE_TASK):
+        if f"`{field}`" in asked:
+            return {field: "no"}
     question = request.messages[-1].content
     taught = len(request.messages) > 2
     return {"label": "number" if taught and any(sign.isdigit() for sign in question) else "person"}
+
+
+ABOUT_THE_TASK = ("summary", "observations", "module_description", "program_description")
+"""What MIPROv2's proposer asks first."""
 
 
 @dataclass

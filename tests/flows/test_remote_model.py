@@ -69,9 +69,8 @@ def test_the_whole_flow(playground: Any, servers: tuple[OpenAIServer, OpenAIServ
     for key in (TASK_KEY, REFLECTION_KEY):
         assert holding(playground.settings.path(), key) == []
 
-    asked = len(task.received)
-    assert optimize(playground).outcome == "unchanged"
-    assert len(task.received) == asked
+    assert optimize(playground).outcome in ("unchanged", "refused")
+    assert champion(playground.settings, "questions").version == 2
 
 
 def test_a_server_that_stays_away_is_tried_by_the_task_and_ends_in_one_line(

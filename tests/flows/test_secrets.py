@@ -110,7 +110,7 @@ def test_a_whole_run_leaves_none_behind(
     server.always = Fault(401, f"Incorrect API key: {server.received[0].authorization}")
     planted.path("cache").rename(planted.path("cache before"))
     with pytest.raises(Exception, match=r"Incorrect API key: Bearer \*\*\*"):
-        optimize_program("questions", optimizer="random", budget="40")
+        optimize_program("questions", optimizer="random", budget="120")
     APILogWorker.drain_all(
         timeout=20
     )  # Prefect's log of a run, tracebacks and all, goes into its database a little later

@@ -9,10 +9,9 @@ import pytest
 
 from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.optimizers import Choice
-from dspy_toolkit.optimizers.race.arm_run import ArmRun
-from dspy_toolkit.optimizers.settings import NoSearch
+from dspy_toolkit.optimizers.pool.scoring import ScoreJob
 from dspy_toolkit.project import ProgramPart
-from dspy_toolkit.run import ArmInput, Request
+from dspy_toolkit.run import Request, ScoreInput
 from dspy_toolkit.store import Ref
 
 
@@ -56,14 +55,14 @@ def test_a_flow_refuses_it(playground: Any, trap: Path) -> None:
 
 
 @pytest.mark.usefixtures("on_a_worker", "prefect_server")
-def test_an_arm_of_a_race_is_not_run_from_anywhere(playground: Any, trap: Path) -> None:
-    from flows.run_arm import run_arm
+def test_a_candidate_is_not_scored_from_anywhere(playground: Any, trap: Path) -> None:
+    from flows.score_candidate import score_candidate
 
     program = ProgramPart(project="trap", location="trap.py", model="m", reflection_model="m", fingerprint="")
     nothing = Ref(sha256="0" * 64, kind="parquet")
-    arm = ArmRun(arm="baseline", settings=NoSearch(), lm_calls=10, rows=1, holdout_rows=1)
+    job = ScoreJob(program=nothing, label="baseline", first=0, last=1)
     with pytest.raises(ProjectError, match="no project that this machine knows"):
-        run_arm(ArmInput(program=program, train=nothing, val=nothing, arm_run=arm))
+        score_candidate(ScoreInput(program=program, train=nothing, val=nothing, job=job))
     assert not trap.exists()
 
 

@@ -51,7 +51,7 @@ class Bench:
     def begin(self, start: str | None = None) -> tuple[ProjectRef, Dataset, SearchInput]:
         ref = self.resolve(start)
         data = prepare(self.context(), ref.data)
-        return ref, data, SearchInput(program=ref.program, train=data.train, val=data.val, start=ref.start)
+        return ref, data, SearchInput.of(ref, data)
 
     def probe(self, search: SearchInput) -> Profile:
         return probe(self.context(), search.without_start)
@@ -62,8 +62,8 @@ class Bench:
         given = SelectInput(**dict(search), profile=profile, optimizer=optimizer, budget=budget)
         return select(self.context(**settings), given)
 
-    def compile(self, search: SearchInput, choice: Choice) -> Compiled:
-        return compile_step(self.context(), CompileInput(**dict(search), choice=choice))
+    def compile(self, search: SearchInput, choice: Choice, profile: Profile) -> Compiled:
+        return compile_step(self.context(), CompileInput(**dict(search), choice=choice, profile=profile))
 
     def compare(self, ref: ProjectRef, data: Dataset, choice: Choice, compiled: Compiled) -> Comparison:
         return compare(self.context(), CompareInput.of(ref, data, choice, compiled))
@@ -73,7 +73,7 @@ class Bench:
         ref, data, search = self.begin(start)
         profile = self.probe(search)
         choice = self.select(search, profile, optimizer, budget)
-        compiled = self.compile(search, choice)
+        compiled = self.compile(search, choice, profile)
         comparison = self.compare(ref, data, choice, compiled)
         return Run(
             name="a run",

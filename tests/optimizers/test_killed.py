@@ -34,10 +34,10 @@ def compiled(name, folder, point):
     toy.before = lambda number: os.kill(os.getpid(), signal.SIGKILL) if number == point else None
     calls = {"race": 600}.get(name, LM_CALLS)
     connection = toy.connect(model="mlx/fake@killed")
-    found = toy.compile(choice(name, calls), connection, profile=profile(), threads=UNDER_WAY)
+    found = toy.compile(choice(name, calls), connection, threads=UNDER_WAY)
     trials = [trial.model_dump(exclude={"seconds"}) for trial in found.trials]
     return {"program": str(found.program), "trials": trials, "calls": found.usage.lm_calls, "changed": found.changed,
-            "arms": [arm.model_dump() for arm in found.arms], "computed": toy.kinds.total()}
+            "generators": [each.model_dump() for each in found.generators], "computed": toy.kinds.total()}
 
 def forked(name, folder, point):
     reads, writes = os.pipe()
@@ -71,7 +71,7 @@ def run(cases: list[tuple[str, str, int | None]]) -> list[dict[str, Any]]:
 def compare(name: str, whole: dict[str, Any], point: int, killed: dict[str, Any], resumed: dict[str, Any]) -> None:
     assert (killed["found"], killed["signal"]) == (None, 9), (name, point)
     found = resumed["found"]
-    for key in ("program", "trials", "calls", "changed", "arms"):
+    for key in ("program", "trials", "calls", "changed", "generators"):
         assert found[key] == whole[key], (name, key, point)
     # `point` calls were made before, the last of them for nothing; those that were under way were not kept.
     assert point + found["computed"] <= 1.05 * whole["computed"], (name, point)

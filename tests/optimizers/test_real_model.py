@@ -14,7 +14,7 @@ from dspy_toolkit.optimizers.states import fill
 from dspy_toolkit.store import Store
 from tests.optimizers.toys import SPEC, profile, program, rows
 
-LM_CALLS = {"labelled": 20, "bootstrap": 24, "random": 24, "mipro": 44, "gepa": 36}
+LM_CALLS = {"labelled": 20, "bootstrap": 24, "random": 24, "mipro": 44, "gepa": 90}
 
 
 @pytest.fixture
@@ -54,8 +54,9 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("name", LM_CALLS)
 def test_an_optimizer(problem: Problem, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     budget = Budget(name="tiny", lm_calls=LM_CALLS[name])
-    choice = select(profile(train=6, val=5, probed=5), name, budget)
-    compiled = compile_program(problem, choice, progress=lambda *said: None)
+    seen = profile(train=6, val=5, probed=5)
+    choice = select(seen, name, budget)
+    compiled = compile_program(problem, choice, profile=seen, progress=lambda *said: None)
     assert compiled.usage.lm_calls <= LM_CALLS[name]
     assert compiled.trials[0].label == "baseline"
     assert len(compiled.trials) > 1 or name == "gepa"

@@ -21,7 +21,7 @@ from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Budget, Choice, Compiled, Problem, Profile, compile_program
-from dspy_toolkit.optimizers.search.search import Progress
+from dspy_toolkit.optimizers.generators.workshop import Progress
 from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.store import Store
 from dspy_toolkit.testing import FakeEngine, fake_connection, fake_engine
@@ -33,7 +33,7 @@ THINGS = {"red": ("tomato", "cherry"), "green": ("lime", "frog"), "blue": ("whal
 
 CONNECTIONS = itertools.count(1)
 WRITTEN = ("better_instruction", "proposed_instruction", "new_instruction")
-NOTES = ("summary", "observations")
+NOTES = ("summary", "observations", "module_description", "program_description", "discussion")
 
 
 class Colour(dspy.Signature):
@@ -153,8 +153,9 @@ class Toy:
         progress: Progress | None = None,
         **changes: Any,
     ) -> Compiled:
-        """Compile the problem with `changes`."""
-        return compile_program(self.problem(connection, **changes), choice, profile=profile, progress=progress)
+        """Compile the problem with `changes`; `profile` is what the choice was made from."""
+        seen = profile or seen_of(choice)
+        return compile_program(self.problem(connection, **changes), choice, profile=seen, progress=progress)
 
     def state(self, compiled: Compiled) -> dict[str, Any]:
         return self.store.read_json(compiled.program)
@@ -163,6 +164,11 @@ class Toy:
 def by_demos(request: GenerationRequest) -> bool:
     """A model that learns from four demonstrations."""
     return len(demos_in(request)) >= 4
+
+
+def by_one_demo(request: GenerationRequest) -> bool:
+    """A model that learns from one demonstration."""
+    return bool(demos_in(request))
 
 
 def by_instruction(request: GenerationRequest) -> bool:
@@ -219,12 +225,23 @@ def choice(optimizer: str, lm_calls: int, **changes: Any) -> Choice:
     """What `select` makes of the toy with a budget of `lm_calls`."""
     from dspy_toolkit.optimizers import select
 
-    return select(profile(**changes), optimizer, Budget(name="tiny", lm_calls=lm_calls))
+    seen = profile(**changes)
+    made = select(seen, optimizer, Budget(name="tiny", lm_calls=lm_calls))
+    SEEN[made.model_dump_json()] = seen
+    return made
+
+
+SEEN: dict[str, Profile] = {}
+"""Choice → the profile that it was made from."""
+
+
+def seen_of(choice: Choice) -> Profile:
+    return SEEN.get(choice.model_dump_json(), profile())
 
 
 def searched(compiled: Compiled) -> dict[str, Any]:
     """What of a compilation is the same each time on the same model: all but what the clock, and a cache, have a part in."""
-    values = compiled.model_dump(include={"program", "changed", "val_mean", "trials", "arms"})
+    values = compiled.model_dump(include={"program", "changed", "val_mean", "trials", "generators", "winner", "best"})
     values["lm_calls"] = compiled.usage.lm_calls
     for trial in values["trials"]:
         del trial["seconds"]

@@ -72,12 +72,13 @@ def test_a_better_program_comes_back_and_answers(setup: Setup) -> None:
     assert result.improved
     assert str(result) == result.reason
     assert result.reason.startswith("Better than the champion: ")
-    assert result.choice.optimizer == "gepa"
+    assert result.choice.optimizer == "auto"
     with setup.connection.context():
         assert result.program(text="the sky 3").label == "blue"
     assert result.program.signature.instructions == HINT
     assert given.signature.instructions == "Classify."
-    assert {doing for _, _, doing in said} > {"candidate on sealed", "candidate 1: 100%"}
+    assert "candidate on sealed" in {doing for _, _, doing in said}
+    assert any("100%" in doing for _, _, doing in said)
 
 
 def test_rows_of_every_kind_are_the_same_rows(setup: Setup, tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_nothing_changed(setup: Setup) -> None:
     given = program()
     result = setup.optimize(given, optimizer="bootstrap")
     assert not result.improved
-    assert result.reason.startswith("Nothing changed: the best candidate reached ")
+    assert result.reason.startswith("Nothing changed: of ")
     assert result.comparison.outcome == "unchanged"
     assert result.program is not given
     assert result.program.demos == []
@@ -169,7 +170,8 @@ def test_a_judge_is_the_metric_of_a_whole_optimization(setup: Setup, optimizer: 
     assert result.profile.calls_per_run == 2.0
     assert result.profile.feedback
     assert result.compiled.usage.lm_calls <= 500 + 2 * setup.toy.settings.optimize.threads
-    assert any("Grade 1 of 5. It is " in prompt for prompt in reflected) == (optimizer != "bootstrap")
+    # In a race labelled rows are right everywhere before anybody reflects.
+    assert any("Grade 1 of 5. It is " in prompt for prompt in reflected) == (optimizer == "gepa")
 
 
 def test_the_same_call_again_repeats_itself_from_the_cache(setup: Setup) -> None:
@@ -183,7 +185,7 @@ def test_the_same_call_again_repeats_itself_from_the_cache(setup: Setup) -> None
 def test_columns_may_be_named(setup: Setup) -> None:
     rows = [{**row, "note": "n", "number": index} for index, row in enumerate(records(110))]
     result = setup.optimize(rows=rows, inputs="text", outputs=["label"], optimizer="bootstrap")
-    assert result.profile.train > 20
+    assert result.profile.train > 10
 
 
 def test_a_program_that_was_compiled_before_may_be_given(setup: Setup) -> None:
@@ -265,7 +267,7 @@ def test_a_program_that_asks_no_model(setup: Setup) -> None:
         def forward(self, text: str) -> dspy.Prediction:
             return dspy.Prediction(label=LABELS[0])
 
-    with pytest.raises(OptimizerError, match="No optimizer can run here .*the program asks no language model"):
+    with pytest.raises(OptimizerError, match="auto cannot run here: the program asks no language model"):
         setup.optimize(Idle())
 
 

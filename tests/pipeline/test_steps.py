@@ -10,8 +10,10 @@ import pytest
 
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.errors import DatasetError, ObjectMissing, OptimizerError, ProjectError, RegistryError
+from dspy_toolkit.optimizers.plan.probe import PROBE_ROWS
 from dspy_toolkit.pipeline import release
-from dspy_toolkit.pipeline.compare import LEDGER
+from dspy_toolkit.pipeline.compare import LEDGER, Match
+from dspy_toolkit.pipeline.tuned_on import rows_tuned_on
 from dspy_toolkit.registry import champion
 from dspy_toolkit.registry.programs import load_program
 from dspy_toolkit.settings import Settings
@@ -117,7 +119,37 @@ def test_a_second_night_compares_with_the_champion(bench: Bench) -> None:
     decision = run.decision
     assert (decision.outcome, decision.version, decision.previous) == ("unchanged", None, 1)
     assert run.ref.champion.version == 1
-    assert run.compiled.usage.physical_calls == 0
+    assert run.ref.night.number == 1
+    assert run.compiled.trials[1].label == "from colours@1", "it starts from what is live"
+
+
+def test_a_night_that_was_not_recorded_is_gone_on_with(bench: Bench) -> None:
+    run = bench.find()
+    again = bench.find()
+    assert again.ref.night == run.ref.night
+    assert again.compiled.usage.physical_calls == 0
+
+
+def test_a_new_night_draws_anew_and_tries_nothing_twice(bench: Bench) -> None:
+    bench.toy.knows = lambda request: False
+    first, _ = bench.whole(optimizer="labelled", budget="100")
+    second, _ = bench.whole(optimizer="labelled", budget="100")
+    tried = {trial.prompt for trial in first.compiled.trials}
+    assert not {trial.prompt for trial in second.compiled.trials if trial.generator == "labelled"} & tried
+    assert (first.ref.night.number, second.ref.night.number) == (0, 1)
+
+
+def test_validation_rows_that_no_search_has_read_join_the_sealed_test(bench: Bench) -> None:
+    run = bench.find(optimizer="labelled", budget="100")
+    store, (tuned, sealed) = bench.toy.store, (set(rows_tuned_on(bench.context(), run)), run.dataset.sealed)
+    val = set(store.read_frame(run.dataset.val)["_row"])
+    kept = Match(
+        bench.context(), bench.toy.problem().program, bench.toy.problem().program, run.dataset, val_rows=8,
+    ).sealed_rows()  # fmt: skip
+    joined = set(kept["_row"]) - set(store.read_frame(sealed)["_row"])
+    assert joined <= val
+    assert len(joined) == max(len(val) - PROBE_ROWS, 0)
+    assert len(tuned & val) == min(len(val), max(PROBE_ROWS, run.choice.val_rows))
 
 
 def test_rows_that_the_champion_was_tuned_on_are_not_its_test(bench: Bench) -> None:
@@ -143,8 +175,9 @@ def test_rows_that_the_champion_was_tuned_on_are_not_its_test(bench: Bench) -> N
 def test_compiling_needs_no_sealed_object(bench: Bench) -> None:
     ref, data, search = bench.begin()
     bench.toy.store.delete(data.sealed)
-    choice = bench.select(search, bench.probe(search), None, None)
-    compiled = bench.compile(search, choice)
+    profile = bench.probe(search)
+    choice = bench.select(search, profile, None, None)
+    compiled = bench.compile(search, choice, profile)
     assert compiled.changed
     with pytest.raises(ObjectMissing, match="Run the same command again"):
         bench.compare(ref, data, choice, compiled)
@@ -173,11 +206,12 @@ def test_a_failed_promotion_leaves_the_old_champion(bench: Bench, monkeypatch: p
 
 def test_a_project_that_changed_meanwhile_is_not_compiled_under_its_old_name(bench: Bench) -> None:
     _, _, search = bench.begin()
-    choice = bench.select(search, bench.probe(search), "bootstrap", None)
+    profile = bench.probe(search)
+    choice = bench.select(search, profile, "bootstrap", None)
     path = Path(bench.location)
     path.write_text(TOML.replace("Classify.", "Classify it."))
     with pytest.raises(ProjectError, match=r"The program of colours changed since this run began\. Run it again"):
-        bench.compile(search, choice)
+        bench.compile(search, choice, profile)
 
 
 def test_what_is_not_said_comes_from_the_project_and_then_the_settings(bench: Bench) -> None:

@@ -79,6 +79,8 @@ CHANGES = ROLES | {
     "optimize.threads": Change(3, because="rows are put together in their own order, whatever is finished first"),
     "optimize.repeats": Change(3, "program"),
     "optimize.seed": Change(1, "program reply"),
+    "optimize.gepa.merge": Change(True, "program"),
+    "optimize.gepa.component_selector": Change("all", "program"),
     "optimize.false_promotion_rate": Change(0.01, "gate"),
     "registry.tracking_uri": Change(
         "sqlite:///no/where.db", because="the champion and the runs found there are read anew"
@@ -108,7 +110,9 @@ def made(home: Path, changes: dict[str, Any]) -> Settings:
     tables: dict[str, Any] = {"home": home, "lm": {"model": LOCAL}}
     for name, value in changes.items():
         *section, last = name.split(".")
-        table = tables.setdefault(section[0], {}) if section else tables
+        table = tables
+        for part in section:
+            table = table.setdefault(part, {})
         table[last] = value
     return load_settings(**tables)
 

@@ -15,8 +15,8 @@ from dspy_toolkit.evaluation import Report
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
-from dspy_toolkit.optimizers.search.search import Trial
-from dspy_toolkit.optimizers.settings import GepaSettings
+from dspy_toolkit.optimizers.compile import Trial
+from dspy_toolkit.optimizers.settings import PoolSettings
 from dspy_toolkit.optimizers.states import state_of
 from dspy_toolkit.project import ChampionPart, DataPart, ProgramPart, Project, ProjectRef
 from dspy_toolkit.registry import Decision
@@ -47,8 +47,9 @@ def table(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(list(rows))
 
 
-def trial(label: str, val_mean: float, lm_calls: int, **more: Any) -> Trial:
-    return Trial(label=label, val_mean=val_mean, lm_calls=lm_calls, **more)
+def trial(label: str, val_mean: float, lm_calls: int, generator: str = "gepa", **more: Any) -> Trial:
+    seen = {"val_mean": val_mean, "expected": val_mean, "rows": 20, "generator": generator}
+    return Trial(label=label, lm_calls=lm_calls, **seen | more)
 
 
 class Desk:
@@ -132,6 +133,7 @@ class Desk:
         trials = (trial("baseline", 0.2, 10), trial("candidate 1", 0.5, 40), trial("candidate 2", 0.4, 70))
         made: dict[str, Any] = {
             "optimizer": "gepa",
+            "winner": "gepa",
             "program": same,
             "changed": True,
             "val_mean": 0.5,
@@ -141,7 +143,7 @@ class Desk:
             "trials": trials,
         }
         chosen: dict[str, Any] = {
-            "settings": GepaSettings(val_rows=10, max_metric_calls=250),
+            "settings": PoolSettings(optimizer="gepa", generators=("gepa",), rungs=(8, 10)),
             "budget": "light",
             "lm_calls": 300,
             "predicted_lm_calls": 290,

@@ -1,4 +1,4 @@
-"""The best so far for every arm, what no candidate beats, and the charts of both."""
+"""The best so far for every generator, what no candidate beats, and the charts of both."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit.optimizers.compile import ArmResult, Compiled
-from dspy_toolkit.optimizers.search.search import BASELINE
+from dspy_toolkit.optimizers.compile import Compiled, GeneratorResult
 from dspy_toolkit.report.charts import KINDS, front_chart, key_mark, search_chart
 from dspy_toolkit.report.curves import baseline, curves, front
 from dspy_toolkit.store import Ref
@@ -17,13 +16,13 @@ from tests.report.looking import Seen
 from tests.report.made import trial
 
 
-def compiled(*trials: Any, arms: tuple[ArmResult, ...] = ()) -> Compiled:
+def compiled(*trials: Any, generators: tuple[GeneratorResult, ...] = ()) -> Compiled:
     nothing = Ref(sha256="0" * 64, kind="json")
-    return Compiled(optimizer="gepa", program=nothing, changed=True, seconds=1.0, trials=trials, arms=arms)
+    return Compiled(optimizer="gepa", program=nothing, changed=True, seconds=1.0, trials=trials, generators=generators)
 
 
-def arm(name: str, verdict: Any = "dropped") -> ArmResult:
-    return ArmResult(name=name, verdict=verdict, reason="So it was.")
+def result(name: str, verdict: Any = "behind") -> GeneratorResult:
+    return GeneratorResult(name=name, verdict=verdict, reason="So it was.")
 
 
 def test_a_curve_holds_the_best_so_far() -> None:
@@ -36,26 +35,24 @@ def test_a_curve_holds_the_best_so_far() -> None:
     ]
 
 
-def test_the_arms_of_a_race_have_a_curve_each_in_the_races_order() -> None:
+def test_the_generators_have_a_curve_each_the_winner_first() -> None:
     trials = (
-        trial("baseline", 0.2, 10),
-        trial("a", 0.3, 30, arm="bootstrap"),
-        trial("b", 0.5, 40, arm="mipro"),
-        trial("c", 0.4, 20, arm="bootstrap"),
+        trial("baseline", 0.2, 10, "baseline"),
+        trial("a", 0.3, 30, "bootstrap"),
+        trial("b", 0.5, 40, "mipro"),
+        trial("c", 0.4, 20, "bootstrap"),
     )
-    found = curves(compiled(*trials, arms=(arm("mipro", "won"), arm("bootstrap"), arm("gepa", "dropped"))))
-    assert [curve.name for curve in found] == ["mipro", "bootstrap", BASELINE]
+    found = curves(compiled(*trials, generators=(result("mipro", "won"), result("bootstrap"), result("gepa"))))
+    assert [curve.name for curve in found] == ["mipro", "bootstrap", "baseline"]
     assert [point.label for point in found[1].points] == ["c", "a"]
 
 
-def test_the_program_as_it_came_runs_along_in_a_race_under_a_name_for_people() -> None:
-    trials = trial("baseline", 0.3, 10, arm="mipro"), trial("baseline", 0.3, 10, arm="baseline")
-    made = compiled(*trials, arms=(arm("mipro", "won"), arm("baseline")))
-    assert [curve.name for curve in curves(made)] == ["mipro", BASELINE]
+def test_a_curve_shows_what_is_expected_of_a_candidate_not_what_few_rows_said() -> None:
+    (curve,) = curves(compiled(trial("lucky", 1.0, 10, expected=0.4, rows=8), trial("good", 0.6, 40, expected=0.5)))
+    assert [point.best for point in curve.points] == [0.4, 0.5]
 
 
-def test_the_baseline_is_that_of_the_rows_that_the_curves_are_of() -> None:
-    """A race gives `val_baseline` on other rows than those that its arms choose by."""
+def test_the_baseline_is_the_first_candidate() -> None:
     assert baseline(compiled(trial("baseline", 0.3, 10)).model_copy(update={"val_baseline": 0.9})) == 0.3
     assert baseline(compiled()) == 0.0
 
@@ -74,13 +71,6 @@ def test_the_front_needs_tokens_and_takes_seconds_only_when_all_have_them() -> N
     made = front(compiled(slow, quick, worse))
     assert made is not None and made.timed
     assert {one.label for one in made.candidates if one.on_front} == {"slow", "quick"}
-
-
-def test_the_program_as_it_came_is_one_candidate_of_the_front() -> None:
-    same = [trial("baseline", 0.3, 10, tokens=20, arm=name) for name in ("mipro", "labelled")]
-    made = front(compiled(*same, trial("a", 0.5, 30, tokens=40, arm="mipro")))
-    assert made is not None
-    assert [(one.arm, one.label) for one in made.candidates] == [("mipro", "a"), ("mipro", "baseline")]
 
 
 measured = st.tuples(st.integers(0, 4), st.integers(1, 4), st.integers(1, 4))
@@ -106,7 +96,7 @@ def test_what_is_on_the_front_is_beaten_by_none_and_the_rest_by_one_of_it(given:
     st.floats(0, 1),
 )
 def test_marks_lie_in_the_frame_whatever_the_numbers(points: list[tuple[float, int]], baseline: float) -> None:
-    made = compiled(*(trial(f"t{i}", score, calls, arm=f"arm {i % 10}") for i, (score, calls) in enumerate(points)))
+    made = compiled(*(trial(f"t{i}", score, calls, f"generator {i % 10}") for i, (score, calls) in enumerate(points)))
     chart = str(search_chart(curves(made), baseline))
     seen = Seen(chart)
     assert "nan" not in chart and "inf" not in chart
@@ -133,7 +123,7 @@ def test_what_optimizers_call_their_candidates_is_escaped() -> None:
         assert "&lt;script&gt;" in chart
 
 
-def test_every_arm_has_a_shape_of_its_own() -> None:
+def test_every_generator_has_a_shape_of_its_own() -> None:
     marks = [str(key_mark(kind)) for kind in range(KINDS)]
     assert len({mark.replace(f"k{kind}", "") for kind, mark in enumerate(marks)}) == KINDS
     assert str(key_mark(KINDS)) == marks[0]

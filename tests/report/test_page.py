@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dspy_toolkit.evaluation import JudgeCheck, agree, calibrate
 from dspy_toolkit.lm.usage import Usage
-from dspy_toolkit.optimizers.compile import ArmResult
+from dspy_toolkit.optimizers.compile import GeneratorResult
 from dspy_toolkit.optimizers.settings import NoSearch
 from dspy_toolkit.report import gather, render
 from tests.report.looking import Seen, look
@@ -116,28 +116,28 @@ def test_a_run_that_compiled_nothing_says_why(desk: Desk) -> None:
     assert [line[0] for line in seen.table("What each step")] == ["step", "probe", "all"]
 
 
-def test_a_race_has_a_table_and_a_curve_for_each_arm(desk: Desk) -> None:
-    arms = (
-        ArmResult(
-            name="mipro", verdict="won", reason="70 % on 20 rows.", mean=0.7, holdout_rows=20, rounds=2, lm_calls=200
+def test_the_pool_has_a_table_and_a_curve_for_each_generator(desk: Desk) -> None:
+    generators = (
+        GeneratorResult(
+            name="mipro", verdict="won", reason="So it was.", mean=0.7, rows=20, candidates=2, lm_calls=200
         ),
-        ArmResult(
-            name="bootstrap", verdict="dropped", reason="50 %.", mean=0.5, holdout_rows=20, rounds=1, lm_calls=90
+        GeneratorResult(
+            name="bootstrap", verdict="behind", reason="50 %.", mean=0.5, rows=8, candidates=1, lm_calls=90
         ),
-        ArmResult(name="gepa", verdict="failed", reason="The reflector <broke>."),
+        GeneratorResult(name="gepa", verdict="failed", reason="The reflector <broke>."),
     )
     trials = (
-        trial("baseline", 0.2, 10, tokens=100.0),
-        trial("trial 1", 0.7, 200, arm="mipro", tokens=300.0, seconds=0.5),
-        trial("4 demonstrations", 0.5, 90, arm="bootstrap", tokens=400.0),
+        trial("baseline", 0.2, 10, "baseline", tokens=100.0),
+        trial("trial 1", 0.7, 200, "mipro", tokens=300.0, seconds=0.5),
+        trial("4 demonstrations", 0.5, 90, "bootstrap", tokens=400.0),
     )
-    run = desk.run(BEFORE, AFTER, compiled={"optimizer": "mipro", "arms": arms, "trials": trials})
-    html = desk.html(run)
+    compiled = {"optimizer": "race", "winner": "mipro", "generators": generators, "trials": trials}
+    html = desk.html(desk.run(BEFORE, AFTER, compiled=compiled))
     seen = look(html)
-    assert seen.table("The arms")[1:] == [
-        ["mipro", "won", "70.0 %", "20", "2", "200", "70 % on 20 rows."],
-        ["bootstrap", "dropped", "50.0 %", "20", "1", "90", "50 %."],
-        ["gepa", "failed", "–", "0", "0", "0", "The reflector <broke>."],
+    assert seen.table("The generators")[1:] == [
+        ["mipro", "won", "2", "70.0 %", "20", "200", "So it was."],
+        ["bootstrap", "behind", "1", "50.0 %", "8", "90", "50 %."],
+        ["gepa", "failed", "0", "–", "0", "0", "The reflector <broke>."],
     ]
     assert html.count('<path class="steps') == 3
     assert seen.table("Candidates that no other")[1:] == [
@@ -145,7 +145,7 @@ def test_a_race_has_a_table_and_a_curve_for_each_arm(desk: Desk) -> None:
         ["baseline", "baseline", "20.0 %", "100", "–"],
     ]
     assert "with as few tokens." in seen.text
-    assert 'href="#race"' in html
+    assert 'href="#pool"' in html
 
 
 HOSTILE = [
@@ -172,15 +172,15 @@ def test_foreign_text_stays_text_wherever_it_stands(desk: Desk, text: str) -> No
     odd = {"inputs": {"text": text, text or "name": text}, "expected": {"label": text}, "prediction": {"label": text}}
     before = [row("a", 0, feedback=text, **odd), row(text[:5], 1, **odd)]
     after = [row("a", 1, feedback=text, **odd), row(text[:5], 0, **odd)]
-    arm = ArmResult(name=text, verdict="won", reason=text)
+    generator = GeneratorResult(name=text, verdict="won", reason=text)
     run = desk.run(
         before,
         after,
         state=desk.state(text, [{"text": text, "label": text}]),
         choice={"reason": text, "alternatives": {text: text}},
         compiled={
-            "arms": (arm,),
-            "trials": (trial(text, 0.5, 3, arm=text, tokens=4.0), trial(text, 0.6, 4, tokens=3.0)),
+            "generators": (generator,),
+            "trials": (trial(text, 0.5, 3, text, tokens=4.0), trial(text, 0.6, 4, tokens=3.0)),
         },
     )
     plain = look(desk.html(desk.run(BEFORE, AFTER)))

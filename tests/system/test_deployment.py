@@ -1,7 +1,7 @@
 """README.md's "Every night" as it stands, in a fresh clone: a Prefect server and a worker of its own, and the nightly run.
 
 At the same terminal, before they are stopped: the deployment with another project, on the real embedded model, and a race
-whose arms run on the worker.
+whose candidates are scored on the worker.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ echo "=== films"
 .venv/bin/prefect deployment run 'optimize-program/nightly-router' --params '{PARAMETERS}' --watch --watch-timeout 900
 echo "=== a race"
 .venv/bin/python -m flows.compare_optimizers --project films --budget 100 --workers
-echo "=== its arms"
-.venv/bin/prefect flow-run ls --flow-name run-arm --state-type COMPLETED
+echo "=== its candidates"
+.venv/bin/prefect flow-run ls --flow-name score-candidate --state-type COMPLETED
 echo "=== the end"
 """
 ALL_GONE = """
@@ -34,7 +34,7 @@ echo "both have ended"
 """
 
 
-def test_every_night_as_it_stands_and_the_arms_of_a_race_on_its_worker(films: Path, tmp_path: Path) -> None:
+def test_every_night_as_it_stands_and_candidates_scored_on_its_worker(films: Path, tmp_path: Path) -> None:
     clone = tmp_path / "a clone"
     make_clone(clone)
     (begin, end) = next(section.shell for section in sections(clone) if section.key == NIGHTLY)
@@ -47,10 +47,10 @@ def test_every_night_as_it_stands_and_the_arms_of_a_race_on_its_worker(films: Pa
         }
         with terminal("\n".join([begin, ON_THE_WORKER, end, ALL_GONE]), clone, reader, tmp_path / "log") as at:
             printed = at.wait(1500)
-    _, _, race, arms, stopped = re.split(r"^=== .*$", printed, flags=re.MULTILINE)
-    assert "The race" in race
+    _, _, race, scored, stopped = re.split(r"^=== .*$", printed, flags=re.MULTILINE)
+    assert "The pool" in race
     assert "labelled" in race
-    assert arms.count("COMP") >= 4, "two rounds of one arm and the baseline"
+    assert scored.count("COMP") >= 4, "the baseline and candidates, each on some rows"
     assert "both have ended" in stopped
     assert "Traceback" not in printed
 

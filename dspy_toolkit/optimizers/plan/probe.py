@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.evaluation import evaluate
+from dspy_toolkit.optimizers.generators.reflection import try_reflection
 from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.profile import PASS, Profile
-from dspy_toolkit.optimizers.search.reflection import try_reflection
 from dspy_toolkit.optimizers.states import signature_of
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = N
         progress=None if progress is None else lambda done, total: progress(done, total, ""),
     )
     table = problem.store.read_frame(report.rows)
+    asked = report.usage + report.judge_usage  # a judge's calls are charged to the budget too
     return Profile(
         train=len(problem.train),
         val=len(problem.val),
@@ -61,11 +62,12 @@ def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = N
         feedback=any(table["feedback"]),
         predictors=len(program.predictors()),
         labelled=_labelled(problem),
-        calls_per_run=report.usage.lm_calls / report.n,
-        prompt_tokens=report.usage.prompt_tokens / report.n,
-        completion_tokens=report.usage.completion_tokens / report.n,
+        calls_per_run=asked.lm_calls / report.n,
+        prompt_tokens=asked.prompt_tokens / report.n,
+        completion_tokens=asked.completion_tokens / report.n,
         demo_tokens=_demo_tokens(rows, spec),
-        seconds_per_call=report.seconds / report.usage.physical_calls if report.usage.physical_calls else 0.0,
+        seconds_per_call=report.seconds / asked.physical_calls if asked.physical_calls else 0.0,
+        usd_per_call=asked.usd / asked.physical_calls if asked.physical_calls else 0.0,
         reflector_ok=usable,
         reflector_note=note,
     )

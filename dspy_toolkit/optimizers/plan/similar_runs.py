@@ -3,26 +3,23 @@
 Runs are similar to a new one when they were made with the same models (whatever their weights' hashes): the one that
 runs the program, and the one that writes instructions, on which the gains of GEPA and MIPROv2 depend; on scores of the
 same kind, from a baseline within BASELINE_RANGE, with a program of one predictor where this one has one. Runs that
-repeated a search from the cache count once. There must be LEAST_RUNS of them on two optimizers, or as many in which one
-optimizer gained nothing; then the optimizers are ordered by their mean gain on validation, shrunk towards 0 where there
-are few runs:
+repeated a search from the cache count once, and of a pool only the generator of its best candidate. Where there are LEAST_RUNS
+of them, each generator's gains on validation, shrunk towards 0 where there are few,
 
     sum of the gains / (number of runs + SHRINKAGE)
 
-An optimizer that was never tried has 0. Among equal ones the given order decides, except that one which gained nothing
-in LEAST_RUNS runs comes last.
+are compared with the mean over the generators: the difference is what its candidates are expected to gain beyond others', at
+most MOST points either way. The pool asks those first, and thinks again when it has seen their scores.
 
-Of a race only the winner counts: it gained more than the others on the same rows.
-
-Not covered: what a profile or a budget rules out (`selection` applies that afterwards), and gains on sealed rows, which
-are measured against the champion of the day.
+Not covered: what a profile or a budget rules out (`selection`), and gains on sealed rows, which are measured against the
+champion of the day.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -30,16 +27,19 @@ if TYPE_CHECKING:
     from dspy_toolkit.tracking.history import PastRun
 
 LEAST_RUNS = 3
-LEAST_OPTIMIZERS = 2
+MOST = 0.1
+NOBODY = ("baseline", "start")
+"""Winners that no generator made."""
 SHRINKAGE = 2
 BASELINE_RANGE = 0.2
 """What helps a program that scores 30 % says little about one that scores 80 %."""
 
 
-class Preference(NamedTuple):
-    """Which optimizer to try first."""
+class Experience(NamedTuple):
+    """What similar runs say."""
 
-    order: tuple[str, ...]
+    priors: dict[str, float]
+    """Generator → gain in [-MOST, MOST] expected of its candidates beyond that of others."""
     reason: str
     """One sentence with the numbers; empty when the runs say too little."""
 
@@ -67,34 +67,28 @@ def similar_runs(runs: Iterable[PastRun], profile: Profile, model: str, reflecti
     return _distinct(similar)
 
 
-def prefer(order: Sequence[str], runs: Iterable[PastRun]) -> Preference:
-    """`order`, sorted by what the similar `runs` gained; unchanged while they say too little.
+def experience(runs: Iterable[PastRun]) -> Experience:
+    """What the similar `runs` say of each generator; nothing while there are too few.
 
     Args:
-        order: the optimizers' names, the first choice first.
-        runs: from `similar_runs`. Those of other optimizers are ignored.
+        runs: from `similar_runs`.
     """
     gains: defaultdict[str, list[float]] = defaultdict(list)
     for run in _distinct(runs):
-        if run.winner in order and run.val_gain is not None:
+        if run.val_gain is not None and run.winner not in NOBODY:
             gains[run.winner].append(run.val_gain)
     count = sum(map(len, gains.values()))
-    failed = {name for name, seen in gains.items() if len(seen) >= LEAST_RUNS and max(seen) <= 0}
-    if not failed and (count < LEAST_RUNS or len(gains) < LEAST_OPTIMIZERS):
-        return Preference(tuple(order), "")
-
-    def rank(name: str) -> tuple[float, bool]:
-        seen = gains.get(name, [])
-        # fsum is exact, so that the order of the runs does not matter.
-        return -math.fsum(seen) / (len(seen) + SHRINKAGE), name in failed
-
-    ordered = tuple(sorted(order, key=rank))
+    if count < LEAST_RUNS:
+        return Experience({}, "")
+    # fsum is exact, so that the order of the runs does not matter.
+    shrunk = {name: math.fsum(seen) / (len(seen) + SHRINKAGE) for name, seen in gains.items()}
+    middle = math.fsum(shrunk.values()) / len(shrunk)
+    priors = {name: max(-MOST, min(MOST, gain - middle)) for name, gain in sorted(shrunk.items())}
     means = (
         f"{name} {100 * math.fsum(gains[name]) / len(gains[name]):+.1f} in {len(gains[name])}"
-        for name in ordered
-        if name in gains
+        for name in sorted(priors, key=lambda name: (-shrunk[name], name))
     )
-    return Preference(ordered, f"Mean gains on validation, in points, of {count} similar runs: {', '.join(means)}.")
+    return Experience(priors, f"Mean gains on validation, in points, of {count} similar runs: {', '.join(means)}.")
 
 
 def _distinct(runs: Iterable[PastRun]) -> tuple[PastRun, ...]:

@@ -38,7 +38,7 @@ def try_reflection(
     import dspy
     from dspy.utils.exceptions import AdapterParseError, LMError
 
-    from dspy_toolkit.optimizers.search.callback import cause_of_type
+    from dspy_toolkit.optimizers.generators.callback import cause_of_type
 
     signature = signature_of(program.predictors()[0])
     old = signature.instructions

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from dspy_toolkit.optimizers.search.output_capture import capture_disabled, capture_output
+from dspy_toolkit.optimizers.generators.output_capture import capture_disabled, capture_output
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def optimizer_log() -> logging.Logger:
 def test_prints_and_logs_become_debug_lines(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, optimizer_log: logging.Logger
 ) -> None:
-    caplog.set_level(logging.DEBUG, "dspy_toolkit.optimizers.search.output_capture")
+    caplog.set_level(logging.DEBUG, "dspy_toolkit.optimizers.generators.output_capture")
     with capture_output():
         print("Bootstrapping set 1/4")
         sys.stderr.write("\r  10%|#   |\n")
@@ -84,7 +84,7 @@ def test_a_log_that_prints_says_each_line_once(
         def emit(self, record: logging.LogRecord) -> None:
             print(f"log: {record.getMessage()}", file=sys.stderr)
 
-    logger = logging.getLogger("dspy_toolkit.optimizers.search.output_capture")
+    logger = logging.getLogger("dspy_toolkit.optimizers.generators.output_capture")
     monkeypatch.setattr(logger, "handlers", [Printing()])
     monkeypatch.setattr(logger, "propagate", False)
     level = logger.level

@@ -39,13 +39,13 @@ class SearchCallback(BaseCallback):
         val: list[dspy.Example],
         metric: CheckedMetric,
         meter: Meter,
-        seen: Callable[[dspy.Module, float, Usage], None],
+        seen: Callable[[dspy.Module, list[float], float], None],
     ) -> None:
         """Args:
-        val: the validation rows.
+        val: the validation rows that it scores candidates on.
         metric: the one that the optimizer scores with.
         meter: counts the calls of the search.
-        seen: told each program that was evaluated on `val`, its mean, and the usage before.
+        seen: told each program that was evaluated on `val`, its scores, and the prompt tokens of one run, on average.
         """
         self.fault: Exception | None = None
         """The error that ended the optimizer; None while there is none."""
@@ -92,7 +92,8 @@ class SearchCallback(BaseCallback):
             self._stop(broken)
         if program is not None and since is not None and outputs is not None:
             values = [float(score) for _, _, score in outputs.results]
-            self._seen(program.deepcopy(), sum(values) / len(values), since)
+            tokens = (self._meter.usage - since).prompt_tokens / len(values)
+            self._seen(program.deepcopy(), values, tokens)
 
     def _stop(self, fault: Exception) -> None:
         self.fault = self.fault or fault

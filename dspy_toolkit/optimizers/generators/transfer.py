@@ -1,4 +1,4 @@
-"""Starting a search from another program: which of its parts fit, and what scoring it costs.
+"""Starting a search from another program: which of its parts fit.
 
 Transferred are the instructions and the demonstrations of each predictor whose input and output fields have the names
 of one here: the predictor of the same name where its fields fit, else the only one whose fields do. `reasoning`, which
@@ -12,28 +12,21 @@ stay those of the program here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import DatasetError, ProjectError
-from dspy_toolkit.optimizers.budget import Budget
-from dspy_toolkit.optimizers.choice import Choice, run_cost
 from dspy_toolkit.optimizers.states import signature_of, state_of
 from dspy_toolkit.project.signatures import fields_of
 
 if TYPE_CHECKING:
     import dspy
 
-    from dspy_toolkit.optimizers.profile import Profile
 
 log = logging.getLogger(__name__)
 
 ADDED = "reasoning"
 """The output that `dspy.ChainOfThought` adds to a signature."""
-EVALUATIONS = {"mipro": 2, "gepa": 2}
-"""Evaluations on the validation rows that a start costs. An optimizer of DSPy that evaluates its student itself adds a
-second one; any other costs one.
-"""
 
 Shape = tuple[frozenset[str], frozenset[str]]
 
@@ -73,26 +66,6 @@ def transfer(
             f"{_listed(program, {})}. Start from another program, or note renamed fields in Project.renames."
         )
     return carried
-
-
-def choose_with_start(choose: Callable[[Budget], Choice], profile: Profile, budget: Budget) -> Choice:
-    """A choice whose settings leave room in `budget` for scoring the start.
-
-    Args:
-        choose: `select` with all but the budget given.
-
-    Raises:
-        OptimizerError: raised by `choose`, for instance where the rest of the budget is too little.
-    """
-    budget = budget.within(profile.seconds_per_call)
-    whole = choose(budget)
-    if whole.optimizer in ("none", "race"):  # a race plans its starts itself
-        return whole
-    # A smaller budget means no more validation rows, so that this is enough.
-    extra = round(EVALUATIONS.get(whole.optimizer, 1) * whole.val_rows * run_cost(profile))
-    rest = choose(budget.model_copy(update={"lm_calls": max(budget.lm_calls - extra, 0)}))
-    changes = {"lm_calls": budget.lm_calls, "predicted_lm_calls": rest.predicted_lm_calls + extra}
-    return rest.model_copy(update=changes)
 
 
 def _shape(predictor: dspy.Predict, renames: Mapping[str, str]) -> Shape:

@@ -47,7 +47,7 @@ def shown_to(connection: Connection) -> set[tuple[str, str]]:
 def test_wrong_answers_never_become_demonstrations(toy: Toy, name: str, metric: object) -> None:
     toy.knows = by_demos
     connection = toy.connect()
-    compiled = toy.compile(choice(name, 110), connection, metric=metric)
+    compiled = toy.compile(choice(name, 180), connection, metric=metric)
     assert compiled.changed
     seen = shown_to(connection)
     assert len(seen) > 6
@@ -57,7 +57,7 @@ def test_wrong_answers_never_become_demonstrations(toy: Toy, name: str, metric: 
 def test_a_small_validation_split_is_enough_for_mipro(toy: Toy) -> None:
     """Its minibatches of 35 would raise."""
     toy.val, toy.knows = rows(7, start=100), by_instruction
-    compiled = toy.compile(choice("mipro", 90, val=7))
+    compiled = toy.compile(choice("mipro", 140, val=7))
     assert compiled.val_mean == 1.0
     assert len(compiled.trials) > 3
 
@@ -65,7 +65,7 @@ def test_a_small_validation_split_is_enough_for_mipro(toy: Toy) -> None:
 def test_mipro_never_takes_validation_rows_from_the_training_rows(toy: Toy) -> None:
     toy.knows = by_instruction
     connection = toy.connect()
-    toy.compile(choice("mipro", 110), connection)
+    toy.compile(choice("mipro", 140), connection)
     kept = set(toy.val["text"])
     assert not kept & {text for text, _ in shown_to(connection)}
 
@@ -82,7 +82,7 @@ def test_a_reflection_that_cannot_be_read_ends_in_no_change(toy: Toy, name: str)
         return "no field at all" if "_instruction ## ]]" in whole else original(request)
 
     engine_of(connection)._function = reply
-    compiled = toy.compile(choice(name, 110), connection)
+    compiled = toy.compile(choice(name, 180), connection)
     assert not compiled.changed
     assert compiled.trials[0].label == "baseline"
     assert 0 < compiled.val_baseline < 0.5
@@ -101,13 +101,13 @@ def test_many_errors_do_not_end_an_evaluation(toy: Toy) -> None:
 
     engine_of(connection)._function = reply
     for name in ("mipro", "gepa"):
-        compiled = toy.compile(choice(name, 110), connection)
+        compiled = toy.compile(choice(name, 180), connection)
         assert (compiled.val_baseline, compiled.val_mean) == (0.0, 1.0), name
 
 
 def test_graded_scores_are_compared_as_means(toy: Toy) -> None:
     toy.knows = by_instruction
-    compiled = toy.compile(choice("gepa", 100), metric=graded)
+    compiled = toy.compile(choice("gepa", 180), metric=graded)
     assert 0.4 <= compiled.val_baseline < 0.7
     assert compiled.val_mean == 1.0
 
@@ -116,7 +116,7 @@ def test_the_reflection_model_may_be_another_and_shares_the_budget(toy: Toy) -> 
     toy.knows = by_instruction
     task, writes = toy.connect(model="mlx/fake@task"), toy.connect(model="mlx/fake@writer")
     connection = replace(task, others={"reflection": lambda: writes.reflection})
-    chosen = choice("mipro", 110)
+    chosen = choice("mipro", 140)
     compiled = toy.compile(chosen, connection)
     asked = len(engine_of(task).requests), len(engine_of(writes).requests)
     assert asked[1] >= 5
@@ -134,7 +134,7 @@ def test_a_bootstrapped_program_keeps_a_model_of_its_own(toy: Toy) -> None:
     own = toy.connect(model="mlx/fake@own")
     given = program()
     given.set_lm(own.lm)
-    compiled = toy.compile(choice("bootstrap", 60), toy.connect(model="mlx/fake@other"), program=given)
+    compiled = toy.compile(choice("bootstrap", 90), toy.connect(model="mlx/fake@other"), program=given)
     assert compiled.changed
     better = fill(given.deepcopy(), toy.state(compiled))
     assert better.get_lm().model == "mlx/fake@own"

@@ -10,7 +10,7 @@ import pytest
 from dspy_toolkit.errors import EngineBusy, EngineFailed, MetricError, RequestRefused
 from dspy_toolkit.metrics import Score, exact_match
 from dspy_toolkit.optimizers import Profile, probe
-from dspy_toolkit.optimizers.search.reflection import try_reflection
+from dspy_toolkit.optimizers.generators.reflection import try_reflection
 from tests.optimizers.toys import HINT, SPEC, Colour, Toy, by_instruction, engine_of, program
 
 
