@@ -132,7 +132,8 @@ def take(kind: str, folder: Path, file: str) -> dict[str, dict[str, float]]:
     import pandas as pd  # noqa: F401  what the toolkit imports counts as the interpreter's own
     import pyarrow.parquet  # noqa: F401
 
-    from dspy_toolkit.datasets import DatasetSpec, Fractions, check_rows, prepare, read_rows
+    from dspy_toolkit.datasets import DatasetSpec, check_rows, prepare, read_rows
+    from dspy_toolkit.datasets.fractions import default_fractions
     from dspy_toolkit.datasets.grouping import Row, place
     from dspy_toolkit.datasets.neighbors import comparable
     from dspy_toolkit.datasets.table import row_hash
@@ -149,7 +150,7 @@ def take(kind: str, folder: Path, file: str) -> dict[str, dict[str, float]]:
         rows = watch.time(
             "name", lambda: list({Row(row_hash(row), comparable([row["text"]]), ()): None for row in records})
         )
-        watch.time("place", lambda: place(rows, [], seed=0, fractions=Fractions(), threshold=0.8))
+        watch.time("place", lambda: place(rows, [], seed=0, fractions=default_fractions(len(rows)), threshold=0.8))
     else:
         store, memory = Store(str(folder / "objects")), folder / "splits.jsonl"
         watch.time(kind, lambda: prepare(read_rows(path), spec, fields, store, remembered=memory))

@@ -4,6 +4,7 @@ reading    a CSV, JSONL or Parquet file → a table that keeps the row numbers a
 checking   every row against the signature's types; all the bad rows, with their numbers
 grams      the character 5-grams of texts, as numbers
 neighbors  which texts are near-duplicates, exactly
+fractions  how rows are divided where the dataset does not say
 grouping   rows → groups → splits, such that no split shares a group with another
 placements the split of every row ever placed, so that an old row never moves
 splitting  all of these in order: a file's table → three tables and a report in the store

@@ -42,7 +42,8 @@ class DatasetSpec(Frozen):
     """The columns that the program is given."""
     outputs: tuple[str, ...] = ()
     """The columns that the metric compares with; none for a metric that needs no label."""
-    fractions: Fractions = Fractions()
+    fractions: Fractions | None = None
+    """By default they follow from the number of rows; see `fractions`."""
     stratify: str | None = None
     """A column whose every value must occur in every split. By default the only output, if its type is a choice."""
     group: str | None = None

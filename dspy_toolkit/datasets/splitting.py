@@ -21,6 +21,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy_toolkit.datasets.checking import check_rows, choices_of
+from dspy_toolkit.datasets.fractions import default_fractions
 from dspy_toolkit.datasets.placements import Placement, locked, recall, remember
 from dspy_toolkit.datasets.spec import GROUP, ROW, SPLITS, Dataset, DatasetReport, DatasetSpec, Lengths, SplitName
 from dspy_toolkit.datasets.table import as_text, row_hash, table_of
@@ -93,7 +94,13 @@ def prepare(
             Row(row, texts[row] if row in texts else comparable(map(as_text, entry.values[:inputs])), entry.keys)
             for row, entry in (rows.items() if rows.keys() - texts.keys() else ())  # else there is nothing to place
         ]
-        placed = place(candidates, old, seed=spec.seed, fractions=spec.fractions, threshold=near_duplicate)
+        placed = place(
+            candidates,
+            old,
+            seed=spec.seed,
+            fractions=spec.fractions or default_fractions(len(rows)),
+            threshold=near_duplicate,
+        )
         known = [*old, *placed.placements]
         present = [entry for entry in known if entry.row in rows]
         strata = {row: entry.stratum for row, entry in rows.items()}

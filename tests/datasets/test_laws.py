@@ -17,6 +17,7 @@ from dspy_toolkit.datasets.placements import Placement
 from dspy_toolkit.datasets.spec import Fractions
 from dspy_toolkit.store import Store, digest
 
+FRACTIONS = Fractions()
 THRESHOLD = 0.5
 SEEDS = st.integers(0, 1000)
 WORDS = ["lorem ", "ipsum ", "dolor ", "sit ", "amet ", "tempor ", "magna ", "aliqua "]
@@ -32,7 +33,7 @@ def as_rows(pairs: list[Pair]) -> list[Row]:
 
 
 def place_rows(rows: list[Row], old: list[Placement], seed: int) -> Placed:
-    return place(rows, old, seed=seed, fractions=Fractions(), threshold=THRESHOLD)
+    return place(rows, old, seed=seed, fractions=FRACTIONS, threshold=THRESHOLD)
 
 
 def linked(one: Placement, other: Placement) -> bool:
@@ -165,9 +166,7 @@ def test_the_laws_hold_through_files(
     some = sentences[:first]
     groups = {
         entry.group
-        for entry in place(
-            as_rows([(s, ()) for s in some]), [], seed=0, fractions=Fractions(), threshold=0.8
-        ).placements
+        for entry in place(as_rows([(s, ()) for s in some]), [], seed=0, fractions=FRACTIONS, threshold=0.8).placements
     }
     assume(len(groups) >= 3)
     before = run(some)

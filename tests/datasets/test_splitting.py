@@ -21,6 +21,7 @@ from dspy_toolkit.datasets import (
     from_records,
     prepare,
 )
+from dspy_toolkit.datasets.fractions import default_fractions
 from dspy_toolkit.datasets.placements import Placement, recall
 from dspy_toolkit.errors import DatasetError, StoreError
 from dspy_toolkit.store import Ref, Store
@@ -63,8 +64,9 @@ def test_three_tables_and_a_report(store: Store) -> None:
     report = report_of(store, dataset)
     assert report.rows == 300
     assert report.splits == dict(zip(SPLITS, map(len, tables), strict=True))
-    # 300 draws at 0.4: five standard deviations are 42 rows.
-    assert abs(report.splits["train"] - 120) < 42
+    # Five standard deviations of 300 draws.
+    sealed = default_fractions(300).sealed
+    assert abs(report.splits["sealed"] - 300 * sealed) < 42
     assert {split: sum(classes.values()) for split, classes in report.classes.items()} == report.splits
     assert report.lengths["text"].min <= report.lengths["text"].median <= report.lengths["text"].max
 
