@@ -1,4 +1,4 @@
-"""One task under one seed: the profile, the baseline, then each system, all on the same splits.
+"""One task under one seed: profile, baseline, classical reference, then each system, all on the same splits.
 
 A system is an optimizer alone, `race` or `auto`. Each is compiled on train and val, and its program is run on the sealed
 rows, beside the baseline. These are the rows of a benchmark: they are opened once for each system, directly, with no
@@ -13,24 +13,29 @@ Not covered: the gate. It asks for more than is shown here, since it also bounds
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.optimizers.rows import BASELINE, PROFILE, Kept, Row
+from benchmarks.optimizers.classical import classical
+from benchmarks.optimizers.gains import FAILED, IMPOSSIBLE
+from benchmarks.optimizers.rows import BASELINE, CLASSICAL, PROFILE, Kept, Row
 from benchmarks.optimizers.tasks import Task
 from dspy_toolkit.datasets import Dataset
 from dspy_toolkit.errors import OptimizerError, ToolkitError
 from dspy_toolkit.evaluation import Report, evaluate
+from dspy_toolkit.gate.evidence import Evidence
+from dspy_toolkit.gate.evidence import compare as compare_scores
 from dspy_toolkit.optimizers import Choice, Compiled, Profile
 from dspy_toolkit.optimizers.states import fill
-from dspy_toolkit.pipeline.compare import compare_reports
 from dspy_toolkit.pipeline.compile import compile as compile_step
 from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.pairing import paired, tokens_ratio
 from dspy_toolkit.pipeline.prepare import prepare
 from dspy_toolkit.pipeline.probe import probe
 from dspy_toolkit.pipeline.select import select
 from dspy_toolkit.pipeline.unchanged import program_part
 from dspy_toolkit.project import DataPart
-from dspy_toolkit.run import CompileInput, SealedTest, SearchInput, SelectInput
+from dspy_toolkit.run import CompileInput, SearchInput, SelectInput
 from dspy_toolkit.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,15 +47,25 @@ ALPHA = 0.025
 Say = Callable[[str], None]
 
 
+class Batch(NamedTuple):
+    """Rows that came at once."""
+
+    rows: list[Row]
+    system: str = ""
+    """The system that they are all of; empty for what precedes the systems."""
+    measured: bool = False
+    """Whether the system was measured now, and neither kept nor stopped before it began."""
+
+
 def with_seed(settings: Settings, seed: int) -> Settings:
-    """`settings` with another seed of the search; the splits stay."""
+    """`settings` with another seed of the search, by which tasks draw their rows too."""
     return settings.model_copy(update={"optimize": settings.optimize.model_copy(update={"seed": seed})})
 
 
 def measure(
     task: Task, settings: Settings, budget: str, systems: Sequence[str], kept: Kept, say: Say
-) -> Iterator[list[Row]]:
-    """The rows of one task under the seed of `settings`: the profile's, the baseline's, then each system's.
+) -> Iterator[Batch]:
+    """The rows of one task under the seed of `settings`: profile, baseline and reference, then each system.
 
     Args:
         budget: as `--budget` takes it: `light`, `medium`, `heavy` or a number of LM calls.
@@ -61,34 +76,39 @@ def measure(
     Raises:
         ToolkitError: the rows, the profile or the baseline cannot be had. What a system fails with is a row.
     """
-    context = Context(task.project, settings, records=task.records(settings))
+    # Where a seed draws no new rows, it divides them anew at least.
+    spec = task.project.dataset.model_copy(update={"seed": settings.optimize.seed})
+    context = Context(replace(task.project, dataset=spec), settings, records=task.records(settings))
     yield from measure_context(context, budget, systems, kept, say)
 
 
 def measure_context(
     context: Context, budget: str, systems: Sequence[str], kept: Kept, say: Say, name: str | None = None
-) -> Iterator[list[Row]]:
+) -> Iterator[Batch]:
     """The same in a context, as `name` or under the project's name."""
     name, seed = name or context.project.name, context.settings.optimize.seed
     dataset = prepare(context, DataPart(project=context.project.name, location="", fingerprint=""))
     program = program_part(context)
     search = SearchInput(program=program, train=dataset.train, val=dataset.val)
-    origin = (name, program.fingerprint, dataset.model_dump(mode="json"), budget)
+    origin = (name, seed, program.fingerprint, dataset.model_dump(mode="json"), budget)
     say(f"{name}, seed {seed}: profile")
     profile = probe(context, search)
-    yield [_row(name, seed, *entry) for entry in profile_entries(profile)]
+    yield Batch([_row(name, seed, *entry) for entry in profile_entries(profile)])
     say(f"{name}, seed {seed}: {BASELINE}")
     baseline = run_sealed(context, context.project.build(), dataset)
-    yield [_row(name, seed, *entry) for entry in baseline_entries(baseline)]
+    yield Batch([_row(name, seed, *entry) for entry in baseline_entries(baseline)])
+    method, reference = classical(context, dataset)
+    yield Batch([_row(name, seed, CLASSICAL, "sealed", reference, "share", method)])
     for system in systems:
         try:
             choice = select(context, SelectInput(**dict(search), profile=profile, optimizer=system, budget=budget))
         except OptimizerError as error:
-            yield [_row(name, seed, system, "impossible", None, "", str(error))]
+            yield Batch([_row(name, seed, system, IMPOSSIBLE, None, "", str(error))], system)
             continue
         # What another rule would choose, or with other settings, is measured anew.
         key = (*origin, system, choice.settings.model_dump(mode="json"))
         rows = kept.find(*key)
+        measured = rows is None
         if rows is None:
             say(f"{name}, seed {seed}: {system}")
             given = CompileInput(**dict(search), choice=choice, profile=profile)
@@ -97,7 +117,7 @@ def measure_context(
             # What failed costs nothing to try again, and may run the next time.
             if rows[0]["value"] is not None:
                 kept.keep(rows, *key)
-        yield rows
+        yield Batch(rows, system, measured)
 
 
 Entry = tuple[str, str, float | None, str, str]
@@ -131,34 +151,42 @@ def _system(context: Context, dataset: Dataset, baseline: Report, system: str, g
         compiled = compile_step(context, given)
         better = fill(context.project.build(), context.store.read_json(compiled.program))
         report = run_sealed(context, better, dataset)
-        compared = compare_reports(report, baseline, context.store, alpha=ALPHA, looks=1, alpha_left=1.0)
+        shown = compared(context, report, baseline)
     except ToolkitError as error:  # isolation boundary: one system of a benchmark
-        return [(system, "failed", None, "", f"{type(error).__name__}: {error}")]
-    return system_entries(system, given.choice, compiled, compared)
+        return [(system, FAILED, None, "", f"{type(error).__name__}: {error}")]
+    return system_entries(system, given.choice, compiled, report.mean, shown)
 
 
-def system_entries(system: str, choice: Choice, compiled: Compiled, compared: SealedTest) -> list[Entry]:
-    """The numbers of one system."""
-    taken = f"took {choice.optimizer}: {choice.reason}" if system == "auto" else compiled.summary
-    # A race says how its winner did on rows that no arm chose by.
-    rows = compiled.arms[0].holdout_rows if compiled.arms else choice.val_rows
+def compared(context: Context, report: Report, baseline: Report) -> Evidence:
+    """The difference of two reports on the sealed rows, with its interval."""
+    scores = paired(context.store, report, baseline)
+    ratio = tokens_ratio(report, baseline)
+    return compare_scores(
+        scores.candidate, scores.others[0], scores.groups, alpha=ALPHA, looks=1, alpha_left=1.0, tokens_ratio=ratio
+    )
+
+
+def system_entries(system: str, choice: Choice, compiled: Compiled, sealed: float, shown: Evidence) -> list[Entry]:
+    """The numbers of one system, whose mean on the sealed rows is `sealed`."""
     entries: list[Entry] = [
-        (system, "val", compiled.val_mean, "share", taken),
+        (system, "val", compiled.val_mean, "share", compiled.summary),
         (system, "val_baseline", compiled.val_baseline, "share", ""),
-        (system, "val_rows", rows, "rows", ""),
-        (system, "sealed", compared.candidate.mean, "share", "" if compiled.changed else "unchanged"),
-        (system, "delta", compared.delta, "share", compared.test),
-        (system, "low", compared.low, "share", ""),
-        (system, "high", compared.high, "share", ""),
+        (system, "val_rows", compiled.rows, "rows", ""),
+        (system, "sealed", sealed, "share", "" if compiled.changed else "unchanged"),
+        (system, "delta", shown.delta, "share", shown.test),
+        (system, "low", shown.low, "share", ""),
+        (system, "high", shown.high, "share", ""),
+        (system, "budget", choice.lm_calls, "calls", choice.budget),
         (system, "predicted", choice.predicted_lm_calls, "calls", ""),
         (system, "lm_calls", compiled.usage.lm_calls, "calls", "the budget ran out" if compiled.exhausted else ""),
         (system, "physical_calls", compiled.usage.physical_calls, "calls", ""),
         (system, "seconds", compiled.seconds, "s", ""),
         (system, "candidates", max(len(compiled.trials) - 1, 0), "", ""),
-        (system, "tokens_ratio", compared.tokens_ratio, "", "prompt tokens over those of the baseline"),
+        (system, "tokens_ratio", shown.tokens_ratio, "", "prompt tokens over those of the baseline"),
     ]
     return entries + [
-        (system, f"arm:{arm.name}", arm.mean, "share", f"{arm.verdict}: {arm.reason}") for arm in compiled.arms
+        (system, f"generator:{each.name}", each.mean, "share", f"{each.verdict}: {each.reason}")
+        for each in compiled.generators
     ]
 
 

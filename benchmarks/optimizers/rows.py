@@ -17,13 +17,15 @@ from dspy_toolkit.store import digest
 Row = dict[str, Any]
 """task, seed, system, measure, value, unit, note."""
 
-ALONE = ("labelled", "bootstrap", "random", "mipro", "gepa")
+ALONE = ("labelled", "bootstrap", "random", "mipro", "gepa", "simba")
 """The optimizers, each by itself."""
 JOINT = ("race", "auto")
-"""What takes one of them, or several."""
+"""What lets several of them into one pool."""
 SYSTEMS = (*ALONE, *JOINT)
 BASELINE = "baseline"
 PROFILE = "profile"
+CLASSICAL = "classical"
+"""What does without a language model; see `classical`."""
 SCRIPTED = "scripted"
 """The task of GEPA between scripted models; see `scripted`."""
 

@@ -16,8 +16,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.optimizers.measuring import Say, measure_context
-from benchmarks.optimizers.rows import SCRIPTED, Kept, Row
+from benchmarks.optimizers.measuring import Batch, Say, measure_context
+from benchmarks.optimizers.rows import SCRIPTED, Kept
 from benchmarks.optimizers.tasks import Record, find_task
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.pipeline.context import Context
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.lm.protocol import GenerationRequest
 
 TASK = "title"
+SCRIPTED_SYSTEMS = ("gepa",)
 STYLE = "house style: method on data: finding"
 INSTRUCTION = f"""Write a title in the {STYLE}. For example: LoRA on song lyrics: overfits.
 The finding is one of: overfits, too slow, works well, no gain, diverges, out of memory, needs more rows, ready to ship."""
@@ -79,6 +80,6 @@ def scripted_context(settings: Settings) -> Context:
     return Context(task.project, settings, connect, records)
 
 
-def measure_scripted(settings: Settings, budget: str, kept: Kept, say: Say) -> Iterator[list[Row]]:
+def measure_scripted(settings: Settings, budget: str, kept: Kept, say: Say) -> Iterator[Batch]:
     """GEPA on TASK; its rows go by the name of SCRIPTED."""
-    yield from measure_context(scripted_context(settings), budget, ("gepa",), kept, say, name=SCRIPTED)
+    yield from measure_context(scripted_context(settings), budget, SCRIPTED_SYSTEMS, kept, say, name=SCRIPTED)

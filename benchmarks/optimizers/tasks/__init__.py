@@ -1,4 +1,4 @@
-"""Five tasks of different shapes, from the work that the toolkit is for: training runs, their notes and their tickets.
+"""Eight tasks of different shapes. Five are from the work that the toolkit is for: training runs, notes and tickets.
 
 router   a choice: which project handles a request (the built-in project's own training and validation rows)
 record   a typed record read out of a note; the share of right fields
@@ -6,8 +6,15 @@ minutes  a number; how close it is
 cause    two steps, find the symptom and then name its cause; right or wrong
 title    a short title in a house style; the words it shares with the expected one
 
-The rows are drawn from templates by a seed: the same rows on every machine, no network, no file. They stand in for
-real ones in shape and tone, and say nothing about how well a model reads real notes.
+Three are puzzles of reasoning-gym (`gym`), with its verifiers:
+
+letters   a number: how often a letter is in a few words; right or wrong
+largest   the largest or smallest of three numbers in several notations; right or wrong
+relation  a choice of eight: what one member of a family is to another
+
+Rows are drawn by a seed: the same rows on every machine, no network, no file. Each seed of the search draws new ones;
+only the router's are the same ones, split anew. Those from templates stand in for real ones in shape and tone, and
+say nothing about how well a model reads real notes.
 """
 
 from __future__ import annotations
@@ -23,7 +30,9 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 
-NAMES = ("router", "record", "minutes", "cause", "title")
+GYM = ("letters", "largest", "relation")
+"""What needs reasoning-gym."""
+NAMES = ("router", "record", "minutes", "cause", "title", *GYM)
 
 
 @dataclass(frozen=True)

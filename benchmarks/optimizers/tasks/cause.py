@@ -8,10 +8,11 @@ from typing import Literal
 import dspy
 
 from benchmarks.optimizers.tasks import Record
-from benchmarks.optimizers.tasks.drawing import DATA, PEOPLE, PLACES, draw_rows
+from benchmarks.optimizers.tasks.drawing import DATA, PEOPLE, PLACES, draw_rows, seed_of
 from dspy_toolkit.datasets import DatasetSpec, Fractions
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.project import Project
+from dspy_toolkit.settings import Settings
 
 ROWS, SEED = 260, 43
 
@@ -114,9 +115,9 @@ def _make(draw: random.Random, number: int) -> Record:
     return {"ticket": text[0].upper() + text[1:], "cause": cause}
 
 
-def records(settings: object = None) -> list[Record]:
+def records(settings: Settings) -> list[Record]:
     """ROWS tickets with their causes, as many of each."""
-    return draw_rows(ROWS, SEED, _make, "ticket")
+    return draw_rows(ROWS, seed_of(settings, SEED), _make, "ticket")
 
 
 project = Project(

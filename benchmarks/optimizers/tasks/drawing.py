@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 
 from benchmarks.optimizers.tasks import Record
+from dspy_toolkit.settings import Settings
 
 PEOPLE = (
     "Mira", "Jonas", "Amara", "Tomas", "Yuki", "Elif", "Pedro", "Ingrid", "Kofi", "Lena", "Rahul", "Sofia", "Anton", "Noor",
@@ -39,3 +40,14 @@ def draw_rows(count: int, seed: int, make: Callable[[random.Random, int], Record
         if len(made) == count:
             return list(made.values())
     raise ValueError(f"The templates gave {len(made)} different texts in {20 * count} draws, {count} are wanted.")
+
+
+def seed_of(settings: Settings, task: int) -> int:
+    """The seed of a task's rows: another one for every task and for every seed of the search.
+
+    Rows that differ from seed to seed make a task's results independent, which the intervals over seeds rest on.
+
+    Args:
+        task: the task's own number, under 1,000.
+    """
+    return 1_000 * settings.optimize.seed + task

@@ -10,10 +10,11 @@ import dspy
 from pydantic import BaseModel, Field
 
 from benchmarks.optimizers.tasks import Record
-from benchmarks.optimizers.tasks.drawing import DATA, PEOPLE, PLACES, draw_rows
+from benchmarks.optimizers.tasks.drawing import DATA, PEOPLE, PLACES, draw_rows, seed_of
 from dspy_toolkit.datasets import DatasetSpec, Fractions
 from dspy_toolkit.metrics import Score
 from dspy_toolkit.project import Project
+from dspy_toolkit.settings import Settings
 
 ROWS, SEED = 240, 41
 METHODS = ("lora", "diffusion", "clip", "federated")
@@ -93,9 +94,9 @@ def _make(draw: random.Random, number: int) -> Record:
     return {"note": text[0].upper() + text[1:], "record": run}
 
 
-def records(settings: object = None) -> list[Record]:
+def records(settings: Settings) -> list[Record]:
     """ROWS notes with their records."""
-    return draw_rows(ROWS, SEED, _make, "note")
+    return draw_rows(ROWS, seed_of(settings, SEED), _make, "note")
 
 
 project = Project(

@@ -9,10 +9,11 @@ from collections import Counter
 import dspy
 
 from benchmarks.optimizers.tasks import Record
-from benchmarks.optimizers.tasks.drawing import DATA, PEOPLE, PLACES, draw_rows
+from benchmarks.optimizers.tasks.drawing import DATA, PEOPLE, PLACES, draw_rows, seed_of
 from dspy_toolkit.datasets import DatasetSpec, Fractions
 from dspy_toolkit.metrics import Score
 from dspy_toolkit.project import Project
+from dspy_toolkit.settings import Settings
 
 ROWS, SEED = 240, 44
 WORD = re.compile(r"[a-z0-9]+")
@@ -86,9 +87,9 @@ def _make(draw: random.Random, number: int) -> Record:
     return {"note": text[0].upper() + text[1:], "title": f"{method} on {data}: {finding}"}
 
 
-def records(settings: object = None) -> list[Record]:
+def records(settings: Settings) -> list[Record]:
     """ROWS notes with their titles."""
-    return draw_rows(ROWS, SEED, _make, "note")
+    return draw_rows(ROWS, seed_of(settings, SEED), _make, "note")
 
 
 project = Project(
