@@ -138,6 +138,8 @@ def server(commands: Commands) -> Iterator[Callable[[], subprocess.Popen[bytes]]
         "PREFECT_HOME": str(commands.home / "prefect"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # As the README has it: a server that was restarted knows when the accelerator's place is free again.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "DO_NOT_TRACK": "1",
     }
     started: list[subprocess.Popen[bytes]] = []
