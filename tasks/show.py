@@ -19,8 +19,9 @@ from prefect.artifacts import (
 from prefect.transactions import Transaction, get_transaction
 
 from dspy_toolkit.datasets import Dataset, DatasetReport
+from dspy_toolkit.display import tables
 from dspy_toolkit.display.progress import Reporter
-from dspy_toolkit.display.summary import print_choice, print_generators, print_summary
+from dspy_toolkit.display.summary import print_choice, print_generators, print_summary, split_in_words
 from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.record import plot_of, report_path
@@ -65,11 +66,13 @@ def dataset(context: Context, given: DataPart, found: Dataset) -> None:
         {"split": split, "rows": count, "groups": report.groups[split], **report.classes.get(split, {})}
         for split, count in report.splits.items()
     ]
+    divided = split_in_words(report, context.settings.optimize.false_promotion_rate)
+    tables.console().print(divided, highlight=False)
     create_table_artifact(
         rows,
         key=artifact_key(given.project, "data"),
         description=f"{report.rows} rows; {report.duplicates} duplicates, {report.near_duplicates} near-duplicates, "
-        f"{len(report.set_aside)} set aside, {len(report.bad_rows)} bad rows dropped",
+        f"{len(report.set_aside)} set aside, {len(report.bad_rows)} bad rows dropped. {divided}",
     )
 
 

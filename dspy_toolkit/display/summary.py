@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from dspy_toolkit.datasets import DatasetReport
     from dspy_toolkit.evaluation import Report
     from dspy_toolkit.optimizers import Choice, Compiled
     from dspy_toolkit.pipeline.context import Context
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from dspy_toolkit.tracking.machine import Measurement, Regression
 
 
+DIFFERING = 0.2
+"""The share of rows on which two programs are taken to differ, for what a sealed test can show."""
 REASON = 66
 """Characters of a reason in a table."""
 
@@ -124,6 +127,25 @@ def print_choice(choice: Choice, console: Console | None = None) -> None:
         table.add_row(name, *numbers, escape(what if len(what) <= REASON else f"{what[:REASON]}…"))
     console.print(table)
     console.print(escape(choice.reason), highlight=False)
+
+
+def split_in_words(report: DatasetReport, rate: float) -> str:
+    """How the rows are divided, and what the sealed ones can show: one sentence.
+
+    Args:
+        rate: the false-promotion rate over the life of the sealed rows.
+    """
+    from dspy_toolkit.gate.intervals import detectable_proportion
+    from dspy_toolkit.gate.ledger import first_alpha
+    from dspy_toolkit.pipeline.compare import MOST_ROWS
+
+    learn, choose, prove = (report.splits[split] for split in ("train", "val", "sealed"))
+    gain = detectable_proportion(DIFFERING, min(report.groups["sealed"], MOST_ROWS), first_alpha(rate)[0])
+    return (
+        f"{report.rows:,} rows: {learn:,} to learn from, {choose:,} to choose by, {prove:,} sealed to prove with. Of 20 "
+        f"programs whose true gain is {100 * gain:.0f} points, a first opening shows 16 (where {DIFFERING:.0%} of the rows "
+        "differ). More to learn from is less to prove with: [dataset.fractions] divides otherwise."
+    )
 
 
 def print_generators(compiled: Compiled, console: Console | None = None) -> None:
