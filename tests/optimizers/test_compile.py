@@ -169,7 +169,8 @@ def test_a_model_that_fails_is_an_error_not_a_wrong_answer(toy: Toy, name: str) 
     with pytest.raises(DeadlineExceeded, match="Not finished within 1 s"):
         toy.compile(chosen, connection)
     # Those that were asked at the same time, and no more.
-    assert len(engine_of(connection).requests) <= 35 + 8 + (name == "simba")
+    more = 8 if name == "simba" else 0  # `dspy.Parallel` hands out further rows until it has seen the error
+    assert len(engine_of(connection).requests) <= 35 + 8 + more
 
 
 def test_a_model_that_fails_once_leaves_nothing_behind(toy: Toy) -> None:

@@ -94,7 +94,7 @@ def test_an_unchanged_run_has_its_search_and_no_comparison(desk: Desk) -> None:
     seen = look(desk.html(run))
     assert seen.headings[1] == (2, "Unchanged")
     assert not seen.section("Won and lost") and not seen.section("By expected value")
-    assert "Nothing changed: the best candidate reached 50.0%" in seen.text
+    assert "Nothing changed: of 2 candidates the best reached 50.0%" in seen.text
     assert "The budget ran out before the search was through." in seen.text
     assert seen.table("Mean scores")[2] == ["best found", "20.0 %", "–", "–"]
     assert (3, "The predictor: unchanged") in seen.headings

@@ -151,7 +151,7 @@ def _pick(
     choices = {f"instruction {number}": len(texts) for number, texts in enumerate(instructions)}
     choices |= {f"demonstrations {number}": len(sets) for number, sets in enumerate(demos)}
     space = {name: optuna.distributions.CategoricalDistribution(range(size)) for name, size in choices.items()}
-    sampler = optuna.samplers.TPESampler(seed=shop.seed * 1_000_003 + len(tried), multivariate=True)
+    sampler = optuna.samplers.TPESampler(seed=(shop.seed * 1_000_003 + len(tried)) % 2**32, multivariate=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for picked, made in tried.items():
         if (mean := _mean(shop, made)) is not None:
