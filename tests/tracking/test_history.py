@@ -13,8 +13,7 @@ from pydantic import BaseModel
 from dspy_toolkit.datasets import DatasetSpec
 from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.pipeline import select as select_step
-from dspy_toolkit.pipeline.record import record as record_step
-from dspy_toolkit.pipeline.record import task_kind
+from dspy_toolkit.pipeline.record import search_of, task_kind
 from dspy_toolkit.pipeline.select import prior_runs
 from dspy_toolkit.project import Project
 from dspy_toolkit.run import SelectInput
@@ -94,13 +93,12 @@ def test_a_run_is_read_back_with_what_it_found(bench: Bench) -> None:
     )
 
 
-def test_a_search_from_the_cache_is_known_as_the_same_one(bench: Bench) -> None:
+def test_a_search_is_known_by_what_it_depends_on(bench: Bench) -> None:
     run, _ = bench.whole()
-    record_step(bench.context(), run)
     bench.whole(budget="200")
-    other, second, first = read_history(bench.toy.settings).runs
+    other, first = read_history(bench.toy.settings).runs
     assert first.outcome == "promoted"
-    assert first.search == second.search != other.search
+    assert first.search == search_of(run.ref, run.dataset, run.choice) != other.search
 
 
 def test_another_night_is_another_search(bench: Bench) -> None:
