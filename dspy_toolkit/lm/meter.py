@@ -87,8 +87,6 @@ class Meter:
 
     def charge(self) -> None:
         """Count one logical call. Raises BudgetExhausted instead when a limit is reached."""
-        if self._whole is not None:
-            self._whole.charge()
         with self._lock:
             if self.limit is not None and self.usage.lm_calls >= self.limit:
                 self.refused += 1
@@ -97,6 +95,15 @@ class Meter:
                 self._reserve(self.usd)
             self.usage += Usage(lm_calls=1)
             count = self.usage.lm_calls
+        if self._whole is not None:
+            try:
+                self._whole.charge()
+            except BudgetExhausted:
+                with self._priced:
+                    self.usage -= Usage(lm_calls=1)
+                    self.refused += 1
+                    self._free()
+                raise
         if self._on_call is not None:
             self._on_call(count)
 
@@ -113,10 +120,14 @@ class Meter:
         """A charged call is over, well or not: what was set aside for it is free."""
         if self._whole is not None:
             self._whole.settle()
+        with self._priced:
+            self._free()
+
+    def _free(self) -> None:
+        """Free what was set aside for one call, inside the lock."""
         if self.usd is not None:
-            with self._priced:
-                self._open -= 1
-                self._priced.notify_all()
+            self._open -= 1
+            self._priced.notify_all()
 
     def add(self, usage: Usage) -> None:
         """Count what was asked elsewhere."""

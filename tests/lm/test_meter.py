@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 
 import dspy
 import pytest
@@ -121,3 +123,46 @@ def test_meter_without_a_model() -> None:
         3,
         1,
     )
+
+
+def test_dollars_are_never_exceeded_by_calls_at_once() -> None:
+    """Each call costs up to 3 cents, and nobody knows before it is over."""
+    meter, prices, lock, let_in = Meter(usd=0.5), iter([0.03, 0.01, 0.02] * 100), Lock(), 0
+
+    def call(_: int) -> None:
+        nonlocal let_in
+        try:
+            meter.charge()
+        except BudgetExhausted:
+            return
+        with lock:
+            let_in += 1
+            price = next(prices)
+        time.sleep(0.001)
+        meter.record(cached=False, prompt_tokens=1, completion_tokens=1, truncated=False, usd=price)
+        meter.settle()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(call, range(200)))
+    assert 0.44 < meter.usage.usd <= 0.5
+    assert let_in == meter.usage.lm_calls == 200 - meter.refused
+
+
+def test_a_cached_reply_costs_nothing_and_frees_what_was_set_aside() -> None:
+    meter = Meter(usd=0.01)
+    for _ in range(50):
+        meter.charge()
+        meter.record(cached=True, prompt_tokens=1, completion_tokens=0, truncated=False, usd=5.0)
+        meter.settle()
+    assert meter.usage.usd == 0
+    assert meter.usage.lm_calls == 50
+
+
+def test_a_part_counts_on_the_whole_and_is_turned_away_by_its_limit() -> None:
+    whole = Meter(2)
+    part = Meter(whole=whole)
+    part.charge()
+    whole.charge()
+    with pytest.raises(BudgetExhausted, match="budget of 2 LM calls"):
+        part.charge()
+    assert (part.usage.lm_calls, whole.usage.lm_calls, part.refused, whole.refused) == (1, 2, 1, 1)

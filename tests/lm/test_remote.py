@@ -284,3 +284,19 @@ def test_no_key_is_in_history_or_state_or_log(
     program.lm = connection.lm
     for text in (caplog.text, str(connection.lm.history), str(program.dump_state()), repr(connection.lm)):
         assert KEY not in text
+
+
+def test_what_a_call_costs_is_counted_by_litellms_prices(server: OpenAIServer, home: Path) -> None:
+    import litellm
+
+    price = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002, "litellm_provider": "openai", "mode": "chat"}
+    litellm.register_model({"openai/PRICED": price})
+    connection = to(server, home, model="openai/PRICED")
+    lm = connection.lm.metered(usd=0.000001)
+    with connection.context(lm):
+        dspy.Predict(Ask)(question="3 + 1?")
+        spent = lm.meter.usage
+        assert spent.usd == pytest.approx(0.001 * spent.prompt_tokens + 0.002 * spent.completion_tokens)
+        with pytest.raises(Exception, match="dollars is spent"):
+            dspy.Predict(Ask)(question="1 + 3?")
+    assert len(server.received) == 1
