@@ -23,7 +23,7 @@ ON_THE_WORKER = f"""
 echo "=== films"
 .venv/bin/prefect deployment run 'optimize-program/nightly-router' --params '{PARAMETERS}' --watch --watch-timeout 900
 echo "=== a race"
-.venv/bin/python -m flows.compare_optimizers --project films --budget 100 --workers
+.venv/bin/python -m flows.compare_optimizers --project films --budget 60 --workers
 echo "=== its candidates"
 .venv/bin/prefect flow-run ls --flow-name score-candidate --state-type COMPLETED
 echo "=== the end"
