@@ -289,7 +289,12 @@ def test_no_key_is_in_history_or_state_or_log(
 def test_what_a_call_costs_is_counted_by_litellms_prices(server: OpenAIServer, home: Path) -> None:
     import litellm
 
-    price = {"input_cost_per_token": 0.001, "output_cost_per_token": 0.002, "litellm_provider": "openai", "mode": "chat"}
+    price = {
+        "input_cost_per_token": 0.001,
+        "output_cost_per_token": 0.002,
+        "litellm_provider": "openai",
+        "mode": "chat",
+    }
     litellm.register_model({"openai/PRICED": price})
     connection = to(server, home, model="openai/PRICED")
     lm = connection.lm.metered(usd=0.000001)

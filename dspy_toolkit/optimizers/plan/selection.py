@@ -1,8 +1,8 @@
 """Which generators fill the pool, with a written reason: a pure function of the profile, the budget and similar runs.
 
 An optimizer that is asked for by name is the only one. `race` lets in every one that can run at all. `auto` leaves out what
-the profile speaks against: without a usable reflection model GEPA has nothing to evolve, without right answers there is
-nothing to bootstrap from. That is all the difference. Within the pool candidates are judged by their scores, whoever made
+the profile speaks against: without a usable reflection model GEPA and MIPROv2 have nothing to propose, without right answers
+there is nothing to bootstrap from. That is all the difference. Within the pool candidates are judged by their scores, whoever made
 them; what gained in similar runs is asked earlier.
 """
 
@@ -98,6 +98,9 @@ def objection(name: str, profile: Profile) -> str | None:
         return f"the reflection model cannot write a usable instruction: {profile.reflector_note}"
     if name == "gepa" and not profile.feedback:
         return "the metric gives no feedback to reflect on"
+    if name == "mipro" and not profile.reflector_ok:
+        # Its proposals are long texts, and its demonstrations those of the others.
+        return f"the reflection model cannot write a usable instruction: {profile.reflector_note}"
     if name == "simba" and not profile.reflector_ok:
         return f"the reflection model cannot write a usable rule: {profile.reflector_note}"
     if name in ("bootstrap", "random") and profile.predictors == 1 and profile.pass_rate < SCARCE_PASSES:
