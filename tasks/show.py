@@ -17,6 +17,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.transactions import Transaction, get_transaction
+from rich.markup import escape
 
 from dspy_toolkit.datasets import Dataset, DatasetReport
 from dspy_toolkit.display import tables
@@ -67,7 +68,7 @@ def dataset(context: Context, given: DataPart, found: Dataset) -> None:
         for split, count in report.splits.items()
     ]
     divided = split_in_words(report, context.settings.optimize.false_promotion_rate)
-    tables.console().print(divided, highlight=False)
+    tables.console().print(escape(divided), highlight=False)
     create_table_artifact(
         rows,
         key=artifact_key(given.project, "data"),
