@@ -62,7 +62,7 @@ def test_every_night_as_it_stands_and_candidates_scored_on_its_worker(films: Pat
     client = connect(settings)
     found = client.search_runs([experiment_id(client, settings)])
     nights = {run.data.params["optimizer"]: run.data for run in found if run.data.tags.get("outcome") != "compared"}
-    for project, optimizer in {"router": "labelled", "films": "bootstrap"}.items():
+    for project, optimizer in {"router": "auto", "films": "bootstrap"}.items():
         night = nights[optimizer]
         assert night.tags["project"] == project
         assert night.tags["outcome"] in ("promoted", "refused", "unchanged")
