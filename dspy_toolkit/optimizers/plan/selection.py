@@ -9,7 +9,7 @@ them; what gained in similar runs is asked earlier.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 from dspy_toolkit.errors import OptimizerError, nearest
 from dspy_toolkit.optimizers.budget import Budget
@@ -58,7 +58,7 @@ def select(
     if reason := unfit(profile):
         raise OptimizerError(f"{optimizer} cannot run here: {reason}. Add rows.")
     steps = rungs(profile.val, budget.lm_calls, run_cost(profile))
-    asked: OptimizerName = optimizer  # type: ignore[assignment]  # checked above
+    asked = cast("OptimizerName", optimizer)  # it was checked
     settings = PoolSettings(optimizer=asked, generators=tuple(GENERATORS), rungs=steps, gepa=gepa or GepaSettings())
     costs = {name: plan(name, profile, settings, budget) for name in GENERATORS}
     able = {name: cost for name, cost in costs.items() if not isinstance(cost, Infeasible)}

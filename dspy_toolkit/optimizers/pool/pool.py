@@ -3,7 +3,8 @@
 Three phases. *Filling*: candidates are made in waves and scored on the first rung, as long as the budget has room for
 their way up. *Climbing*: the better half of each rung is scored on the next one, together with the baseline. *Challenging*:
 what is left (predictions are means) goes into further candidates, one wave at a time; one that is not behind the leader on
-a rung goes on to the next. A leader that has every point ends the search. In the end the highest mean wins, of those that were scored on the most rows; the baseline where none is above it.
+a rung goes on to the next. A leader that has every point ends the search. In the end the highest mean wins, of those that were
+scored on the most rows; the baseline where none is above it.
 
 Nothing here knows programs, models or the clock: candidates come from iterators, scores from a function, and the calls spent
 from another. So a search that was killed and starts again, with the cache of replies in place of the model, takes the same
@@ -12,7 +13,6 @@ decisions; and thousands of searches whose true scores are known can be simulate
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,8 +22,6 @@ from typing import NamedTuple
 from dspy_toolkit.errors import BudgetExhausted
 from dspy_toolkit.optimizers.pool.entry import BASELINE, Entry, Family
 from dspy_toolkit.optimizers.pool.policy import climbing, improvement, ranked, shrunk
-
-log = logging.getLogger(__name__)
 
 WAVE = 4
 """Candidates that are scored together: an engine's batch, or several workers, have enough to do."""
@@ -50,7 +48,7 @@ class Pool:
 
     baseline: Entry
     families: list[Family]
-    """Generators, those first whose candidates cost nothing more than scoring where all else is equal."""
+    """The generators at work."""
     score: Score
     spent: Callable[[], int]
     """Logical LM calls so far."""
@@ -211,7 +209,7 @@ class Pool:
         able = dict(zip((job.entry for job in jobs), self.score(jobs), strict=True)) if jobs else {}
         calls, share = self.spent() - before, sum(job.last - job.first for job in jobs)
         for job in jobs:
-            if family := next((each for each in self.families if each.name == job.entry.family), None):
+            if family := self._family(job.entry):
                 family.scoring += round(calls * (job.last - job.first) / share)
         for entry in entries:
             if not able.get(entry, True):
@@ -221,9 +219,13 @@ class Pool:
             if entry not in self.entries:
                 entry.lm_calls = self.spent()
                 self.entries.append(entry)
-                if family := next((each for each in self.families if each.name == entry.family), None):
+                if family := self._family(entry):
                     family.gains.append(self._gain(entry, self.steps[0]))
             self.say(f"{entry.label}: {entry.mean():.0%} of {entry.rows}")
+
+    def _family(self, entry: Entry) -> Family | None:
+        """Who made it; None for the baseline."""
+        return next((family for family in self.families if family.name == entry.family), None)
 
     def _gain(self, entry: Entry, rows: int | None = None) -> float:
         """Its mean less the baseline's, on the rows that both have seen."""
