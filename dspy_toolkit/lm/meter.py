@@ -85,6 +85,11 @@ class Meter:
                 self._judge = Meter(one_model=self.one_model, whole=self)
             return self._judge
 
+    @property
+    def priced(self) -> bool:
+        """Whether a limit in dollars holds, so that `charge` may wait for the price of another call."""
+        return self.usd is not None or (self._whole is not None and self._whole.priced)
+
     def charge(self) -> None:
         """Count one logical call. Raises BudgetExhausted instead when a limit is reached."""
         with self._lock:
@@ -209,17 +214,21 @@ class MeteredLM(dspy.LM):
                 return super().__call__(prompt, messages=messages, **self._completed(kwargs))
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        with self._charged():
+        if self.meter.priced:
+            # Its price may have to be waited for, which the call that is under way in this loop is to bring.
+            await asyncio.to_thread(self.meter.charge)
+        with self._charged(already=self.meter.priced):
             if not self.model.startswith(PREFIX):
                 return await self._aask(prompt, messages=messages, **kwargs)
             with staying_here(self.meter.one_model):
                 return await super().acall(prompt, messages=messages, **self._completed(kwargs))
 
     @contextmanager
-    def _charged(self) -> Iterator[None]:
-        """One logical call: charged before it begins, settled when it is over."""
+    def _charged(self, *, already: bool = False) -> Iterator[None]:
+        """One logical call: charged before it begins, unless it is already, and settled when it is over."""
         meter = self.meter
-        meter.charge()
+        if not already:
+            meter.charge()
         _began.set(time.monotonic())
         try:
             yield

@@ -305,3 +305,18 @@ def test_what_a_call_costs_is_counted_by_litellms_prices(server: OpenAIServer, h
         with pytest.raises(Exception, match="dollars is spent"):
             dspy.Predict(Ask)(question="1 + 3?")
     assert len(server.received) == 1
+
+
+def test_calls_at_once_in_one_event_loop_wait_for_the_first_price(server: OpenAIServer, home: Path) -> None:
+    import litellm
+
+    litellm.register_model({"openai/DEAR": {"input_cost_per_token": 0.001, "output_cost_per_token": 0.001,
+                                            "litellm_provider": "openai", "mode": "chat"}})  # fmt: skip
+    lm = to(server, home, model="openai/DEAR").lm.metered(usd=1_000.0)
+
+    async def ask_three() -> None:
+        await asyncio.wait_for(asyncio.gather(*(lm.acall(f"{number}?") for number in range(3))), 30)
+
+    asyncio.run(ask_three())
+    assert len(server.received) == lm.meter.usage.lm_calls == 3
+    assert lm.meter.usage.usd > 0
