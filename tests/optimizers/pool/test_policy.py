@@ -6,7 +6,7 @@ from random import Random
 from statistics import mean, stdev
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.optimizers.races import BUDGETS, COSTS, GAPS, POLICIES, World, gains
@@ -108,6 +108,7 @@ def test_of_families_that_fare_alike_the_cheaper_is_asked_more() -> None:
 def test_it_never_overspends_and_spends_all_where_candidates_are_left(
     seed: int, counts: list[int], budget: int, rows: int
 ) -> None:
+    assume(budget >= rungs(rows, budget, 1)[0])
     draw = Random(seed)
     scores = {str(number): [draw.random() * 0.9 for _ in range(count)] for number, count in enumerate(counts)}
     play = Play(scores, {name: draw.randrange(0, 20) for name in scores}, budget, rows)
@@ -118,6 +119,11 @@ def test_it_never_overspends_and_spends_all_where_candidates_are_left(
     assert len({entry.number for entry in pool.entries}) == len(pool.entries)
     shared = min(best.rows, pool.baseline.rows)
     assert best is pool.baseline or best.mean(shared) >= pool.baseline.mean(shared)
+
+
+def test_a_budget_that_does_not_score_the_baseline_is_exhausted() -> None:
+    with pytest.raises(BudgetExhausted):
+        Play({"a": []}, {"a": 0}, 8, 9).pool().run()
 
 
 @settings(max_examples=40, deadline=None)
