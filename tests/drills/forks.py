@@ -40,6 +40,13 @@ class Ended:
     """`optimization.end_of` its home, when it came to an end by itself."""
 
 
+def differences(found: dict[str, Any] | None, wanted: dict[str, Any] | None) -> dict[str, Any]:
+    """What is not the same in two ends of runs, each as (found, wanted); the numbers one by one."""
+    one, other = ({**(end or {}), **(end or {}).get("numbers", {})} for end in (found, wanted))
+    names = (one.keys() | other.keys()) - {"numbers"}
+    return {name: (one.get(name), other.get(name)) for name in sorted(names) if one.get(name) != other.get(name)}
+
+
 class Forks:
     """One process that forks, for one case at a time."""
 
