@@ -25,11 +25,12 @@ import json
 import re
 import uuid
 from collections import abc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
+from xml.sax.saxutils import escape
 
 from dspy_toolkit.errors import EngineError, RequestRefused
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
@@ -42,7 +43,9 @@ if TYPE_CHECKING:
     from dspy_toolkit.lm.connection import Connection
 
 Scripted = str | Mapping[str, Any] | Exception
-"""A reply's text; the values of a signature's output fields; or what the engine should fail with."""
+"""A reply's text; the values of a signature's output fields, written in the format that the request asks for; or what the
+engine should fail with.
+"""
 Replies = Iterable[Scripted] | Callable[[GenerationRequest], Scripted]
 
 TOKEN = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
@@ -152,15 +155,19 @@ class FakeEngine(EngineThread):
         if isinstance(scripted, Exception):
             raise scripted
         text = scripted if isinstance(scripted, str) else format_reply(scripted)
-        if grammar and self._check_grammar:
-            data, matcher = text.encode(), _byte_matcher(grammar)
-            accepted = matcher.try_consume_tokens(list(data))
-            if accepted < len(data) or not matcher.is_accepting():
-                raise RequestRefused(
-                    f"The scripted reply does not fit the grammar after {data[:accepted].decode(errors='replace')!r}: "
-                    f"{text!r}. Correct it, or give check_grammar=False."
-                )
-        return text
+        if not grammar or not self._check_grammar:
+            return text
+        accepted = _accepted(grammar, text)
+        if accepted is None:
+            return text
+        if not isinstance(scripted, str):
+            for other in _in_other_formats(scripted):
+                if _accepted(grammar, other) is None:
+                    return other
+        raise RequestRefused(
+            f"The scripted reply does not fit the grammar after {accepted!r}: {text!r}. Correct it, or give "
+            "check_grammar=False."
+        )
 
 
 def _certain(token: str, top: int | None) -> TokenLogprob | None:
@@ -215,12 +222,34 @@ def format_reply(fields: Mapping[str, Any]) -> str:
     """The text of a reply in `ChatAdapter`'s format: `{"project": "lora"}` under its header. Values that are no text
     are written as the grammar writes them: True, 12, and JSON for lists, dictionaries and None.
     """
-    parts = []
-    for name, value in fields.items():
-        if isinstance(value, list | dict | None):
-            value = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        parts.append(f"[[ ## {name} ## ]]\n{value}")
+    parts = [f"[[ ## {name} ## ]]\n{_written(value)}" for name, value in fields.items()]
     return "\n\n".join([*parts, "[[ ## completed ## ]]"])
+
+
+def _in_other_formats(fields: Mapping[str, Any]) -> Iterator[str]:
+    """The same reply in the formats of `dspy_toolkit.lm.formats`."""
+    said = {name: _written(value) for name, value in fields.items()}
+    if len(said) == 1:
+        yield next(iter(said.values()))
+    yield "\n".join(f"{name}: {value}" for name, value in said.items())
+    yield json.dumps(dict(fields), ensure_ascii=False, separators=(",", ":"))
+    yield "\n\n".join(f"<{name}>\n{escape(value)}\n</{name}>" for name, value in said.items())
+
+
+def _written(value: Any) -> str:
+    return (
+        json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        if isinstance(value, list | dict | None)
+        else str(value)
+    )
+
+
+def _accepted(grammar: str, text: str) -> str | None:
+    """None where `text` is a whole reply under the grammar; else how much of it is the beginning of one."""
+    data, matcher = text.encode(), _byte_matcher(grammar)
+    accepted = matcher.try_consume_tokens(list(data))
+    whole = accepted == len(data) and matcher.is_accepting()
+    return None if whole else data[:accepted].decode(errors="replace")
 
 
 def fake_connection(replies: Replies, home: Path | Settings, **options: Any) -> Connection:

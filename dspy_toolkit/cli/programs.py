@@ -178,12 +178,15 @@ def _predictors(state: dict[str, Any]) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from dspy_toolkit.display.tables import properties
-    from dspy_toolkit.registry.programs import predictor_states
+    from dspy_toolkit.project.states import predictor_states
 
     for name, part in predictor_states(state).items():
         yield ""
         yield Text(f"Instructions of {name}" if name else "Instructions", style="bold underline")
         yield Text(part["signature"]["instructions"])
+        if part.get("format"):
+            yield ""
+            yield Text(f"Format: {part['format']}", style="bold underline")
         demos = part.get("demos") or []
         yield ""
         yield Text(f"Demos: {len(demos)}" if demos else "No demos", style="bold underline")

@@ -72,7 +72,7 @@ def decide(
     lengths |= {} if anchor is None else {"anchor": len(anchor)}
     if len(set(lengths.values())) > 1:
         raise DatasetError(f"Not one of each for every row: {lengths}. Give the scores of the same rows, in one order.")
-    ratio = _ratio(old_tokens, new_tokens)
+    ratio = token_ratio(old_tokens, new_tokens)
     if grant is None and (old == new).all() and ratio > CHEAPER:
         return Verdict(outcome="unchanged", reason="Every row scores as before; nothing of the rate was spent.")
     book = Ledger(Path(ledger)) if isinstance(ledger, str | Path) else ledger
@@ -91,8 +91,16 @@ def decide(
     evidence = compare(new, old, grouped, alpha=alpha, looks=looks, alpha_left=left, tokens_ratio=ratio, anchor=anchor)
     verdict = weigh(evidence)
     if book is not None and grant is not None:
-        book.record(grant, verdict.outcome, kept)
+        book.record(grant, verdict.outcome, kept, scores_sha256(old_scores, new_scores, anchor_scores, ratio))
     return verdict
+
+
+def scores_sha256(old_scores: Any, new_scores: Any, anchor_scores: Any, tokens_ratio: float) -> str:
+    """What a verdict follows from, as the ledger remembers it; scores as `decide` takes them."""
+    scores = [
+        [] if each is None else row_means(each, "The").tolist() for each in (old_scores, new_scores, anchor_scores)
+    ]
+    return digest(*scores, tokens_ratio)
 
 
 def _names(*columns: Sequence[Any] | None) -> set[str]:
@@ -100,7 +108,7 @@ def _names(*columns: Sequence[Any] | None) -> set[str]:
     return {digest(str(value))[:16] for column in columns if column is not None for value in column}
 
 
-def _ratio(old: float | Iterable[float] | None, new: float | Iterable[float] | None) -> float:
+def token_ratio(old: float | Iterable[float] | None, new: float | Iterable[float] | None) -> float:
     """The new tokens over the old; 1 where either was not counted."""
     counts: list[float] = [float(sum(each) if isinstance(each, Iterable) else each or 0) for each in (old, new)]
     return counts[1] / counts[0] if min(counts) > 0 else 1.0

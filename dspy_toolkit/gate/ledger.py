@@ -15,7 +15,8 @@ repeated, a database that is restored or a cache that is cleared must not give t
 
 Why the grant is on disk before the caller gets it: an evaluation that dies may have shown its scores already, so it has
 spent its grant all the same. The same question (test set, candidate, champion) asked again without an answer gets the
-same grant back, so a crash costs nothing twice.
+same grant back, so a crash costs nothing twice; and where it was answered, it is not charged again if it gives the very scores
+that it gave before (`answered`).
 
 One ledger serves all projects of a home: rows seen under another project's name were seen.
 
@@ -88,6 +89,8 @@ class OpeningResult(Frozen):
     outcome: str
     rows: Ref | None = None
     """The candidate's per-row results."""
+    scores: str = ""
+    """sha256 of everybody's scores, from which the outcome follows; empty in ledgers of earlier versions."""
 
 
 class Opening(Frozen):
@@ -96,6 +99,7 @@ class Opening(Frozen):
     grant: Grant
     outcome: str | None = None
     rows: Ref | None = None
+    scores: str = ""
 
 
 LINE: TypeAdapter[SealedRows | Grant | OpeningResult] = TypeAdapter(
@@ -177,7 +181,27 @@ class Ledger:
             self._append(*new, granted)
         return granted
 
-    def record(self, grant: Grant, outcome: str, rows: Ref | None = None) -> None:
+    def answered(self, rows: Iterable[str], *, candidate: str, champion: str, rate: float) -> Opening | None:
+        """The last opening for the same question that was answered; None where it was not.
+
+        A run that was killed after the answer asks again. If the same scores come out, they show nothing that was not seen, and its
+        grant holds for them; other scores need another grant.
+
+        Args: as of `grant`.
+        """
+        question = (digest(sorted(frozenset(rows))), candidate, champion, rate)
+        with self._locked():
+            _, openings = self._read()
+        found = [
+            opening
+            for opening in openings
+            if opening.outcome is not None
+            and question
+            == (opening.grant.test_set, opening.grant.candidate, opening.grant.champion, opening.grant.rate)
+        ]
+        return found[-1] if found else None
+
+    def record(self, grant: Grant, outcome: str, rows: Ref | None = None, scores: str = "") -> None:
         """Write down the outcome of `grant`. A second record of the same grant replaces the first.
 
         Raises:
@@ -187,7 +211,7 @@ class Ledger:
             _, openings = self._read()
             if all(opening.grant.id != grant.id for opening in openings):
                 raise LedgerError(f"{self.path} holds no grant {grant.id}. Run again to open the sealed test anew.")
-            self._append(OpeningResult(id=grant.id, time=_now(), outcome=outcome, rows=rows))
+            self._append(OpeningResult(id=grant.id, time=_now(), outcome=outcome, rows=rows, scores=scores))
 
     def openings(self) -> list[Opening]:
         """Every opening, oldest first. Raises LedgerError when a line cannot be understood."""
@@ -213,7 +237,7 @@ class Ledger:
                     "backup; without it nobody knows how often the sealed rows were opened."
                 ) from None
         return known, [
-            Opening(grant=grant, outcome=results[key].outcome, rows=results[key].rows)
+            Opening(grant=grant, outcome=results[key].outcome, rows=results[key].rows, scores=results[key].scores)
             if key in results
             else Opening(grant=grant)
             for key, grant in grants.items()

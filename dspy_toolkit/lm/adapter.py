@@ -1,24 +1,33 @@
 """DSPy's adapters for the models of a run: how signatures become prompts, and replies become fields.
 
-`adapter_for` chooses. For an MLX model: `ChatAdapter`'s format, with the grammar of the reply sent beside the prompt,
-under vLLM's name `guided_grammar`. The reminder of the format at the end of each prompt is left out: the grammar makes
-it superfluous, and as it comes after the input, no prefix could share it. For a remote model that takes a JSON schema,
-by LiteLLM's list: DSPy's `JSONAdapter`, which sends the schema of the reply as `response_format`. For any other: an
-ordinary `ChatAdapter`.
+`adapter_for` chooses. For an MLX model: the predictor's own format (`dspy_toolkit.lm.formats`), or `chat`, with the grammar of the
+reply sent beside the prompt, under vLLM's name `guided_grammar`. For a remote model: the predictor's own format as DSPy ships
+it; where it has none, DSPy's `JSONAdapter` for a model that takes a JSON schema by LiteLLM's list, which sends the schema of the
+reply as `response_format`, and an ordinary `ChatAdapter` for any other.
 """
 
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import dspy
 from dspy.adapters.chat_adapter import ChatAdapter
 from dspy.adapters.json_adapter import JSONAdapter
+from dspy.adapters.xml_adapter import XMLAdapter
 
-from dspy_toolkit.lm.grammar import signature_grammar
+from dspy_toolkit.lm.formats.base import Format
+from dspy_toolkit.lm.formats.chat import ChatFormat
+from dspy_toolkit.lm.formats.json_object import JSONFormat
+from dspy_toolkit.lm.formats.names import CHAT, FormatName, format_of
+from dspy_toolkit.lm.formats.plain import PlainFormat
+from dspy_toolkit.lm.formats.reading import ShownAsChat
+from dspy_toolkit.lm.formats.xml import XMLFormat
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX
+
+FORMATS: dict[FormatName, type[Format]] = {made.name: made for made in (ChatFormat, PlainFormat, JSONFormat, XMLFormat)}
 
 
 class CountingChatAdapter(ChatAdapter):
@@ -44,61 +53,88 @@ class CountingChatAdapter(ChatAdapter):
         return super()._make_json_adapter_fallback()
 
 
-def adapter_for(lm: Any) -> dspy.Adapter:
-    """The adapter of a connection whose task runs on `lm`; the models of the other roles are asked through it too."""
-    return GrammarAdapter() if lm.model.startswith(PREFIX) else _remote_adapter(lm)
-
-
-def _remote_adapter(lm: Any, *, native: bool = False) -> ChatAdapter:
-    takes_schema = lm.supports_response_schema and "response_format" in lm.supported_params
-    return (JSONAdapter if takes_schema else CountingChatAdapter)(use_native_function_calling=native)
-
-
-class GrammarAdapter(ChatAdapter):
-    """`ChatAdapter` for models that the MLX engine runs; another LM that a program brings gets its own adapter.
-
-    Tools: DSPy describes them in the prompt, and the model calls them as text. With `use_native_function_calling`, a
-    model with a tool parser is offered them in its own notation instead, and its reply has no grammar: it may call or
-    answer.
-    """
-
-    _free: bool = False
-    """Whether this call offers tools, so that no grammar binds its reply."""
-
-    def __init__(self, *, use_native_function_calling: bool = False) -> None:
-        # A reply under the grammar fails to parse only when max_tokens cut it; asking again would be cut again.
-        super().__init__(use_json_adapter_fallback=False, use_native_function_calling=use_native_function_calling)
+class _ByFormat(ChatAdapter):
+    """An adapter that lets a predictor with a format of its own have it."""
 
     def __call__(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
-        if not lm.model.startswith(PREFIX):
-            return self._remote(lm)(lm, lm_kwargs, signature, demos, inputs)
-        # A copy for each call: what `_call_preprocess` sets belongs to this call alone.
-        return super(GrammarAdapter, copy.copy(self)).__call__(lm, dict(lm_kwargs), signature, demos, inputs)
+        chosen, shown = self._chosen(lm, signature)
+        if chosen is None:
+            return super().__call__(lm, lm_kwargs, signature, demos, inputs)
+        with shown:
+            return chosen(lm, dict(lm_kwargs), signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
-        if not lm.model.startswith(PREFIX):
-            return await self._remote(lm).acall(lm, lm_kwargs, signature, demos, inputs)
-        return await super(GrammarAdapter, copy.copy(self)).acall(lm, dict(lm_kwargs), signature, demos, inputs)
+        chosen, shown = self._chosen(lm, signature)
+        if chosen is None:
+            return await super().acall(lm, lm_kwargs, signature, demos, inputs)
+        with shown:
+            return await chosen.acall(lm, dict(lm_kwargs), signature, demos, inputs)
 
-    def _remote(self, lm: Any) -> ChatAdapter:
-        return _remote_adapter(lm, native=self.use_native_function_calling)
+    def _chosen(self, lm: Any, signature: Any) -> tuple[ChatAdapter | None, AbstractContextManager[Any]]:
+        """The adapter for this call, None for this one; and in what it runs, so that stream listeners understand it."""
+        asked = format_of(_caller())
+        local = lm.model.startswith(PREFIX)
+        if asked is None and not local and not isinstance(self, GrammarAdapter):
+            return None, nullcontext()
+        native = self.use_native_function_calling
+        if local:
+            chosen: ChatAdapter = FORMATS[asked or CHAT](use_native_function_calling=native)
+        else:
+            chosen = _remote_adapter(lm, asked, native=native)
+        stream = dspy.settings.send_stream
+        if stream is None or isinstance(self, JSONAdapter) or not isinstance(chosen, Format):
+            return chosen, nullcontext()
+        reader = chosen.reader(signature)
+        return chosen, nullcontext() if reader is None else dspy.context(send_stream=ShownAsChat(stream, reader))
 
-    def _call_preprocess(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, inputs: Any) -> Any:
-        # DSPy takes out the fields that the model fills in natively; the grammar is for those that are left.
-        asked = super()._call_preprocess(lm, lm_kwargs, signature, inputs)
-        self._free = bool(lm_kwargs.get("tools"))
-        if self._free:
-            lm_kwargs["_skip_mcp_handler"] = True  # LiteLLM imports its proxy for every call with tools otherwise
-        elif grammar := signature_grammar(asked):
-            lm_kwargs["guided_grammar"] = grammar
-        return asked
 
-    def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """No reminder where the grammar ensures the format."""
-        if not self._free and signature_grammar(signature):
-            return None
-        return super().user_message_output_requirements(signature)
+class RemoteChatAdapter(_ByFormat, CountingChatAdapter):
+    """For remote models that take no schema."""
+
+
+class RemoteJSONAdapter(_ByFormat, JSONAdapter):
+    """For remote models that take one."""
+
+
+class GrammarAdapter(_ByFormat, ChatFormat):
+    """For models that the MLX engine runs; another LM that a program brings gets its own adapter.
+
+    What it formats outside a call is in `chat`; `format_adapter` gives the adapter of one predictor.
+    """
+
+
+def adapter_for(lm: Any) -> dspy.Adapter:
+    """The adapter of a connection whose task runs on `lm`; the models of the other roles are asked through it too."""
+    if lm.model.startswith(PREFIX):
+        return GrammarAdapter()
+    return (RemoteJSONAdapter if _takes_schema(lm) else RemoteChatAdapter)(use_native_function_calling=False)
+
+
+def format_adapter(predictor: dspy.Predict) -> Format:
+    """What writes the messages of one predictor for an MLX model, and reads the replies."""
+    return FORMATS[format_of(predictor) or CHAT]()
+
+
+def _takes_schema(lm: Any) -> bool:
+    return lm.supports_response_schema and "response_format" in lm.supported_params
+
+
+def _remote_adapter(lm: Any, asked: FormatName | None, *, native: bool) -> ChatAdapter:
+    if asked == "plain":
+        return PlainFormat(use_native_function_calling=native, guided=False)
+    if asked == "xml":
+        return XMLAdapter(use_native_function_calling=native)
+    takes_json = asked == "json" or (asked is None and _takes_schema(lm))
+    return (JSONAdapter if takes_json else CountingChatAdapter)(use_native_function_calling=native)
+
+
+def _caller() -> dspy.Predict | None:
+    """The predictor that is being run; None where an adapter is called by itself."""
+    modules = dspy.settings.caller_modules
+    return modules[-1] if modules and isinstance(modules[-1], dspy.Predict) else None
 
 
 # DSPy's streaming knows an adapter's format by the name of its class (see "Patches" in docs/choices.md).
-CountingChatAdapter.__name__ = GrammarAdapter.__name__ = ChatAdapter.__name__
+for made in (CountingChatAdapter, RemoteChatAdapter, GrammarAdapter):
+    made.__name__ = ChatAdapter.__name__
+RemoteJSONAdapter.__name__ = JSONAdapter.__name__

@@ -64,8 +64,6 @@ def signature_grammar(signature: type[dspy.Signature]) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _grammar(fields: tuple[tuple[str, Any, int | None], ...]) -> str | None:
-    import llguidance
-
     if not fields:
         return None
     start, rules = [json.dumps(_header(fields[0][0], first=True))], []
@@ -81,10 +79,15 @@ def _grammar(fields: tuple[tuple[str, Any, int | None], ...]) -> str | None:
             return None
         start.append(json.dumps(after))
         rules.append(f"field_{index}: {body}")
-    grammar = "\n".join([f"start: {' '.join(start)}", *rules])
+    return checked_grammar("\n".join([f"start: {' '.join(start)}", *rules]), [name for name, _, _ in fields])
+
+
+def checked_grammar(grammar: str, names: Iterable[str]) -> str | None:
+    """`grammar`, or None where llguidance cannot compile it. Args: names: the outputs that it is for, to be said in the log."""
+    import llguidance
+
     if problem := llguidance.LLMatcher.validate_grammar(grammar):
-        names = ", ".join(name for name, _, _ in fields)
-        log.info("No grammar for the output fields %s: %s", names, problem.splitlines()[0])
+        log.info("No grammar for the output fields %s: %s", ", ".join(names), problem.splitlines()[0])
         return None
     return grammar
 
@@ -126,7 +129,7 @@ def value_rule(annotation: Any) -> str | None:
         members: list[Any] = list(annotation)
         # Of a value that is no text, DSPy reads the name.
         return choice_rule(annotation, [(m.value if isinstance(m.value, str) else m.name, m) for m in members])
-    if _custom_types(annotation):
+    if has_custom_types(annotation):
         return None
     try:
         schema = TypeAdapter(annotation).json_schema()
@@ -151,7 +154,7 @@ def choice_rule(annotation: Any, written: Iterable[tuple[str, Any]]) -> str | No
     return " | ".join(texts) or None
 
 
-def _custom_types(annotation: Any) -> bool:
+def has_custom_types(annotation: Any) -> bool:
     """Whether one of DSPy's own types is in it; their schemas are not what their parsers read."""
     return bool(dspy.Type.extract_custom_type_from_annotation(annotation))
 

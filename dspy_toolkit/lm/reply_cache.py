@@ -43,8 +43,10 @@ changes no reply is the engine's contract (where the machine rounds alike).
 """
 BESIDE = (
     "adapter.py",
+    "choices.py",
     "connection.py",
     "exporter.py",
+    "formats",
     "grammar.py",
     "meter.py",
     "parsing.py",

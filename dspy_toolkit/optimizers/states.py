@@ -6,6 +6,8 @@ import json
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
+from dspy_toolkit.lm.formats import format_of, set_format
+from dspy_toolkit.project.states import predictor_states
 from dspy_toolkit.store import canonical_json
 
 if TYPE_CHECKING:
@@ -22,22 +24,29 @@ def prompt_of(program: dspy.Module) -> bytes:
         state = _plain(predictor.dump_state())
         demos = [{key: value for key, value in demo.items() if key not in MARKS} for demo in state["demos"]]
         parts[name] = {"signature": state["signature"], "fields": state.get("fields", {}), "demos": demos}
+        if (asked := format_of(predictor)) is not None:
+            parts[name]["format"] = asked
     return canonical_json(parts)
 
 
 def state_of(program: dspy.Module) -> dict[str, Any]:
-    """A program's state (`dump_state`) as plain JSON, without the language model it last ran on."""
+    """A program's state (`dump_state`) as plain JSON, with each predictor's format and without the language model it last ran on."""
     state = _plain(program.dump_state())
-    # Where one predictor is the whole program, the state is that predictor's, not a dictionary of them.
-    for part in (state, *state.values()):
-        if isinstance(part, dict) and "lm" in part and "signature" in part:
-            part["lm"] = None
+    formats = {name: format_of(predictor) for name, predictor in program.named_predictors()}
+    for name in predictor_states(state):
+        # Where one predictor is the whole program, the state is that predictor's, not a dictionary of them.
+        own = state[name] if name else state
+        own["lm"] = None
+        if (asked := formats.get(name or "self")) is not None:
+            own["format"] = asked
     return state
 
 
 def fill(program: dspy.Module, state: dict[str, Any]) -> dspy.Module:
     """Load `state` into `program` and return it. A language model that the program sets itself is kept."""
     own = {name: predictor.lm for name, predictor in program.named_predictors()}
+    for _, predictor in program.named_predictors():
+        set_format(predictor, None)  # a state without one leaves the choice to the model
     program.load_state(state)
     for name, predictor in program.named_predictors():
         predictor.lm = own[name]

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from dspy_toolkit.datasets import Dataset, examples
 from dspy_toolkit.errors import DatasetError, RegistryError
 from dspy_toolkit.evaluation import Report, evaluate
 from dspy_toolkit.gate import Verdict, decide, worth_opening
-from dspy_toolkit.gate.ledger import Grant, Ledger
+from dspy_toolkit.gate.deciding import scores_sha256, token_ratio
+from dspy_toolkit.gate.ledger import Grant, Ledger, Opening
 from dspy_toolkit.gate.verdict import not_opened, unchanged
 from dspy_toolkit.metrics import score
 from dspy_toolkit.optimizers.sampling import sample_rows
@@ -96,6 +97,26 @@ def _trained(loaded: LoadedProgram) -> frozenset[str]:
     return frozenset(loaded.manifest.trained_rows if loaded.manifest else ())
 
 
+class Question(TypedDict):
+    """What a sealed test is asked, as the ledger knows it."""
+
+    candidate: str
+    champion: str
+    rate: float
+
+
+class Opened(NamedTuple):
+    """An opening of the sealed rows."""
+
+    ledger: Ledger
+    names: frozenset[str]
+    """Of the rows."""
+    question: Question
+    grant: Grant
+    answered: Opening | None
+    """The same question's earlier answer, whose grant this is."""
+
+
 @dataclass(frozen=True)
 class Match:
     """Two programs that are compared."""
@@ -129,7 +150,7 @@ class Match:
             return _comparison(not_opened(worth.reason), reports)
         sealed = self.sealed_rows()
         with self.context.connection.context():  # for the reference rules, whose metric may ask the model
-            ledger, grant = self.open_sealed(sealed)
+            opening = self.open_sealed(sealed)
             ran = [
                 self.score(program, sealed, f"{who} on sealed")
                 for who, program in (
@@ -141,7 +162,7 @@ class Match:
             ]
             train = self.context.store.read_frame(self.dataset.train)
             rules = score_reference_rules(self.context.project, train, sealed)
-        verdict = self.weigh(ledger, grant, *ran)
+        verdict = self.weigh(opening, *ran)
         return _comparison(verdict, reports, ran, rules)
 
     def sealed_rows(self) -> pd.DataFrame:
@@ -163,35 +184,44 @@ class Match:
         rows.attrs = sealed.attrs
         return rows
 
-    def open_sealed(self, sealed: pd.DataFrame) -> tuple[Ledger, Grant]:
-        """The ledger, and the opening that it grants."""
+    def open_sealed(self, sealed: pd.DataFrame) -> Opened:
+        """The opening that the ledger grants."""
         context, name = self.context, self.context.project.name
         ledger = Ledger(context.settings.path(LEDGER))
         # Rows in memory belong to no file whose rows could be remembered.
         remembered = context.settings.path("splits", f"{name}.jsonl") if context.records is None else None
-        grant = ledger.grant(
-            row_names(sealed, context.project.dataset, remembered),
-            project=name,
-            candidate=digest(prompt_of(self.candidate)),
-            champion=digest(prompt_of(self.champion)),
-            rate=self.false_promotion_rate,
-        )
-        return ledger, grant
+        names = frozenset(row_names(sealed, context.project.dataset, remembered))
+        question: Question = {
+            "candidate": digest(prompt_of(self.candidate)),
+            "champion": digest(prompt_of(self.champion)),
+            "rate": self.false_promotion_rate,
+        }
+        # A run that was killed after its answer was written asks the same question again.
+        answered = ledger.answered(names, **question)
+        grant = answered.grant if answered else ledger.grant(names, project=name, **question)
+        return Opened(ledger, names, question, grant, answered)
 
-    def weigh(
-        self, ledger: Ledger, grant: Grant, candidate: Report, champion: Report, anchor: Report | None = None
-    ) -> Verdict:
+    def weigh(self, opening: Opened, candidate: Report, champion: Report, anchor: Report | None = None) -> Verdict:
         """The verdict on what was granted, which the ledger then holds."""
         others = (champion,) if anchor is None else (champion, anchor)
         scores = paired(self.context.store, candidate, *others)
+        given: dict[str, Any] = {
+            "old_scores": scores.others[0],
+            "new_scores": scores.candidate,
+            "anchor_scores": scores.others[1] if anchor is not None else None,
+        }
+        old_tokens = champion.usage.prompt_tokens if self.cheaper_may else None
+        ratio = token_ratio(old_tokens, candidate.usage.prompt_tokens)
+        grant = opening.grant
+        if opening.answered and opening.answered.scores != scores_sha256(**given, tokens_ratio=ratio):
+            # Something else came out than the time before: another look.
+            grant = opening.ledger.grant(opening.names, project=self.context.project.name, **opening.question)
         return decide(
-            scores.others[0],
-            scores.candidate,
+            **given,
             groups=scores.groups,
-            anchor_scores=scores.others[1] if anchor is not None else None,
-            old_tokens=champion.usage.prompt_tokens if self.cheaper_may else None,
+            old_tokens=old_tokens,
             new_tokens=candidate.usage.prompt_tokens,
-            ledger=ledger,
+            ledger=opening.ledger,
             grant=grant,
             kept=candidate.rows,
         )

@@ -17,6 +17,7 @@ from dspy_toolkit.optimizers.generators.transfer import transfer
 from dspy_toolkit.optimizers.problem import Start
 from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.project import NightPart, Project, StartPart
+from dspy_toolkit.project.states import predictor_states
 from dspy_toolkit.registry import champion, find_version
 from dspy_toolkit.registry.programs import (
     LoadedProgram,
@@ -24,7 +25,6 @@ from dspy_toolkit.registry.programs import (
     is_saved,
     is_version,
     load_program,
-    predictor_states,
     project_name,
 )
 

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy_toolkit.errors import ProjectError, RegistryError
+from dspy_toolkit.lm.formats import set_format
 from dspy_toolkit.project import ChampionPart, Project, load_named, load_project
 from dspy_toolkit.project.signatures import fields_of, signature_hash
+from dspy_toolkit.project.states import predictor_states
 from dspy_toolkit.registry import champion, find_version, list_projects, load_version
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, Manifest
 
@@ -96,13 +98,6 @@ def load_state(settings: Settings, reference: str, location: str = "") -> tuple[
     return {}, None
 
 
-def predictor_states(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Predictor's name → its part of a saved state; the name is empty where the program is one predictor."""
-    if isinstance(state.get("demos"), list):
-        return {"": dict(state)}
-    return {name: part for name, part in state.items() if isinstance(part, dict) and "signature" in part}
-
-
 def project_name(text: str) -> str:
     """The name of the project at `text`, which may be a name already. Only a location is looked into."""
     return load_project(text).name if is_location(text) else text
@@ -164,6 +159,8 @@ def _fill(
     if not renames and signature_hash(program) != manifest.signature_sha256:
         log.warning("The types of the fields have changed since %s was saved; today's are used.", reference)
     own = {name: predictor.lm for name, predictor in program.named_predictors()}
+    for _, predictor in program.named_predictors():
+        set_format(predictor, None)  # a state without one leaves the choice to the model
     try:
         program.load_state(_prepared(state, renames))
     except (KeyError, TypeError, ValueError) as error:

@@ -1,7 +1,6 @@
-"""Instructions and demonstrations of two programs of one project, side by side.
+"""Instructions, demonstrations and formats of two programs of one project, side by side.
 
-Covered: reading both from saved states. Not covered: the text that the adapter puts around them, which is the same for
-both.
+Covered: reading them from saved states. Not covered: the text that a format puts around them.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dspy_toolkit.optimizers.states import MARKS
-from dspy_toolkit.registry.programs import predictor_states
+from dspy_toolkit.project.states import predictor_states
 from dspy_toolkit.report.words import Field, readable, shown
 
 
@@ -27,6 +26,8 @@ class Prompt(NamedTuple):
 
     instructions: str
     demonstrations: tuple[Demonstration, ...]
+    format: str
+    """How its fields become messages; empty where that is left to the model."""
 
 
 class Predictor(NamedTuple):
@@ -61,7 +62,8 @@ def predictors(
 
 def _prompt(state: Mapping[str, Any], order: Sequence[str]) -> Prompt:
     demos = tuple(_demonstration(demo, order) for demo in state.get("demos") or [])
-    return Prompt(readable(str(state["signature"].get("instructions") or "")), demos)
+    instructions = readable(str(state["signature"].get("instructions") or ""))
+    return Prompt(instructions, demos, readable(str(state.get("format") or "")))
 
 
 def _demonstration(demo: Mapping[str, Any], order: Sequence[str]) -> Demonstration:

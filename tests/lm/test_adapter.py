@@ -10,7 +10,7 @@ import dspy
 import pytest
 from dspy.utils.exceptions import AdapterParseError
 
-from dspy_toolkit.lm.adapter import CountingChatAdapter, GrammarAdapter
+from dspy_toolkit.lm.adapter import CountingChatAdapter, GrammarAdapter, RemoteChatAdapter
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.testing import fake_connection, fake_engine
@@ -86,7 +86,7 @@ def test_settings_choose_the_adapter(tmp_path: Path) -> None:
     from dspy_toolkit.lm import connect
 
     connection = connect(Settings(home=tmp_path, lm={"model": "openai/some-model", "api_key": "k"}))  # pyright: ignore[reportArgumentType]
-    assert type(connection.adapter) is CountingChatAdapter
+    assert type(connection.adapter) is RemoteChatAdapter
     assert connection.lm.num_retries == 0
     assert connection.teacher is connection.lm
 

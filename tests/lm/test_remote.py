@@ -103,7 +103,7 @@ def test_what_a_model_at_an_address_is_sent(server: OpenAIServer, home: Path) ->
 
 def test_a_model_that_takes_a_schema_is_sent_one(server: OpenAIServer, home: Path) -> None:
     connection = to(server, home, model="openai/gpt-4o")
-    assert type(connection.adapter) is JSONAdapter
+    assert isinstance(connection.adapter, JSONAdapter)
     assert ask(connection) == "four"
     wanted = server.received[0].body["response_format"]
     assert wanted["type"] == "json_schema"

@@ -79,15 +79,21 @@ def records(count: int, start: int = 0) -> list[dict[str, Any]]:
 
 def question(request: GenerationRequest) -> str:
     """The text that is asked about."""
-    return re.findall(r"\[\[ ## text ## \]\]\n(.*)", request.messages[-1].content)[-1]
+    return field_in("text", request.messages[-1].content)
+
+
+def field_in(name: str, content: str) -> str:
+    """The value of a field in a turn of the conversation, in any format."""
+    marked = rf"\[\[ ## {name} ## \]\]\n(.*)|<{name}>\n(.*)|\"{name}\": ?\"([^\"]*)\""
+    found = re.findall(marked, content)
+    return "".join(found[-1]) if found else content  # alone, in the plain format
 
 
 def demos_in(request: GenerationRequest) -> list[tuple[str, str]]:
     """(text, label) of each demonstration in a prompt."""
     found = []
     for asked, answered in zip(request.messages[1:-1:2], request.messages[2:-1:2], strict=True):
-        text = re.findall(r"\[\[ ## text ## \]\]\n(.*)", asked.content)[-1]
-        found.append((text, re.findall(r"\[\[ ## label ## \]\]\n(.*)", answered.content)[-1]))
+        found.append((field_in("text", asked.content), field_in("label", answered.content)))
     return found
 
 

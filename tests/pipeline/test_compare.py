@@ -220,6 +220,26 @@ def test_a_crash_between_grant_and_result_is_not_charged_twice(table: Table) -> 
     assert (opening.grant, opening.outcome) == (spent.grant, "promoted")
 
 
+def test_the_same_answer_again_is_not_charged(table: Table) -> None:
+    """A run that was killed between the ledger's line and its own kept result asks once more."""
+    first, again = table.compare(told()), table.compare(told())
+    assert (again.outcome, again.reason) == (first.outcome, first.reason)
+    assert first.sealed is not None and again.sealed is not None
+    assert (again.sealed.delta, again.sealed.low, again.sealed.looks) == (first.sealed.delta, first.sealed.low, 1)
+    assert len(table.openings()) == 1
+
+
+def test_another_answer_to_the_same_question_is_charged(table: Table) -> None:
+    first = table.compare(told())
+    table.toy.knows = lambda request: by_instruction(request) and len(question(request)) % 7 > 0
+    table.connection = table.toy.connect()  # another model, of which no reply is kept
+    again = table.compare(told())
+    assert first.sealed is not None and again.sealed is not None
+    assert again.sealed.delta < first.sealed.delta
+    assert (first.sealed.looks, again.sealed.looks) == (1, 2)
+    assert len(table.openings()) == 2
+
+
 def test_another_question_is_a_second_look(table: Table) -> None:
     first, second = (table.compare(told(f"{HINT} {more}")).sealed for more in ("One.", "Two."))
     assert first is not None and second is not None

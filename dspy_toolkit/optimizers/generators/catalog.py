@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from dspy_toolkit.errors import MetricError, OptimizerError, ProgramError, RequestRefused, ToolkitError
 from dspy_toolkit.optimizers.budget import Budget
 from dspy_toolkit.optimizers.choice import Forecast, Infeasible, run_cost, unfit
-from dspy_toolkit.optimizers.generators import bootstrap, gepa, labelled, mipro, random_search, simba, starts
+from dspy_toolkit.optimizers.generators import bootstrap, formats, gepa, labelled, mipro, random_search, simba, starts
 from dspy_toolkit.optimizers.generators.workshop import Workshop
 from dspy_toolkit.optimizers.pool.entry import Cost, Family, Made
 from dspy_toolkit.optimizers.pool.policy import climbing
@@ -37,7 +37,7 @@ class GeneratorSpec:
     title: str
     """For people."""
     cost: Callable[[Profile, PoolSettings], Cost | Infeasible]
-    candidates: Callable[[Workshop], Iterator[Made]]
+    candidates: Callable[[Workshop], Iterator[Made | None]]
 
 
 GENERATORS = {
@@ -49,9 +49,13 @@ GENERATORS = {
         GeneratorSpec("random", "random search", random_search.cost, random_search.candidates),
         GeneratorSpec("bootstrap", "BootstrapFewShot", bootstrap.cost, bootstrap.candidates),
         GeneratorSpec("labelled", "labelled demonstrations", labelled.cost, labelled.candidates),
+        GeneratorSpec("formats", "other formats", formats.cost, formats.candidates),
     )
 }
 """From the dearest candidates to the cheapest."""
+
+URGENT = {START: 1_000, "formats": 1}
+"""Generator → how many of its candidates come before all others, which build on them: every start, and the plain format."""
 
 _STARTS = GeneratorSpec(START, "programs from elsewhere", starts.cost, starts.candidates)
 
@@ -102,7 +106,7 @@ def family(name: str, shop: Workshop) -> Family:
     if isinstance(cost, Infeasible):
         raise OptimizerError(f"{name} cannot run here: {cost.reason}.")
 
-    def guarded() -> Generator[Made, None, None]:
+    def guarded() -> Generator[Made | None, None, None]:
         try:
             yield from spec.candidates(shop)
         except Exception as error:  # isolation boundary: one generator of a pool
@@ -112,5 +116,5 @@ def family(name: str, shop: Workshop) -> Family:
             log.warning("The generator %s failed: %s", name, describe_error(error))
             made.ended = f"It failed: {describe_error(error)}"
 
-    made = Family(name, guarded(), cost, prior=shop.settings.priors.get(name, 0.0), urgent=name == START)
+    made = Family(name, guarded(), cost, prior=shop.settings.priors.get(name, 0.0), urgent=URGENT.get(name, 0))
     return made

@@ -56,7 +56,7 @@ def candidates(shop: Workshop) -> Iterator[Made]:
     import optuna
     from dspy.propose.grounded_proposer import GroundedProposer
 
-    program, rng = shop.problem.program, random.Random(shop.seed)
+    program, rng = shop.ground, random.Random(shop.seed)
     instructions = [[signature_of(predictor).instructions] for predictor in program.predictors()]
     demos: list[list[list[Any]]] = [[[]] for _ in program.predictors()]
     tried: dict[tuple[int, ...], Made] = {}

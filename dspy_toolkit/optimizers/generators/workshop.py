@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from dspy_toolkit.lm.formats import set_format
 from dspy_toolkit.lm.meter import Meter, MeteredLM
+from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.metrics import as_feedback, as_float
 from dspy_toolkit.optimizers.generators.callback import CheckedMetric, SearchCallback, SearchStopped
 from dspy_toolkit.optimizers.generators.output_capture import capture_disabled, capture_output
@@ -52,6 +54,8 @@ class Workshop:
     """The pool that the candidates go into; None until there is one."""
     exhausted: bool = False
     """Whether the budget ended an optimizer of DSPy."""
+    grounds: list[dspy.Module] = field(default_factory=list)
+    """Candidates that are the baseline in another format."""
 
     def __post_init__(self) -> None:
         problem = self.problem
@@ -88,9 +92,18 @@ class Workshop:
         """How signatures become prompts."""
         return self.problem.connection.adapter
 
+    @property
+    def ground(self) -> dspy.Module:
+        """The baseline, in the format that scored best so far."""
+        if self.pool is None:
+            return self.problem.program
+        pool, known = self.pool, {id(program) for program in self.grounds}
+        able = [pool.baseline, *(entry for entry in pool.entries if id(entry.program) in known)]
+        return max(able, key=lambda entry: (pool.expected(entry), -entry.tokens, -entry.number)).program
+
     def student(self, *, leading: bool = False) -> dspy.Module:
-        """A copy of the baseline, or of the leader, for an optimizer to change."""
-        student = (self.leader if leading else self.problem.program).deepcopy()
+        """A copy of the baseline in its best format, or of the leader, for an optimizer to change."""
+        student = (self.leader if leading else self.ground).deepcopy()
         # DSPy refuses to start from a program that it has compiled before.
         student._compiled = False
         return student
@@ -109,6 +122,9 @@ class Workshop:
         are the same in every prompt.
         """
         teacher = student.deepcopy()
+        if not self.teacher_lm.model.startswith(PREFIX):
+            for predictor in teacher.predictors():
+                set_format(predictor, None)  # the best one for the task's model says nothing about another
         asked = {id(row) for row in rows}
         others = [case for case in self.train if id(case) not in asked]
         if self.profile.labelled and not teacher.predictors()[0].demos and others:

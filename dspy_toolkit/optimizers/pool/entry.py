@@ -21,6 +21,10 @@ class Made(NamedTuple):
     """Prompt tokens of one run in that scoring, on average."""
 
 
+WAIT = None
+"""What a generator gives that has no candidate until another one leads."""
+
+
 @dataclass(eq=False)
 class Entry:
     """A candidate in the pool."""
@@ -65,13 +69,15 @@ class Family:
     """A generator, and how its candidates fared so far."""
 
     name: str
-    candidates: Generator[Made, None, None]
-    """Makes the next candidate when asked; asks language models meanwhile."""
+    candidates: Generator[Made | None, None, None]
+    """Makes the next candidate when asked, or gives WAIT; asks language models meanwhile."""
     cost: Cost
     prior: float = 0.0
     """Gain over the baseline that its candidates are expected to have, in [-1, 1], before any was seen."""
-    urgent: bool = False
-    """Whether it is asked before all others."""
+    urgent: int = 0
+    """Its first candidates, so many, are asked for before those of all others."""
+    waits: Entry | None = None
+    """While this one leads, it has no candidate."""
     made: int = 0
     spent: int = 0
     """LM calls for making them."""

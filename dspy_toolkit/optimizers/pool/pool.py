@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import pairwise
 from random import Random
 from typing import NamedTuple
 
 from dspy_toolkit.errors import BudgetExhausted
-from dspy_toolkit.optimizers.pool.entry import BASELINE, Entry, Family
+from dspy_toolkit.optimizers.pool.entry import BASELINE, WAIT, Entry, Family
 from dspy_toolkit.optimizers.pool.policy import climbing, improvement, ranked, shrunk
 
 WAVE = 4
@@ -37,6 +38,14 @@ class Job(NamedTuple):
     first: int
     last: int
 
+
+class Over(Enum):
+    """The end of an iterator, beside its values."""
+
+    OVER = 0
+
+
+OVER = Over.OVER
 
 Score = Callable[[Sequence[Job]], Sequence[bool]]
 """Scores candidates: adds to `Entry.values`, and says for each whether it could be run. Raises BudgetExhausted."""
@@ -94,8 +103,10 @@ class Pool:
     @property
     def best(self) -> Entry:
         """The highest mean of those that were scored on the most rows, the baseline among them; of equal ones the cheaper
-        prompt, then the earlier.
+        prompt, then the earlier. The baseline while all scores of all rows are the same: they say nothing.
         """
+        if len({value for entry in self.entries for value in entry.values}) < 2:
+            return self.baseline
         rows = max((entry.rows for entry in self.entries if entry is not self.baseline), default=0)
         return ranked([entry for entry in self.entries if entry.rows >= rows], rows)[0]
 
@@ -164,10 +175,16 @@ class Pool:
         way = climbing(self.steps) * self.calls_per_run
         while len(wave) < WAVE:
             left = room(len(wave) + 1) - (len(wave) + 1) * first
-            able = [family for family in self.families if not family.ended and family.cost.step <= left]
+            able = [
+                family
+                for family in self.families
+                if not family.ended
+                and family.cost.step <= left
+                and (family.waits is None or family.waits is not self.best)
+            ]
             if not able or left < 0:
                 break
-            able = [family for family in able if family.urgent] or able
+            able = [family for family in able if family.made < family.urgent] or able
             common = self._common()
             best = max(0.0, *(shrunk(self._gain(entry), entry.rows, common) for entry in self.entries))
             family = max(
@@ -184,10 +201,13 @@ class Pool:
         """The family's next candidate; None where it has no more, failed, or gave one that was tried before."""
         self.say(family.name)
         before = self.spent()
-        made = next(family.candidates, None)
+        made = next(family.candidates, OVER)
         family.spent += self.spent() - before
-        if made is None:
+        if isinstance(made, Over):
             family.ended = family.ended or "It has no more candidates."
+            return None
+        if made is WAIT:
+            family.waits = self.best
             return None
         number = sum(each.made for each in self.families) + 1
         family.made += 1

@@ -35,7 +35,7 @@ def raced(toy: Toy, lm_calls: int = BUDGET, name: str = "race", **options: objec
 def test_a_model_that_has_to_be_told_is_told(toy: Toy) -> None:
     toy.knows = by_instruction
     found, asked = raced(toy)
-    assert found.winner in ("mipro", "gepa")
+    assert found.winner in ("mipro", "gepa", "formats")
     assert (found.optimizer, found.changed, found.val_mean) == ("race", True, 1.0)
     assert found.val_baseline < 0.5
     assert asked == found.usage.physical_calls <= found.usage.lm_calls <= BUDGET
@@ -56,9 +56,9 @@ def test_a_model_that_learns_from_demonstrations_gets_them_cheaply(toy: Toy) -> 
 @pytest.mark.parametrize("name", ["race", "auto"])
 def test_nothing_helps(toy: Toy, name: str) -> None:
     found, _ = raced(toy, name=name)
-    assert not found.changed
-    assert found.winner == found.generators[0].name == "baseline"
-    assert found.summary.startswith("Nothing changed: of ")
+    # The same answers from a shorter prompt are all that can be had.
+    assert found.winner == found.generators[0].name == "formats"
+    assert found.val_mean == found.val_baseline
 
 
 def use(monkeypatch: pytest.MonkeyPatch, name: str, candidates: object) -> None:
@@ -89,7 +89,7 @@ def test_a_generator_that_has_nothing_to_give(toy: Toy, monkeypatch: pytest.Monk
     toy.knows = by_instruction
     found, _ = raced(toy)
     assert next(each for each in found.generators if each.name == "gepa").candidates == 0
-    assert found.winner == "mipro"
+    assert found.winner in ("mipro", "formats")
 
 
 def test_a_generator_that_repeats_itself_is_not_asked_for_ever(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
