@@ -11,6 +11,7 @@
     ├── ModelError               a model that cannot be had
     │   ├── ModelNotFound        no such model
     │   └── ModelTooLarge        it would not fit in memory
+    ├── TrainingError            an adapter that cannot be trained
     ├── EngineError              the engine could not answer a request
     │   ├── RequestRefused       the request itself is bad; trying again changes nothing
     │   │   └── PromptTooLong    the prompt and the reply do not fit the model's context
@@ -84,6 +85,10 @@ class ModelNotFound(ModelError):
 
 class ModelTooLarge(ModelError):
     """The model would not fit in this machine's memory."""
+
+
+class TrainingError(ToolkitError):
+    """An adapter cannot be trained."""
 
 
 class EngineError(ToolkitError):

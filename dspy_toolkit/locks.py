@@ -79,6 +79,10 @@ class Taken:
         except FileNotFoundError:
             return False
 
+    def fileno(self) -> int:
+        """Of what is locked. A child process that inherits it shares the lock."""
+        return self._file
+
     def release(self) -> None:
         """Give it back."""
         os.close(self._file)

@@ -42,6 +42,10 @@ class Lease:
         """Whether it still keeps other processes out."""
         return _holders[str(self.path)][0].lasting()
 
+    def fileno(self) -> int:
+        """Of the lock: a child process that inherits it holds the accelerator too, for as long as it lives."""
+        return _holders[str(self.path)][0].fileno()
+
     def release(self) -> None:
         """Give it back; other processes may have it when the last engine of this one has."""
         with _guard:

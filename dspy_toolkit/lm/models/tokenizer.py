@@ -14,8 +14,8 @@ import json
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,20 @@ class Tokenizer:
             # This template opens the reasoning whatever it is told.
             tokens = self._control.encode(text.rstrip() + f"\n\n{self._tokenizer.think_end}\n\n")
         return tokens
+
+    def encode_reply(self, text: str) -> list[int]:
+        """The tokens that a reply of this text has, without what ends the turn: those that the model is trained to choose."""
+        return self._control.encode(self._control.quote(text))
+
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The token that ends a reply: the stop token that the template puts behind one, else the tokenizer's own."""
+        said = [Message(role="user", content="a"), Message(role="assistant", content="b")]
+        with suppress(RequestRefused):
+            written = self._control.encode(self._template(said, (), None, reply=False))
+            if ends := [token for token in written if token in self.stop_tokens]:
+                return ends[-1]
+        return int(self._tokenizer.eos_token_id)
 
     def boundaries(self, request: GenerationRequest) -> list[int]:
         """Places in the prompt, in tokens, at which a message ends; ascending, all below the prompt's length.

@@ -2,8 +2,8 @@
 
 A model is `smollm2-135m` (embedded: its GGUF is fetched once, and converted once into `home/models`), a local folder in
 mlx_lm's format, or a hub id. `MODEL+FOLDER` is that model with an adapter, as mlx_lm's training writes them (LoRA,
-DoRA, or all weights of some layers). The name in programs, caches and manifests ends in a hash of the weights, so that
-other weights under the same name are another model.
+DoRA, or all weights of some layers); `MODEL+adapter-HASH` is the same with one of `home/adapters`. The name in programs,
+caches and manifests ends in a hash of the weights, so that other weights under the same name are another model.
 
 On the CPU, quantized weights are expanded to float32 when they are loaded, since MLX has no fast quantized product
 there, and an adapter is added into them. Elsewhere it stays beside them: adding it would round it to the weights' few
@@ -14,28 +14,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dspy_toolkit.durable import make_home, write_file
+from dspy_toolkit.durable import make_home
 from dspy_toolkit.errors import ModelError, ModelNotFound, StoreError
 from dspy_toolkit.lm.models import cpu
+from dspy_toolkit.lm.models.adapters import find_adapter
 from dspy_toolkit.lm.models.embedded import EMBEDDED, convert_embedded
-from dspy_toolkit.lm.models.gguf import hash_file
-
-log = logging.getLogger(__name__)
+from dspy_toolkit.lm.models.hashes import ADAPTER, hash_adapter, hash_files
 
 PREFIX = "mlx/"
 FILES = ("*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt", "*.jinja")
 """What a model is made of: fetched from a hub, and hashed, since a library that loads it may read any of them."""
 NO_SAY = "origin.json"
 """Of these, what says only where a converted model came from."""
-ADAPTER = ("adapter_config.json", "adapters.safetensors")
-"""What an adapter's folder must hold; checkpoints of its training beside them are ignored."""
 
 
 @dataclass(frozen=True)
@@ -49,22 +45,27 @@ class Weights:
     """Over the contents of the model's files and the adapter's."""
     adapter: Path | None = None
     """Folder of the adapter, where there is one."""
+    adapters: Path | None = None
+    """`home/adapters`, where adapters are that a request may name by their hash."""
 
 
 def find_weights(model: str, home: Path) -> Weights:
     """Find (and for the embedded model, convert) the weights of `model`.
 
     Args:
-        model: `mlx/smollm2-135m`, `mlx/FOLDER` or `mlx/HUB-ID`, with or without `+ADAPTER-FOLDER`, with or without
-            `@HASH`.
-        home: settings' home; converted weights and remembered hashes go into `home/models`.
+        model: `mlx/smollm2-135m`, `mlx/FOLDER` or `mlx/HUB-ID`, with or without `+ADAPTER-FOLDER` or `+adapter-HASH`,
+            with or without `@HASH`.
+        home: settings' home; converted weights and remembered hashes go into `home/models`, adapters are looked for in
+            `home/adapters`.
 
     Raises:
         ModelNotFound: no such folder, hub id, package or adapter; or the weights no longer have the hash that was asked
             for.
+        ModelError: the adapter of `home/adapters` was trained on other weights.
     """
     full, wanted = _split_name(model.removeprefix(PREFIX))
-    name, adapter = split_adapter(full)
+    stored = _stored(full)
+    name, adapter = (stored[0], None) if stored else split_adapter(full)
     with suppress(StoreError):  # what writes there says it
         make_home(home)
     remembered = home / "models" / "hashes.json"
@@ -76,15 +77,29 @@ def find_weights(model: str, home: Path) -> Weights:
     else:
         folder = _from_hub(name)
     sha256 = hash_weights(folder, remembered)
+    if stored:
+        found = find_adapter(home, stored[1], sha256)
+        adapter, adapter_name = found.folder, found.name
+    elif adapter is not None:
+        adapter_name = adapter.name
+    else:
+        adapter_name = ""
     if adapter is not None:
         sha256 = hashlib.sha256(f"{sha256} {hash_adapter(adapter, remembered)}".encode()).hexdigest()
-        name = f"{name}+{adapter.name}"
+        name = f"{name}+{adapter_name}"
     if wanted and not sha256.startswith(wanted):
         raise ModelNotFound(
             f"The weights of {name} have hash {sha256[:8]}, not {wanted}. "
             f"Use {PREFIX}{full} for what is there now, or bring the old weights back."
         )
-    return Weights(name=f"{PREFIX}{name}@{sha256[:8]}", folder=folder, sha256=sha256, adapter=adapter)
+    return Weights(f"{PREFIX}{name}@{sha256[:8]}", folder, sha256, adapter, (home / "adapters").resolve())
+
+
+def _stored(name: str) -> tuple[str, str] | None:
+    """(model, the adapter's hash) of `MODEL+adapter-HASH`; None for any other name, and where that is a folder here."""
+    model, _, adapter = name.rpartition("+")
+    found = re.fullmatch("adapter-([0-9a-f]{8,64})", adapter)
+    return None if not found or not model or _is_folder(adapter) or _is_folder(name) else (model, found[1])
 
 
 def _is_folder(name: str) -> bool:
@@ -104,7 +119,8 @@ def split_adapter(name: str) -> tuple[str, Path | None]:
     if not there:
         raise ModelNotFound(
             f"The adapter {splits[0][1]!r} of {PREFIX}{name} is not a folder here. Give the folder that mlx_lm's training "
-            f"wrote {ADAPTER[1]} into, as {PREFIX}MODEL+FOLDER."
+            f"wrote {ADAPTER[1]} into, as {PREFIX}MODEL+FOLDER, or the hash of one in home/adapters, as "
+            f"{PREFIX}MODEL+adapter-HASH."
         )
     # The first whose model is a folder or the embedded one; a hub id has no +.
     known = [each for each in there if each[0] == EMBEDDED or _is_folder(each[0])]
@@ -153,42 +169,7 @@ def hash_weights(folder: Path, remembered: Path) -> str:
     for wanted in ("model*.safetensors", "config.json"):
         if not any(path.match(wanted) for path in files):
             raise ModelNotFound(f"{folder} has no {wanted}. Convert the model with `mlx_lm.convert` first.")
-    return _hash_files(files, remembered)
-
-
-def hash_adapter(folder: Path, remembered: Path) -> str:
-    """sha256 over an adapter's weights and settings.
-
-    Raises:
-        ModelNotFound: the folder lacks one of them.
-    """
-    for name in ADAPTER:
-        if not (folder / name).is_file():
-            raise ModelNotFound(
-                f"{folder} has no {name}, so it is no adapter of mlx_lm's. Train one with `mlx_lm.lora --adapter-path`, or "
-                "leave out the + and what follows."
-            )
-    return _hash_files([folder / name for name in ADAPTER], remembered)
-
-
-def _hash_files(files: list[Path], remembered: Path) -> str:
-    try:
-        known: dict[str, str] = dict(json.loads(remembered.read_text()))
-    except (OSError, ValueError, TypeError):
-        known = {}  # damaged or not there: only time is lost
-    total, changed = hashlib.sha256(), False
-    for path in files:
-        stat = path.stat()
-        key = f"{path}:{stat.st_size}:{stat.st_mtime_ns}"
-        if key not in known:
-            known[key], changed = hash_file(path), True
-        total.update(f"{path.name}:{known[key]}\n".encode())
-    if changed:
-        try:
-            write_file(remembered, json.dumps(known, indent=1).encode())
-        except StoreError as error:
-            log.warning("The hashes of %s cannot be remembered. %s", files[0].parent, error)
-    return total.hexdigest()
+    return hash_files(files, remembered)
 
 
 def needed_bytes(folder: Path, device: str) -> int:
@@ -208,8 +189,11 @@ def needed_bytes(folder: Path, device: str) -> int:
     return int(total * 32 / bits)
 
 
-def load_model(weights: Weights, device: str) -> tuple[Any, Any]:
+def load_model(weights: Weights, device: str, *, differentiable: bool = False) -> tuple[Any, Any]:
     """Load (model, tokenizer) with mlx_lm, on the thread that will use them.
+
+    Args:
+        differentiable: leave out the functions of `cpu`, whose gradients are wrong: for training.
 
     Raises:
         ModelError: mlx_lm cannot load this folder, or the adapter is not one of this model's; the message carries the
@@ -234,7 +218,8 @@ def load_model(weights: Weights, device: str) -> tuple[Any, Any]:
         _add_adapter(model, weights.adapter, into_weights=device == "cpu")
     if device == "cpu":
         _to_float32(model)
-        cpu.install(model)
+        if not differentiable:
+            cpu.install(model)
     mx.eval(model.parameters())
     return model, tokenizer
 

@@ -1,0 +1,171 @@
+"""A loaded model made ready for training: adapters in its linear layers, its head at the scored tokens only.
+
+Two things make a classification several times faster than computing whole rows. The vocabulary's logits are computed where
+a token is scored, and nowhere else. And what all rows of a part begin with goes through the model once, as one row whose
+keys and values the others read; gradients flow through both. The first needs `model.model`, as nearly all of mlx_lm's models
+have it; the second needs plain caches (no sliding windows, no state spaces). A model without them is computed whole.
+
+Not covered: loading (`lm.models.weights.load_model(…, differentiable=True)`), embeddings and experts (mlx_lm adapts them, and
+so does this, but nothing here tests it).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from dspy_toolkit.errors import TrainingError
+from dspy_toolkit.finetuning.batches import Part
+from dspy_toolkit.finetuning.values import TrainSettings
+from dspy_toolkit.lm.engine.caches import divisible
+from dspy_toolkit.lm.models.adapters import AdapterConfig
+
+
+def adapter_config(settings: TrainSettings) -> AdapterConfig:
+    """What mlx_lm needs to put the adapter on its model."""
+    parameters = {"rank": settings.rank, "scale": settings.scale, "dropout": 0.0}
+    return AdapterConfig(fine_tune_type=settings.kind, num_layers=settings.layers, lora_parameters=parameters)
+
+
+class AdaptedModel:
+    """A model with a fresh adapter. For the thread that loaded it."""
+
+    def __init__(self, model: Any, settings: TrainSettings) -> None:
+        """Args: model: mlx_lm's, loaded differentiable; it is changed.
+
+        Raises:
+            TrainingError: its functions have no gradients, or mlx_lm cannot adapt its layers.
+        """
+        from mlx_lm.tuner.utils import linear_to_lora_layers
+
+        module = sys.modules[type(model).__module__]
+        if getattr(getattr(module, "scaled_dot_product_attention", None), "through_numpy", False):
+            raise TrainingError(
+                "An engine of this process has replaced functions of this model by ones without gradients. Train in a "
+                "process of its own: dspy_toolkit.finetuning.train."
+            )
+        self.model, self.shares = model, divisible(model)
+        self._gather = _Gather()
+        model.freeze()
+        config = adapter_config(settings)
+        try:
+            linear_to_lora_layers(model, config.num_layers, config.lora_parameters, use_dora=settings.kind == "dora")
+        except (ValueError, TypeError, AttributeError) as error:
+            raise TrainingError(f"{settings.kind} cannot adapt this model's layers: {error}.") from error
+        if not self.parameters:
+            raise TrainingError("This model has no layer that an adapter can change. Choose another model (lm.model).")
+        self._draw(settings.seed)
+        model.train()
+        if not self._gather.into(model):
+            self._gather = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The adapter's arrays by name, in the names' order."""
+        return dict(sorted(tree_flatten(self.model.trainable_parameters())))
+
+    @parameters.setter
+    def parameters(self, arrays: dict[str, Any]) -> None:
+        self.model.update(tree_unflatten(list(arrays.items())))
+
+    def _draw(self, seed: int) -> None:
+        """First weights that depend on the seed and nothing else; mlx_lm draws them from a generator of the process."""
+        draw, drawn = np.random.default_rng(seed), {}
+        for name, array in self.parameters.items():
+            if name.endswith("lora_a"):
+                bound = 1 / np.sqrt(array.shape[-2])
+                drawn[name] = mx.array(draw.uniform(-bound, bound, array.shape).astype(np.float32))
+        self.parameters = drawn
+
+    def gradients(self, part: Part) -> tuple[Any, dict[str, Any]]:
+        """(summed cross-entropy of the part's scored tokens, its gradient by name), evaluated."""
+        loss, gradient = nn.value_and_grad(self.model, self.loss)(part)
+        mx.eval(loss, gradient)
+        return loss, dict(tree_flatten(gradient))
+
+    def loss(self, part: Part) -> Any:
+        """Natural cross-entropy of the part's scored tokens, summed; float32."""
+        caches = None
+        if len(part.prefix):
+            begun = [_Beginning() for _ in self.model.layers]
+            self.model(
+                mx.array(part.prefix[None]), cache=begun
+            )  # its logits are asked for by nobody, so never computed
+            caches = [_Continued(layer) for layer in begun]
+        rows, places = mx.array(part.rows), mx.array(part.places)
+        if self._gather is None:
+            logits = self.model(mx.array(part.inputs), cache=caches)[rows, places]
+        else:
+            with self._gather.only(rows, places):
+                logits = self.model(mx.array(part.inputs), cache=caches)[0]
+        return nn.losses.cross_entropy(logits.astype(mx.float32), mx.array(part.targets), reduction="sum")
+
+
+class _Gather:
+    """Lets a model's trunk give the states of some places only, so that its head is computed for these alone."""
+
+    def __init__(self) -> None:
+        self._places: tuple[Any, Any] | None = None
+
+    def into(self, model: Any) -> bool:
+        """Whether `model` has a trunk apart from its head; its class becomes one that asks `self`."""
+        trunk = getattr(model, "model", None)
+        if not isinstance(trunk, nn.Module) or not hasattr(trunk, "layers"):
+            return False
+        kind: Any = type(trunk)
+
+        def call(this: Any, *arguments: Any, **options: Any) -> Any:
+            states = kind.__call__(this, *arguments, **options)
+            return states if self._places is None else states[self._places][None]
+
+        # A class of this one object: a wrapper around it would rename all parameters.
+        trunk.__class__ = type(kind.__name__, (kind,), {"__call__": call})  # pyright: ignore[reportAttributeAccessIssue]
+        return True
+
+    def only(self, rows: Any, places: Any) -> _Gather:
+        self._places = (rows, places)
+        return self
+
+    def __enter__(self) -> None:
+        """The trunk gives these places only, shape (1, places, width)."""
+
+    def __exit__(self, *_: object) -> None:
+        self._places = None
+
+
+class _Beginning:
+    """One layer's keys and values of the prefix, as a cache that models of mlx_lm take."""
+
+    offset = 0
+    keys: Any
+    values: Any
+
+    def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        from mlx_lm.models.base import create_causal_mask
+
+        if return_array or window_size is not None:
+            return create_causal_mask(length, self.offset, window_size=window_size)
+        return None if length == 1 else "causal"
+
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+class _Continued(_Beginning):
+    """Those of rows that go on from one prefix."""
+
+    def __init__(self, before: _Beginning) -> None:
+        self._before, self.offset = before, before.keys.shape[2]
+
+    def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
+        rows = keys.shape[0]
+        return tuple(
+            mx.concatenate([mx.broadcast_to(old, (rows, *old.shape[1:])), new], axis=2)
+            for old, new in ((self._before.keys, keys), (self._before.values, values))
+        )
