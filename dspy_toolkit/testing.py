@@ -99,6 +99,9 @@ class FakeEngine(EngineThread):
         """As of every engine. Raises OutOfAnswers besides, when there is no scripted reply left."""
         return super().submit(request)
 
+    def _check_adapter(self, request: GenerationRequest) -> GenerationRequest:
+        return request  # any: a script may look at it
+
     def _enqueue(self, sequence: Sequence) -> None:
         self._scripted[sequence] = self._next_reply(sequence.request)
         sequence.pending_reply.read = (

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import EngineFailed
+from dspy_toolkit.errors import EngineFailed, RequestRefused
 from dspy_toolkit.lm.litellm.errors import mask, remote_fault
 from dspy_toolkit.lm.litellm.translation import sign, translate
 from dspy_toolkit.lm.remote import check_provider
@@ -96,7 +96,12 @@ class LiteLLMBackend:
     def _arguments(self, call: dict[str, Any]) -> dict[str, Any]:
         optional = call.get("optional_params") or {}
         # What is refused here is refused everywhere: falling back does not change what a request may say.
-        translate(call["messages"], optional, call.get("timeout"))
+        (first, *_) = translate(call["messages"], optional, call.get("timeout"))
+        if first.adapter is not None:
+            raise RequestRefused(
+                f"{self.name} stands in for a model of this machine and has no adapter {first.adapter[:8]}. Leave the adapter "
+                "out, or let MLX answer (lm.backend=mlx)."
+            )
         return {
             "model": self.name,
             "messages": call["messages"],

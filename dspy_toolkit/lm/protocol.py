@@ -69,6 +69,8 @@ class GenerationRequest(Frozen):
     """Functions that the reply may call, in OpenAI's notation; refused by a model without a tool parser."""
     thinking: bool | None = None
     """Whether a model that can reason first does so; None: whatever its template says."""
+    adapter: str | None = Field(None, pattern="^[0-9a-f]{8,64}$")
+    """Hash of an adapter in `home/adapters`, or its first eight hex digits or more; None: the model as it is."""
     deadline_seconds: float | None = Field(None, gt=0)
     """From submission to the last token; never more than the engine's own limit."""
 

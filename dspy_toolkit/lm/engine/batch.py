@@ -10,6 +10,7 @@ state, and the engine resets it.
 
 from __future__ import annotations
 
+import copy
 from collections import abc
 from typing import Any
 
@@ -54,7 +55,7 @@ class Batch:
         if plan.wired_limit_bytes is not None:
             mx.set_wired_limit(plan.wired_limit_bytes)
         self._stream = mx.new_stream(mx.default_device())
-        with self._on_stream():
+        with self.on_stream():
             self._model, _ = load_model(weights_, hardware.device)
             self._token_bytes = self._measure()
         self._prefixes = PrefixCache(self._model, plan.prefix_budget_bytes, plan.kv_bits)
@@ -77,6 +78,24 @@ class Batch:
         return sum(
             array.nbytes / array.shape[2] for array in held if array is not None and getattr(array, "ndim", 0) == 4
         )
+
+    @property
+    def model(self) -> Any:
+        """The loaded model."""
+        return self._model
+
+    def beside(self, prefixes_of: abc.Callable[[Any], Any]) -> Batch:
+        """An empty batch on the same model, in the same memory, which counts into the same counters.
+
+        Args:
+            prefixes_of: gives its part of the kept prefixes.
+        """
+        other = copy.copy(self)
+        other.over, other._prefixes = [], prefixes_of(self._prefixes)
+        other._prefills = PrefillQueue(self._model, self._tokenizer, other._prefixes, shared=self._shared)
+        other._prefills.counts = self._prefills.counts
+        other.reset()  # what else holds sequences is made anew
+        return other
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -123,7 +142,7 @@ class Batch:
         """Start `sequences`."""
         from dspy_toolkit.lm.engine.sampling import make_penalty, make_sampler
 
-        with self._on_stream():
+        with self.on_stream():
             for sequence in sequences:
                 request = sequence.request
                 seed = request.seed if request.seed is not None else int(np.random.SeedSequence().generate_state(1)[0])
@@ -133,7 +152,7 @@ class Batch:
     def step(self) -> None:
         """Take one token of each sequence that is decoded, and prefill a chunk; what ends is put into `over`."""
         self.relieve()
-        with self._on_stream():
+        with self.on_stream():
             if self._decoding.sequences:
                 self.over += self._decoding.step()
             left = self._chunk
@@ -161,7 +180,7 @@ class Batch:
 
     def remove(self, gone: set[Sequence]) -> None:
         """Free sequences."""
-        with self._on_stream():
+        with self.on_stream():
             if not gone.isdisjoint(self._decoding.sequences):
                 self._decoding.keep([at for at, each in enumerate(self._decoding.sequences) if each not in gone])
             self._prefills.remove(gone)
@@ -180,7 +199,8 @@ class Batch:
         self._prefixes.clear()
         del self._model, self._decoding, self._prefills
 
-    def _on_stream(self) -> Any:
+    def on_stream(self) -> Any:
+        """What is computed inside is computed where the model is."""
         import mlx.core as mx
 
         return mx.stream(self._stream)

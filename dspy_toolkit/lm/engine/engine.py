@@ -4,7 +4,8 @@ The engine's own thread (`thread`) loads the model, runs every step and frees th
 thread. Sequences join and leave the batch between two steps (`batch`).
 
 Covered, beside what every engine covers: cancelling at the next step; an exception that ends one request only; one of
-the whole batch, which ends what is running and leaves the engine usable. Not covered: several models in one thread.
+the whole batch, which ends what is running and leaves the engine usable; adapters that requests name, on the one model
+(`lanes`). Not covered: several models in one thread.
 Deadlines and cancelling take effect between two steps, not inside one, nor while the model is loaded.
 """
 
@@ -17,12 +18,15 @@ from typing import Any
 
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.lm.engine.batch import Batch
+from dspy_toolkit.lm.engine.lanes import Lanes
 from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.engine.thread import EngineThread
+from dspy_toolkit.lm.models.adapters import find_adapter
 from dspy_toolkit.lm.models.hardware import Hardware, inspect_hardware
 from dspy_toolkit.lm.models.memory import plan_model
 from dspy_toolkit.lm.models.tokenizer import load_tokenizer
 from dspy_toolkit.lm.models.weights import Weights
+from dspy_toolkit.lm.protocol import GenerationRequest
 from dspy_toolkit.settings import LMSettings
 
 log = logging.getLogger(__name__)
@@ -45,9 +49,17 @@ class Engine(EngineThread):
         tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
         super().__init__(weights_.name, tokenizer, settings, self._plan.context_size)
         self._arrived: deque[Sequence] = deque()  # of the waiting, those that the batch has not looked at yet
-        self._batch: Batch | None = None
+        self._batch: Lanes | None = None
         self._counted: dict[str, Any] = {}
         """What this batch had computed when it was counted last."""
+
+    def _check_adapter(self, request: GenerationRequest) -> GenerationRequest:
+        if request.adapter is None:
+            return request
+        if self._weights.adapters is None:
+            return super()._check_adapter(request)
+        found = find_adapter(self._weights.adapters.parent, request.adapter, self._weights.sha256)
+        return request.model_copy(update={"adapter": found.sha256})
 
     def _enqueue(self, sequence: Sequence) -> None:
         super()._enqueue(sequence)
@@ -56,7 +68,8 @@ class Engine(EngineThread):
     def _serve(self) -> None:
         self._take_lease(self._hardware.device)
         self._counted = {}
-        self._batch = batch = Batch(self._weights, self._tokenizer, self._plan, self._hardware)
+        base = Batch(self._weights, self._tokenizer, self._plan, self._hardware)
+        self._batch = batch = Lanes(base, self._weights.adapters)
         while self._wait_for_work():
             self._turn(batch)
 
@@ -66,7 +79,7 @@ class Engine(EngineThread):
             batch.free()
         _clear_streams()
 
-    def _turn(self, batch: Batch) -> None:
+    def _turn(self, batch: Lanes) -> None:
         """End what is overdue or cancelled, admit what fits, and take one step."""
         self._give_up_queued()
         now = time.monotonic()
@@ -90,7 +103,7 @@ class Engine(EngineThread):
         self._count(batch)
         self._finish(batch.take_over())
 
-    def _count(self, batch: Batch) -> None:
+    def _count(self, batch: Lanes) -> None:
         """Add what the batch computed since the last time to the counters, which outlive it."""
         now = batch.counts
         with self._condition:
@@ -99,7 +112,7 @@ class Engine(EngineThread):
                 self._counts[name] = value if held else self._counts[name] + value - self._counted.get(name, 0)
             self._counted = now
 
-    def _admit(self, batch: Batch) -> None:
+    def _admit(self, batch: Lanes) -> None:
         with self._condition:
             arrived, self._arrived = self._arrived, deque()
         for sequence in arrived:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import InvalidStateError
 from typing import Any
 
-from dspy_toolkit.errors import EngineBusy, EngineFailed, PromptTooLong, ToolkitError
+from dspy_toolkit.errors import EngineBusy, EngineFailed, PromptTooLong, RequestRefused, ToolkitError
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.stats import observe
 from dspy_toolkit.lm.models.lease import Lease, acquire
@@ -71,10 +71,12 @@ class EngineThread(ABC):
 
         Raises:
             PromptTooLong: the prompt and the reply are longer than the context.
-            RequestRefused: the grammar cannot be compiled.
+            RequestRefused: the grammar cannot be compiled, or this engine runs no adapters.
+            ModelNotFound, ModelError: there is no such adapter, or it was trained on other weights.
             EngineBusy: the queue is full.
             EngineFailed: the engine was closed.
         """
+        request = self._check_adapter(request)
         prompt = self._tokenizer.encode_request(request)
         self._check_length(len(prompt), request.max_tokens)
         matcher = self._tokenizer.matcher(request.grammar) if request.grammar else None
@@ -100,6 +102,15 @@ class EngineThread(ABC):
                 self._thread.start()
             self._condition.notify()
         return sequence.pending_reply
+
+    def _check_adapter(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with the whole hash of its adapter; an engine that can run adapters overrides this."""
+        if request.adapter is not None:
+            raise RequestRefused(
+                f"The {self.label} of {self.model} runs no adapters, and the request names {request.adapter[:8]}. Set "
+                "lm.backend=mlx, or leave the adapter out."
+            )
+        return request
 
     def _check_length(self, prompt: int, reply: int) -> None:
         own, room = self._tokenizer.context_size, self.context_size

@@ -3,7 +3,7 @@
 Understood, directly or inside `extra_body`: messages (text, tool calls and their results), max_tokens, temperature, top_p,
 top_k, min_p, repetition_penalty, n, stop, seed, timeout, logprobs and top_logprobs, the formats and tools of `constraints`, and
 thinking by `enable_thinking`, `chat_template_kwargs`, `thinking` or `reasoning_effort`. Anything else is refused by name rather
-than dropped.
+than dropped. `adapter` is the hash of an adapter in the home, with which the model is to answer.
 
 A response carries, beside what OpenAI's has, `response._hidden_params["engine"]`: for each choice the seconds it waited
 (`queue_seconds`), was read (`prefill_seconds`), was written (`decode_seconds`) and took in all (`seconds`), and the tokens that
@@ -68,6 +68,7 @@ def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> li
     fields["stop"] = (stop,) if isinstance(stop, str) else stop
     fields["logprobs"] = _logprobs(optional)
     fields["thinking"] = _thinking(optional)
+    fields["adapter"] = optional.pop("adapter", None)
     fields["tools"], calls = take_tools(optional)
     fields["grammar"] = take_grammar(optional)
     if fields["tools"] and fields["grammar"]:
