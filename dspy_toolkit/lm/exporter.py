@@ -31,6 +31,8 @@ COUNTERS: dict[str, tuple[str, Callable[[EngineStats], float]]] = {
     "padding_tokens": ("Padding among the prefill tokens.", lambda s: s.padding_tokens),
     "decode_tokens": ("Reply tokens that the model decoded.", lambda s: s.decoded_tokens),
     "forced_tokens": ("Reply tokens that a grammar left no choice about.", lambda s: s.forced_tokens),
+    "scored_tokens": ("Tokens that were computed to score labels, padding included.", lambda s: s.scored_tokens),
+    "scoring_seconds": ("Time of scoring labels.", lambda s: s.scoring_seconds),
     "prefix_hits": ("Admitted prompts that began with a kept or shared prefix.", lambda s: s.prefix_hits),
     "steps": ("Decoding steps.", lambda s: s.steps),
     "step_rows": ("Sequences of all decoding steps together.", lambda s: s.batched_rows),

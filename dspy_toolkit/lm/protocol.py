@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Literal, Protocol
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dspy_toolkit.errors import RequestRefused
 from dspy_toolkit.store import Frozen
@@ -38,6 +38,37 @@ class Message(Frozen):
     """Of the assistant: what it asked for in this turn."""
     tool_call_id: str | None = None
     """Of a `tool` turn: the call that its content answers."""
+
+
+class LabelScores(Frozen):
+    """Texts to choose from, all of which are scored in place of decoding one.
+
+    The reply is taken to be `prefix`, one of `labels`, `suffix`, in the tokens of that whole text. A label's score is the
+    natural logarithm of the probability of its tokens and of what ends it, after the prompt and the prefix. Counted are:
+
+    - from the first token that is not wholly in the prefix, or that the labels do not all begin with alike;
+    - to the first token that goes beyond the label's end into the suffix. Where another label could still go on from there
+      (`billing`, before a suffix ` by`, and `billing by post`), as many tokens more as tell them apart, of all labels the same
+      number;
+    - where the suffix has no token left, the end of the turn: any of the model's stop tokens.
+
+    So the events are exclusive, and the probabilities of all labels together are at most 1. They are the model's own,
+    before temperature, filters and penalties.
+    """
+
+    prefix: str = ""
+    labels: tuple[str, ...] = Field(min_length=1)
+    """All different, none empty."""
+    suffix: str = ""
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in labels:
+            raise ValueError("a label is empty")
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"a label comes twice: {twice[0]!r}")
+        return labels
 
 
 class GenerationRequest(Frozen):
@@ -71,8 +102,31 @@ class GenerationRequest(Frozen):
     """Whether a model that can reason first does so; None: whatever its template says."""
     adapter: str | None = Field(None, pattern="^[0-9a-f]{8,64}$")
     """Hash of an adapter in `home/adapters`, or its first eight hex digits or more; None: the model as it is."""
+    label_scores: LabelScores | None = None
+    """Score these instead of generating: nothing is drawn or decoded, `max_tokens` does not matter, and the reply is the
+    likeliest of them."""
     deadline_seconds: float | None = Field(None, gt=0)
     """From submission to the last token; never more than the engine's own limit."""
+
+    @model_validator(mode="after")
+    def _scores_alone(self) -> GenerationRequest:
+        if self.label_scores is None:
+            return self
+        beside = {
+            "grammar": self.grammar is not None,
+            "tools": bool(self.tools),
+            "stop": bool(self.stop),
+            "logprobs": self.logprobs is not None,
+            "temperature": self.temperature > 0,
+            "repetition_penalty": self.repetition_penalty != 1,
+            "thinking": bool(self.thinking),
+        }
+        if named := [name for name, given in beside.items() if given]:
+            raise ValueError(
+                f"It gives label_scores, for which nothing is generated, and beside them {', '.join(named)}. Leave one of "
+                "both out."
+            )
+        return self
 
 
 def make_request(**fields: Any) -> GenerationRequest:
@@ -82,6 +136,8 @@ def make_request(**fields: Any) -> GenerationRequest:
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']} (it is {str(p['input'])[:80]!r})"
+            if p["loc"]
+            else str(p["ctx"]["error"])  # of the request as a whole
             for p in error.errors(include_url=False)
         )
         raise RequestRefused(f"The request cannot be run. {problems}") from None
@@ -96,6 +152,16 @@ class TokenLogprob(Frozen):
     """The likeliest tokens at this place with theirs, best first."""
 
 
+class LabelLogprob(Frozen):
+    """The score of one label."""
+
+    label: str
+    logprob: float
+    """Natural logarithm, at most 0; of what is counted, see `LabelScores`."""
+    tokens: int
+    """Tokens that are counted, at least 1: `logprob / tokens` is normalised by length."""
+
+
 class Reply(Frozen):
     """A finished reply."""
 
@@ -108,6 +174,9 @@ class Reply(Frozen):
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] | None = None
     """One a token of the reply; a token that the grammar forced has log-probability 0. None where not asked for."""
+    label_logprobs: tuple[LabelLogprob, ...] | None = None
+    """Of a request with `label_scores`: one a label, in the order asked. `text` is then prefix, likeliest label (of equal
+    ones the first) and suffix."""
     prompt_tokens: int
     completion_tokens: int
     """Tokens of the reply, with those that the grammar forced."""
@@ -220,6 +289,10 @@ class EngineStats(Frozen):
     """Of these, what the model itself took."""
     prefill_model_seconds: float = 0.0
     """Of prefilling, prefixes included; all of it inside the model."""
+    scored_tokens: int = 0
+    """Input positions of the passes that scored labels, padding included."""
+    scoring_seconds: float = 0.0
+    """Of these passes."""
     prefix_hits: int = 0
     """Admitted prompts that began with a kept or shared prefix."""
     prefix_bytes: int = 0

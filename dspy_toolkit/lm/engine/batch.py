@@ -1,8 +1,8 @@
 """One loaded model and the sequences that it works on together. Lives on the engine's thread.
 
-A sequence waits in the `PrefillQueue` until its prompt is in the caches, and is then decoded beside the others. Each
-step takes one token of every sequence that is decoded and then a bounded part of the prompts that wait: a long prompt
-delays the replies that are under way by no more than one such part.
+A sequence waits in the `PrefillQueue` until its prompt is in the caches, and is then decoded beside the others, or, where
+it has labels to score, scored. Each step takes one token of every sequence that is decoded, then a bounded part of the
+prompts that wait, and then of what is scored: they delay the replies that are under way by no more than such a part.
 
 What one sequence's grammar or text raises ends that sequence; what the model raises leaves the batch in an unknown
 state, and the engine resets it.
@@ -18,6 +18,7 @@ import numpy as np
 
 from dspy_toolkit.lm.engine.decode import Decoding
 from dspy_toolkit.lm.engine.prefill_queue import PrefillQueue
+from dspy_toolkit.lm.engine.scoring import Scoring
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.models import cpu
 from dspy_toolkit.lm.models.hardware import Hardware
@@ -64,6 +65,7 @@ class Batch:
         self._pressure = Pressure(plan, hardware.device)
         self._prefills = PrefillQueue(self._model, tokenizer, self._prefixes, shared=self._shared)
         self._decoding = Decoding(self._model, tokenizer, hardware.device)
+        self._scoring = Scoring(self._model, tokenizer.stop_tokens, hardware.device)
 
     def _measure(self) -> float:
         """Bytes of KV cache that one token takes; 0 for a model whose caches do not grow."""
@@ -99,8 +101,8 @@ class Batch:
 
     @property
     def sequences(self) -> list[Sequence]:
-        """All that are prefilled or decoded."""
-        return [*self._prefills.sequences, *self._decoding.sequences]
+        """All that are prefilled, decoded or scored."""
+        return [*self._prefills.sequences, *self._decoding.sequences, *self._scoring.sequences]
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -116,8 +118,14 @@ class Batch:
             "step_seconds": steps.seconds,
             "model_seconds": steps.model_seconds,
             "prefix_bytes": self._prefixes.nbytes,
-            "cache_bytes": sum(cache.nbytes for cache in (*self._decoding.caches, *self._prefills.caches)),
+            "scored_tokens": self._scoring.counts.tokens,
+            "scoring_seconds": self._scoring.counts.seconds,
+            "cache_bytes": self._cache_bytes(),
         }
+
+    def _cache_bytes(self) -> int:
+        caches = (*self._decoding.caches, *self._prefills.caches, *self._scoring.caches)
+        return sum(cache.nbytes for cache in caches)
 
     def note(self, sequence: Sequence) -> None:
         """Look at a sequence that is not admitted yet, so that those before it know what it shares with them."""
@@ -150,7 +158,7 @@ class Batch:
                 self._prefills.add(sequence)
 
     def step(self) -> None:
-        """Take one token of each sequence that is decoded, and prefill a chunk; what ends is put into `over`."""
+        """Take one token of each sequence that is decoded, prefill and score a chunk; what ends is put into `over`."""
         self.relieve()
         with self.on_stream():
             if self._decoding.sequences:
@@ -161,7 +169,26 @@ class Batch:
                 computed, sequences, caches = self._prefills.advance(max(left, self._chunk // 2))
                 left -= computed
                 if sequences:
-                    self._decoding.join(sequences, caches)
+                    self._join(sequences, caches)
+            if self._scoring.sequences:
+                self.over += self._scoring.step(self._chunk, self._room(), self._own_tokens)
+
+    def _join(self, sequences: abc.Sequence[Sequence], caches: list[Any]) -> None:
+        """Go on with sequences whose prompts are in `caches`."""
+        from dspy_toolkit.lm.engine.caches import branch
+
+        scored = [at for at, sequence in enumerate(sequences) if sequence.spelling is not None]
+        decoded = [at for at, sequence in enumerate(sequences) if sequence.spelling is None]
+        for part, rows in ((self._scoring, scored), (self._decoding, decoded)):
+            if rows:
+                whole = len(rows) == len(sequences)
+                part.join([sequences[row] for row in rows], caches if whole else branch(caches, rows))
+
+    def _room(self) -> float:
+        """Tokens of KV cache that there is memory for beside what is held."""
+        if self._token_bytes == 0:
+            return float("inf")
+        return (self._memory.kv_budget_bytes - self._cache_bytes()) / self._token_bytes
 
     def relieve(self) -> None:
         """Give up prefixes, then batch width, while the machine is short of memory."""
@@ -181,15 +208,17 @@ class Batch:
     def remove(self, gone: set[Sequence]) -> None:
         """Free sequences."""
         with self.on_stream():
-            if not gone.isdisjoint(self._decoding.sequences):
-                self._decoding.keep([at for at, each in enumerate(self._decoding.sequences) if each not in gone])
+            for part in (self._decoding, self._scoring):
+                if not gone.isdisjoint(part.sequences):
+                    part.keep([at for at, each in enumerate(part.sequences) if each not in gone])
             self._prefills.remove(gone)
 
     def reset(self) -> None:
         """Drop all sequences and prefixes."""
-        counts = self._decoding.counts
+        decoding, scoring = self._decoding.counts, self._scoring.counts
         self._decoding = Decoding(self._model, self._tokenizer, self._device)
-        self._decoding.counts = counts
+        self._scoring = Scoring(self._model, self._tokenizer.stop_tokens, self._device)
+        self._decoding.counts, self._scoring.counts = decoding, scoring
         self._prefills.clear()
         self._prefixes.clear()
         self.over.clear()
@@ -197,7 +226,7 @@ class Batch:
     def free(self) -> None:
         """Give the model's memory back."""
         self._prefixes.clear()
-        del self._model, self._decoding, self._prefills
+        del self._model, self._decoding, self._scoring, self._prefills
 
     def on_stream(self) -> Any:
         """What is computed inside is computed where the model is."""

@@ -7,6 +7,7 @@ windows, state-space layers), each row starts from a copy, as mlx_lm merges cach
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, TypeAlias
@@ -85,6 +86,13 @@ class SharedKVCache:
         self._prefixes = [self._prefixes[row] for row in rows]
         self._arrange()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedKVCache:
+        """The prefixes are not copied: they are known by identity, and never change."""
+        copied = copy.copy(self)
+        copied._own = copy.deepcopy(self._own, memo)
+        copied._prefixes = list(self._prefixes)
+        return copied
+
     def extend(self, other: SharedKVCache) -> None:
         """Append another batch's rows."""
         self._own.extend(other._own)
@@ -157,6 +165,11 @@ def keep_rows(caches: list[Any], rows: Sequence[int]) -> list[Any]:
     for cache in caches:
         cache.filter(list(rows))
     return caches
+
+
+def branch(caches: list[Any], rows: Sequence[int]) -> list[Any]:
+    """New caches that hold copies of some rows, at least one; a row may come several times. `caches` do not change."""
+    return keep_rows(copy.deepcopy(caches), rows)  # arrays are not copied before they are written to
 
 
 def _whole(keys: Any, values: Any) -> KVCache:

@@ -5,7 +5,8 @@ and then belongs to the engine's. It is an isolation boundary: what its grammar 
 and ends this sequence only.
 
 Tokens that the grammar dictates are not decoded. At the start they join the prompt; after a token that was chosen they
-are `pending` with it, and the model is fed all of them in one step; at the end they end the sequence at once.
+are `pending` with it, and the model is fed all of them in one step; at the end they end the sequence at once. Of a
+request with labels to score, what all its replies begin with joins the prompt likewise.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from dspy_toolkit.errors import (
     RequestRefused,
     ToolkitError,
 )
+from dspy_toolkit.lm.engine.spelling import Path, Spelling
 from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, split_reply, visible_text
-from dspy_toolkit.lm.protocol import GenerationRequest, PendingReply, Reply, TokenLogprob
+from dspy_toolkit.lm.protocol import GenerationRequest, LabelLogprob, PendingReply, Reply, TokenLogprob
 
 Outcome = Literal["stop", "length"]
 
@@ -42,8 +44,11 @@ class Sequence:
         stop_tokens: frozenset[int],
         deadline_seconds: float,
         marks: ReplyFormat = PLAIN,
+        spelling: Spelling | None = None,
     ) -> None:
         self.request, self.pending_reply, self.matcher = request, pending_reply, matcher
+        self.spelling = spelling
+        """The labels to score; None where a reply is to be generated."""
         self.prompt_size = len(prompt)
         self.submitted = time.monotonic()
         self.deadline = self.submitted + deadline_seconds
@@ -52,6 +57,7 @@ class Sequence:
         self.reply: list[int] = []
         self.forced = self.reused = 0
         self.logprobs: list[TokenLogprob] = []
+        self.label_logprobs: list[LabelLogprob] | None = None
         self.sampler: Any | None = None
         """Draws a token; without one the likeliest is taken. Made by the batch, on its thread."""
         self.penalty: Any | None = None
@@ -59,15 +65,19 @@ class Sequence:
         self.error: ToolkitError | None = None
         self._decode, self._stop_tokens, self._marks = decode, stop_tokens, marks
         self._sent = 0
-        self._force()
+        if spelling is None:
+            self._force()
+        else:
+            self.reply += spelling.begin
+            self.forced = len(self.reply)
         self.prompt = np.asarray([*prompt, *self.reply], dtype=np.int64)
         self.pending: list[int] = self.prompt[-1:].tolist()
         """Tokens that the model must be fed before the next one can be chosen."""
 
     @property
     def room(self) -> int:
-        """Tokens that may still be generated."""
-        return self.request.max_tokens - len(self.reply)
+        """Tokens that may still be generated, or follow in the longest row that is scored."""
+        return self.spelling.depth if self.spelling is not None else self.request.max_tokens - len(self.reply)
 
     def given_up(self, now: float) -> bool:
         """Whether its caller cancelled it, or its deadline has passed at `now` (of `time.monotonic`)."""
@@ -82,6 +92,8 @@ class Sequence:
         """Why the sequence is over, or None while it is not. A sequence with an `error` is over."""
         if self.error is not None or (self.matcher is not None and self.matcher.is_stopped()):
             return "stop"
+        if self.spelling is not None:
+            return None if self.label_logprobs is None else "stop"
         return "length" if self.room <= 0 else None
 
     def _force(self) -> list[int]:
@@ -135,6 +147,19 @@ class Sequence:
             return "stop"
         return self.outcome()
 
+    def take_scores(self, values: abc.Mapping[Path, float]) -> Outcome:
+        """Take the log-probabilities of the labels' tokens, as `Spelling.scores` does; the reply is the likeliest label's."""
+        assert self.spelling is not None
+        self.label_logprobs = self.spelling.scores(values)
+        best = self._best(self.label_logprobs)
+        self.reply = list(self.spelling.whole[best])
+        self.forced = max(len(self.reply) - len(self.spelling.counted[best]), 0)
+        return "stop"
+
+    @staticmethod
+    def _best(scores: abc.Sequence[LabelLogprob]) -> int:
+        return max(range(len(scores)), key=lambda at: scores[at].logprob)
+
     def _cut_at_stop(self) -> str | None:
         text = self._decode(self.reply)
         places = [at for stop in self.request.stop if stop and (at := text.find(stop)) >= 0]
@@ -142,6 +167,11 @@ class Sequence:
 
     def text(self) -> str:
         """The reply so far, cut before a stop string."""
+        if (asked := self.request.label_scores) is not None:
+            # Not decoded from tokens, which may read a little differently.
+            if self.label_logprobs is None:
+                return ""
+            return f"{asked.prefix}{asked.labels[self._best(self.label_logprobs)]}{asked.suffix}"
         cut = self._cut_at_stop() if self.request.stop else None
         return self._decode(self.reply) if cut is None else cut
 
@@ -177,6 +207,7 @@ class Sequence:
                     reasoning=parts.reasoning,
                     tool_calls=parts.tool_calls,
                     logprobs=tuple(self.logprobs) if self.request.logprobs is not None else None,
+                    label_logprobs=tuple(self.label_logprobs) if self.label_logprobs is not None else None,
                     prompt_tokens=self.prompt_size,
                     completion_tokens=len(self.reply),
                     reused_tokens=self.reused,

@@ -18,17 +18,21 @@ from abc import ABC, abstractmethod
 from collections import abc, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import InvalidStateError
+from functools import lru_cache
 from typing import Any
 
 from dspy_toolkit.errors import EngineBusy, EngineFailed, PromptTooLong, RequestRefused, ToolkitError
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
+from dspy_toolkit.lm.engine.spelling import Spelling, spell
 from dspy_toolkit.lm.engine.stats import observe
 from dspy_toolkit.lm.models.lease import Lease, acquire
-from dspy_toolkit.lm.protocol import EngineStats, GenerationRequest, Message, PendingReply, Reply
+from dspy_toolkit.lm.protocol import EngineStats, GenerationRequest, LabelScores, Message, PendingReply, Reply
 from dspy_toolkit.settings import LMSettings
 
 log = logging.getLogger(__name__)
 
+REMEMBERED_LABELS = 256
+"""Lists of labels whose tokens are kept."""
 IDLE_SECONDS = 60.0
 """Without a request: then other processes may have the accelerator."""
 
@@ -49,6 +53,7 @@ class EngineThread(ABC):
         self.model, self._tokenizer, self._settings = model, tokenizer, settings
         self.has_thinking, self.has_tool_parser = self._tokenizer.has_thinking, self._tokenizer.has_tool_parser
         self.context_size = self._tokenizer.context_size if room is None else room
+        self._spelled = lru_cache(maxsize=REMEMBERED_LABELS)(self._spell)
         self._condition = threading.Condition()
         self._waiting: deque[Sequence] = deque()
         self._running: set[Sequence] = set()  # admitted, and not yet told how they ended
@@ -71,19 +76,28 @@ class EngineThread(ABC):
 
         Raises:
             PromptTooLong: the prompt and the reply are longer than the context.
-            RequestRefused: the grammar cannot be compiled, or this engine runs no adapters.
+            RequestRefused: the grammar cannot be compiled, the labels cannot be told apart, or this engine runs no adapters.
             ModelNotFound, ModelError: there is no such adapter, or it was trained on other weights.
             EngineBusy: the queue is full.
             EngineFailed: the engine was closed.
         """
         request = self._check_adapter(request)
         prompt = self._tokenizer.encode_request(request)
-        self._check_length(len(prompt), request.max_tokens)
+        spelling = self._spelled(request.label_scores) if request.label_scores is not None else None
+        self._check_length(len(prompt), request.max_tokens if spelling is None else spelling.size)
         matcher = self._tokenizer.matcher(request.grammar) if request.grammar else None
         limit = min(request.deadline_seconds or self._settings.timeout, self._settings.timeout)
         marks = self._tokenizer.reply_format(request, prompt)
         sequence = Sequence(
-            request, PendingReply(), prompt, matcher, self._tokenizer.decode, self._tokenizer.stop_tokens, limit, marks
+            request,
+            PendingReply(),
+            prompt,
+            matcher,
+            self._tokenizer.decode,
+            self._tokenizer.stop_tokens,
+            limit,
+            marks,
+            spelling,
         )
         with self._condition:
             if self._closing:
@@ -111,6 +125,9 @@ class EngineThread(ABC):
                 "lm.backend=mlx, or leave the adapter out."
             )
         return request
+
+    def _spell(self, labels: LabelScores) -> Spelling:
+        return spell(labels, self._tokenizer.spans, ends=bool(self._tokenizer.stop_tokens))
 
     def _check_length(self, prompt: int, reply: int) -> None:
         own, room = self._tokenizer.context_size, self.context_size

@@ -66,6 +66,25 @@ class ControlTokens:
         plain = self._quotation.sub(lambda found: self._quotes[found[0]], named)
         return list(self._reader.encode(plain, add_special_tokens=False))
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """(token, the place in `text` where it ends) of text that is not the template's: nothing in it is a control token.
+
+        Raises:
+            RequestRefused: this tokenizer cannot read a control token as plain text, or does not say where tokens lie.
+        """
+        for reader in (lambda: self._tokenizer, lambda: self._reader):
+            try:
+                read = reader()(text, add_special_tokens=False, return_offsets_mapping=True)
+            except NotImplementedError as error:
+                raise RequestRefused(
+                    "This model's tokenizer does not say where a token ends in the text, so labels cannot be scored."
+                ) from error
+            if self._ids.isdisjoint(read["input_ids"]):
+                break
+        return [
+            (int(token), int(end)) for token, (_, end) in zip(read["input_ids"], read["offset_mapping"], strict=True)
+        ]
+
     @cached_property
     def _reader(self) -> Any:
         """The same tokenizer, but that its control tokens have the secret names: every other text is plain to it."""

@@ -3,9 +3,9 @@
 It turns text into tokens and back, and needs nothing of the model itself: the engine uses it on its callers' threads,
 so that a bad request is refused where it was made.
 
-A request with a grammar is answered without reasoning. A grammar could not bound the length of the reasoning, so
-max_tokens would cut the answer behind it, and a cut answer does not parse. Where the template opens the reasoning by
-itself, it is closed again, empty.
+A request with a grammar, or with labels to score, is answered without reasoning. A grammar could not bound the length
+of the reasoning, so max_tokens would cut the answer behind it, and a cut answer does not parse. Where the template opens
+the reasoning by itself, it is closed again, empty.
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ class Tokenizer:
 
     def reply_format(self, request: GenerationRequest, prompt: Sequence[int]) -> ReplyFormat:
         """The marks in the reply to `request`, whose prompt is `prompt`."""
+        if request.label_scores is not None:
+            return PLAIN
         if request.grammar is not None:
             if not request.tools:
                 return PLAIN
@@ -159,7 +161,8 @@ class Tokenizer:
 
     def _template_options(self, request: GenerationRequest) -> dict[str, Any]:
         check_abilities(request, thinking=self.has_thinking, tools=self.has_tool_parser)
-        return {"tools": request.tools, "thinking": False if request.grammar is not None else request.thinking}
+        at_once = request.grammar is not None or request.label_scores is not None
+        return {"tools": request.tools, "thinking": False if at_once else request.thinking}
 
     def _template(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], thinking: bool | None, *, reply: bool
@@ -185,6 +188,10 @@ class Tokenizer:
             return False
         tokens = list(prompt)
         return self._tokenizer.rfind_think_start(tokens) > self._tokenizer.rfind_think_end(tokens)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """(token, the place in `text` where it ends) of plain text. Raises RequestRefused as `ControlTokens.spans` does."""
+        return self._control.spans(text)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens` without special ones; the marks of reasoning and tool calls stay, for `split_reply`."""
