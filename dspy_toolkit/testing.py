@@ -14,6 +14,13 @@ engine could give; `check_grammar=False` allows any reply (one that cannot be pa
 With `thinking=True` a script may write `<think>…</think>` before its answer, and with `tools=True` calls as
 `<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>`: the reply is taken apart as a model's is.
 
+A request with `label_scores` is answered by a script that is
+
+- a mapping of its labels to probabilities (0 to 1) or natural log-probabilities (0 or less), all of them one or the
+  other; a label that it leaves out is as good as impossible;
+- a text, or the values of a signature's output fields: one of the labels, or the whole reply with prefix and suffix. That
+  label has all probability but a millionth.
+
 Not covered: decoding several requests at once (replies come one after another), sampling (temperature, top_p, top_k,
 min_p, repetition_penalty and seed are ignored; every token has log-probability 0), and the model's own tokenizer: a
 token is a word or a sign, with the space before it.
@@ -22,6 +29,7 @@ token is a word or a sign, with the space before it.
 from __future__ import annotations
 
 import json
+import math
 import re
 import uuid
 from collections import abc
@@ -34,19 +42,25 @@ from xml.sax.saxutils import escape
 
 from dspy_toolkit.errors import EngineError, RequestRefused
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
+from dspy_toolkit.lm.engine.spelling import Spelling
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities
-from dspy_toolkit.lm.protocol import GenerationRequest, Message, PendingReply, TokenLogprob
+from dspy_toolkit.lm.protocol import GenerationRequest, LabelScores, Message, PendingReply, TokenLogprob
 from dspy_toolkit.settings import LMSettings, Settings
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.connection import Connection
 
 Scripted = str | Mapping[str, Any] | Exception
-"""A reply's text; the values of a signature's output fields, written in the format that the request asks for; or what the
-engine should fail with.
+"""A reply's text; the values of a signature's output fields, written in the format that the request asks for; of a request with
+`label_scores` also its labels' probabilities or log-probabilities; or what the engine should fail with.
 """
 Replies = Iterable[Scripted] | Callable[[GenerationRequest], Scripted]
+
+UNLIKELY = 1e-6
+"""The probability that a script which names one label leaves to the others, together."""
+IMPOSSIBLE = -9999.0
+"""The log-probability of what has no probability; JSON has no infinity, and OpenAI says this."""
 
 TOKEN = re.compile(r"\s*\w+|\s*[^\w\s]|\s+")
 
@@ -142,6 +156,8 @@ class FakeEngine(EngineThread):
 
     def _generate(self, sequence: Sequence) -> Outcome:
         sequence.first_token = sequence.started  # no prompt is read: all the time goes into the reply
+        if sequence.spelling is not None:
+            return self._score(sequence, sequence.spelling)
         tokens, most = TOKEN.findall(self._text_of(sequence)), sequence.request.max_tokens
         for token in tokens[:most]:
             with self._condition:
@@ -152,6 +168,13 @@ class FakeEngine(EngineThread):
             sequence.stream()
         self._check(sequence)
         return "stop" if len(tokens) <= most else "length"
+
+    def _score(self, sequence: Sequence, spelling: Spelling) -> Outcome:
+        logprobs = _label_logprobs(spelling.asked, self._scripted[sequence])
+        with self._condition:
+            self._condition.wait_for(lambda: self._closing, self._seconds)
+        self._check(sequence)
+        return sequence.take_scores(logprobs)
 
     def _text_of(self, sequence: Sequence) -> str:
         scripted, grammar = self._scripted[sequence], sequence.request.grammar
@@ -173,6 +196,30 @@ class FakeEngine(EngineThread):
         )
 
 
+def _label_logprobs(asked: LabelScores, scripted: Scripted) -> list[float]:
+    """The labels' log-probabilities by a script. Raises RequestRefused where it says nothing of these labels."""
+    if isinstance(scripted, Exception):
+        raise scripted
+    if isinstance(scripted, Mapping) and all(type(value) in (int, float) for value in scripted.values()):
+        chances = any(value > 0 for value in scripted.values())  # else they are log-probabilities
+        if scripted and scripted.keys() <= {*asked.labels} and not any(value > 1 for value in scripted.values()):
+            given = {
+                label: (math.log(value) if value > 0 else IMPOSSIBLE) if chances else float(value)
+                for label, value in scripted.items()
+            }
+            return [given.get(label, IMPOSSIBLE) for label in asked.labels]
+    else:
+        text = scripted if isinstance(scripted, str) else format_reply(scripted)
+        for label in asked.labels:
+            if text in (label, f"{asked.prefix}{label}{asked.suffix}"):
+                others = UNLIKELY / max(len(asked.labels) - 1, 1)
+                return [math.log(1 - UNLIKELY if each == label else others) for each in asked.labels]
+    raise RequestRefused(
+        f"The scripted reply {scripted!r} scores none of the labels {list(asked.labels)}. Give one of them, or a mapping of them "
+        "to probabilities (0 to 1) or log-probabilities (0 or less)."
+    )
+
+
 def _certain(token: str, top: int | None) -> TokenLogprob | None:
     return None if top is None else TokenLogprob(token=token, logprob=0.0, top=((token, 0.0),)[:top])
 
@@ -180,7 +227,8 @@ def _certain(token: str, top: int | None) -> TokenLogprob | None:
 class _Words:
     """A tokenizer: a token is a word or a sign, with the space before it."""
 
-    stop_tokens: frozenset[int] = frozenset()
+    stop_tokens: frozenset[int] = frozenset({-1})
+    """There is one, and no reply is made of it."""
 
     def __init__(self, context_size: int, *, thinking: bool, tools: bool) -> None:
         self.context_size, self.has_thinking, self.has_tool_parser = context_size, thinking, tools
@@ -194,6 +242,9 @@ class _Words:
     def encode_chat(self, messages: abc.Sequence[Message]) -> list[int]:
         """As many tokens as the messages have, and three more each for its role and marks; which ones, nobody asks."""
         return [0] * sum(len(TOKEN.findall(message.content)) + 3 for message in messages)
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        return [(self.number(found[0]), found.end()) for found in TOKEN.finditer(text)]
 
     def number(self, token: str) -> int:
         if token not in self._numbers:
@@ -209,6 +260,8 @@ class _Words:
         _byte_matcher(grammar)
 
     def reply_format(self, request: GenerationRequest, prompt: abc.Sequence[int]) -> ReplyFormat:
+        if request.label_scores is not None:
+            return PLAIN
         if request.grammar is not None:
             from dspy_toolkit.lm.grammar import is_tool_call_grammar
 

@@ -12,19 +12,17 @@ itself, or the length of a string with a pattern or format of its own.
 
 from __future__ import annotations
 
-import enum
 import json
 import logging
-import types
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
 import dspy
-from dspy.adapters.chat_adapter import field_header_pattern
-from dspy.adapters.utils import parse_value
 from pydantic import PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError
+
+from dspy_toolkit.lm.choices import bare, is_union, readable
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +102,7 @@ def max_length(field: Any) -> int | None:
 
 def is_text(annotation: Any) -> bool:
     """Whether a field is free text: `str`, `dspy.Reasoning`, or a union of str and None, which DSPy does not parse."""
-    if get_origin(annotation) in (Union, types.UnionType):
+    if is_union(annotation):
         return str in get_args(annotation) and type(None) in get_args(annotation)
     return annotation is str or annotation is getattr(dspy, "Reasoning", str)
 
@@ -117,18 +115,13 @@ def text_pattern(characters: int) -> str:
 
 def value_rule(annotation: Any) -> str | None:
     """The right side of the rule for one field that is not free text, or None where none can describe it."""
-    if annotation is bool:
-        return '"True" | "False"'
+    if (written := bare(annotation)) is not None:
+        choices = readable(annotation, written)
+        return " | ".join(quoted(text) for text, _ in choices) if choices else None
     if annotation is int:
         return INTEGER
     if annotation is float:
         return FLOAT
-    if get_origin(annotation) is Literal:
-        return choice_rule(annotation, [(str(value), value) for value in get_args(annotation)])
-    if isinstance(annotation, enum.EnumMeta):
-        members: list[Any] = list(annotation)
-        # Of a value that is no text, DSPy reads the name.
-        return choice_rule(annotation, [(m.value if isinstance(m.value, str) else m.name, m) for m in members])
     if has_custom_types(annotation):
         return None
     try:
@@ -136,22 +129,6 @@ def value_rule(annotation: Any) -> str | None:
     except (PydanticUserError, PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):
         return None
     return json_rule(schema)
-
-
-def choice_rule(annotation: Any, written: Iterable[tuple[str, Any]]) -> str | None:
-    """One of some texts, or None where a text would not be parsed into the value that it stands for."""
-    texts = []
-    for text, value in written:
-        if text != text.strip() or len(text.splitlines()) > 1 or field_header_pattern.match(text):
-            return None
-        try:
-            parsed = parse_value(text, annotation)
-        except ValueError:
-            return None
-        if parsed != value:
-            return None
-        texts.append(quoted(text))
-    return " | ".join(texts) or None
 
 
 def has_custom_types(annotation: Any) -> bool:

@@ -1,7 +1,8 @@
 """A LiteLLM model as a backend: what an MLX model falls back on when `lm.fallbacks` lists it.
 
 It gets the messages and those parameters that any provider may understand; what the engine alone knows (a grammar, top_k,
-min_p, a repetition penalty) is left out. LiteLLM's exceptions become the toolkit's of the same meaning.
+min_p, a repetition penalty) is left out. Labels to score are refused: no interface gives the log-probability of a text that
+the model did not write. LiteLLM's exceptions become the toolkit's of the same meaning.
 
 LiteLLM's own `fallbacks` are not used: they ask the next model whatever went wrong, a request that is refused included, hand
 it the grammar, which it refuses, and end with an exception that has forgotten the first one.
@@ -101,6 +102,11 @@ class LiteLLMBackend:
             raise RequestRefused(
                 f"{self.name} stands in for a model of this machine and has no adapter {first.adapter[:8]}. Leave the adapter "
                 "out, or let MLX answer (lm.backend=mlx)."
+            )
+        if first.label_scores is not None:
+            raise RequestRefused(
+                f"label_scores asks for the scores of labels, which {self.name} ({WHERE}) cannot give; only an engine of this "
+                "process can. Leave label_scores out, or see why the engine did not answer."
             )
         return {
             "model": self.name,

@@ -135,7 +135,7 @@ def make_request(**fields: Any) -> GenerationRequest:
         return GenerationRequest(**fields)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']} (it is {str(p['input'])[:80]!r})"
+            f"{'.'.join(str(part) for part in p['loc'])}: {p['msg'].removeprefix('Value error, ')} (it is {str(p['input'])[:80]!r})"
             if p["loc"]
             else str(p["ctx"]["error"])  # of the request as a whole
             for p in error.errors(include_url=False)

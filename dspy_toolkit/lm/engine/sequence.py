@@ -24,7 +24,7 @@ from dspy_toolkit.errors import (
     RequestRefused,
     ToolkitError,
 )
-from dspy_toolkit.lm.engine.spelling import Path, Spelling
+from dspy_toolkit.lm.engine.spelling import Spelling
 from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, split_reply, visible_text
 from dspy_toolkit.lm.protocol import GenerationRequest, LabelLogprob, PendingReply, Reply, TokenLogprob
 
@@ -147,13 +147,17 @@ class Sequence:
             return "stop"
         return self.outcome()
 
-    def take_scores(self, values: abc.Mapping[Path, float]) -> Outcome:
-        """Take the log-probabilities of the labels' tokens, as `Spelling.scores` does; the reply is the likeliest label's."""
-        assert self.spelling is not None
-        self.label_logprobs = self.spelling.scores(values)
+    def take_scores(self, logprobs: abc.Sequence[float]) -> Outcome:
+        """Take the labels' log-probabilities, in the order asked; the reply is the likeliest one's."""
+        spelling = self.spelling
+        assert spelling is not None
+        self.label_logprobs = [
+            LabelLogprob(label=label, logprob=logprob, tokens=len(counted))
+            for label, logprob, counted in zip(spelling.asked.labels, logprobs, spelling.counted, strict=True)
+        ]
         best = self._best(self.label_logprobs)
-        self.reply = list(self.spelling.whole[best])
-        self.forced = max(len(self.reply) - len(self.spelling.counted[best]), 0)
+        self.reply = list(spelling.whole[best])
+        self.forced = max(len(self.reply) - len(spelling.counted[best]), 0)
         return "stop"
 
     @staticmethod

@@ -1,9 +1,14 @@
 """Between LiteLLM's words and the engine's: a call into requests, replies into a response, an error into an exception.
 
 Understood, directly or inside `extra_body`: messages (text, tool calls and their results), max_tokens, temperature, top_p,
-top_k, min_p, repetition_penalty, n, stop, seed, timeout, logprobs and top_logprobs, the formats and tools of `constraints`, and
-thinking by `enable_thinking`, `chat_template_kwargs`, `thinking` or `reasoning_effort`. Anything else is refused by name rather
-than dropped. `adapter` is the hash of an adapter in the home, with which the model is to answer.
+top_k, min_p, repetition_penalty, n, stop, seed, timeout, logprobs and top_logprobs, the formats and tools of `constraints`,
+thinking by `enable_thinking`, `chat_template_kwargs`, `thinking` or `reasoning_effort`, and `label_scores`. Anything else is
+refused by name rather than dropped. `adapter` is the hash of an adapter in the home, with which the model is to answer.
+
+`label_scores={"prefix": …, "labels": […], "suffix": …}` has the labels scored in place of a reply (`protocol.LabelScores` says
+what counts). Since nothing is drawn, temperature and what else says how to draw, which an LM sends with every call, do not
+matter to it, and neither do logprobs and top_logprobs: the choice's logprobs are always there. Their only entry is the
+likeliest label, and its top_logprobs are all labels, in the order asked, each with the number of its `tokens`.
 
 A response carries, beside what OpenAI's has, `response._hidden_params["engine"]`: for each choice the seconds it waited
 (`queue_seconds`), was read (`prefill_seconds`), was written (`decode_seconds`) and took in all (`seconds`), and the tokens that
@@ -19,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dspy_toolkit.errors import RequestRefused
 from dspy_toolkit.lm.litellm.constraints import take_grammar, take_tools
-from dspy_toolkit.lm.protocol import GenerationRequest, Reply, TokenLogprob, make_request
+from dspy_toolkit.lm.protocol import GenerationRequest, Reply, make_request
 
 if TYPE_CHECKING:
     from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk, ModelResponse, ModelResponseStream
@@ -64,6 +69,9 @@ def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> li
     for name in ("presence_penalty", "frequency_penalty"):
         if optional.get(name) == 0:  # the default, spelled out
             del optional[name]
+    if (scores := optional.pop("label_scores", None)) is not None:
+        fields = {"label_scores": _label_scores(scores, n)}
+        _logprobs(optional)
     stop = optional.pop("stop", ())
     fields["stop"] = (stop,) if isinstance(stop, str) else stop
     fields["logprobs"] = _logprobs(optional)
@@ -83,6 +91,16 @@ def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> li
     if first.temperature == 0 or first.seed is None:
         return [first] * n  # greedy ones are alike; without a seed, each draws one of its own
     return [first.model_copy(update={"seed": first.seed + index}) for index in range(n)]
+
+
+def _label_scores(given: Any, n: int) -> dict[str, Any]:
+    if not isinstance(given, dict) or not isinstance(given.get("labels"), list | tuple):
+        raise RequestRefused(
+            f"label_scores is {str(given)[:200]}; give {{'labels': [texts]}}, and 'prefix' and 'suffix' where the reply has them."
+        )
+    if n != 1:
+        raise RequestRefused(f"n is {n}; with label_scores it must be 1, since all labels are in one choice.")
+    return given
 
 
 def _logprobs(optional: dict[str, Any]) -> int | None:
@@ -181,8 +199,8 @@ def fill(response: ModelResponse, model: str, replies: list[Reply]) -> ModelResp
             "finish_reason": reply.finish_reason,
             "message": LiteLLMMessage(**said),
         }
-        if reply.logprobs is not None:
-            choice["logprobs"] = _choice_logprobs(reply.logprobs)
+        if (logprobs := _choice_logprobs(reply)) is not None:
+            choice["logprobs"] = logprobs
         choices.append(Choices(**choice))
     response.choices = choices  # pyright: ignore[reportAttributeAccessIssue]
     response.usage = Usage(**_usage(replies))  # pyright: ignore[reportAttributeAccessIssue]
@@ -212,19 +230,27 @@ def _tool_calls(reply: Reply) -> list[dict[str, Any]]:
     ]
 
 
-def _choice_logprobs(tokens: tuple[TokenLogprob, ...]) -> ChoiceLogprobs:
+def _choice_logprobs(reply: Reply) -> ChoiceLogprobs | None:
+    """The log-probabilities of a reply's tokens or, in the place of one token, of its labels; None without any."""
     from litellm.types.utils import ChatCompletionTokenLogprob, ChoiceLogprobs, TopLogprob
 
     def spelled(token: str, logprob: float) -> dict[str, Any]:
         # Of a token that is half a character, the bytes are not known.
         return {"token": token, "logprob": logprob, "bytes": None if "\ufffd" in token else list(token.encode())}
 
+    if (labels := reply.label_logprobs) is not None:
+        best = max(labels, key=lambda scored: scored.logprob)
+        top = [TopLogprob(**spelled(each.label, each.logprob), tokens=each.tokens) for each in labels]
+        content = [ChatCompletionTokenLogprob(**spelled(best.label, best.logprob), top_logprobs=top)]
+        return ChoiceLogprobs(content=content)
+    if reply.logprobs is None:
+        return None
     return ChoiceLogprobs(
         content=[
             ChatCompletionTokenLogprob(
                 **spelled(each.token, each.logprob), top_logprobs=[TopLogprob(**spelled(*pair)) for pair in each.top]
             )
-            for each in tokens
+            for each in reply.logprobs
         ]
     )
 
@@ -243,8 +269,8 @@ def last_chunks(reply: Reply) -> Iterator[Piece]:
         extra["reasoning_content"] = reply.reasoning
     if reply.tool_calls:
         extra["tool_calls"] = _tool_calls(reply)
-    if extra or reply.logprobs is not None:
-        logprobs = None if reply.logprobs is None else _choice_logprobs(reply.logprobs)
+    logprobs = _choice_logprobs(reply)
+    if extra or logprobs is not None:
         choice = StreamingChoices(index=0, delta=Delta(role="assistant", content=None, **extra), logprobs=logprobs)
         yield ModelResponseStream(choices=[choice])
     yield chunk("", last=True, reason=reply.finish_reason, usage=_usage([reply]))

@@ -4,8 +4,8 @@ Its thread answers one request after another. A prompt starts from what it share
 and stop strings are those of `lm.engine.sequence`, as in the MLX engine.
 
 Covered, beside what every engine covers (`lm.engine.thread`): cancelling and closing at the next token, or the next 512
-tokens of a prompt; an exception that ends one request only. Not covered: decoding several requests together, adapters
-(LoRA), deadlines while the model is loaded.
+tokens of a prompt; an exception that ends one request only. Not covered: decoding several requests together, scoring
+several labels in one pass, adapters (LoRA), deadlines while the model is loaded.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from dspy_toolkit.errors import ModelError, RequestRefused, ToolkitError
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
+from dspy_toolkit.lm.engine.spelling import END, Path, Spelling, log_sum_exp
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.models.hardware import torch_installed
 from dspy_toolkit.lm.models.tokenizer import load_tokenizer
@@ -104,6 +105,8 @@ class TorchEngine(EngineThread):
         # A reply that the grammar dictates to its end, or that max_tokens cuts within what is dictated, needs no model.
         if (outcome := sequence.outcome()) is not None:
             return outcome
+        if sequence.spelling is not None:
+            return self._score(sequence, sequence.spelling, text)
         kept, logits = text.start(sequence.prompt, lambda: self._check(sequence))
         sequence.reused = min(kept, sequence.prompt_size)
         sampler = Sampler(sequence.request, self._tokenizer.decode)
@@ -122,6 +125,19 @@ class TorchEngine(EngineThread):
                 self._counts["steps"] += 1
                 self._counts["batched_rows"] += 1
                 self._counts["step_seconds"] += time.monotonic() - began
+
+    def _score(self, sequence: Sequence, spelling: Spelling, text: _Text) -> Outcome:
+        """Score labels, a token after another, each once where the cache can be cut. Raises as `_generate` does."""
+        stops, values = sorted(self._tokenizer.stop_tokens), dict[Path, float]()
+        for node in sorted(spelling.following):  # depth first: the cache is cut to where the next branch leaves
+            kept, logits = text.start(np.asarray([*sequence.prompt, *node]), lambda: self._check(sequence))
+            if sequence.first_token is None:
+                sequence.reused = min(kept, sequence.prompt_size)
+                sequence.first_token = time.monotonic()
+            logprobs = logits - log_sum_exp(logits)
+            for token in spelling.following[node]:
+                values[*node, token] = float(log_sum_exp(logprobs[stops if token == END else [token]]))
+        return sequence.take_scores(spelling.sums(values))
 
 
 class _Text:
