@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import enum
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import dspy
 import pydantic
 import pytest
 
 from dspy_toolkit.lm import root_error
+from dspy_toolkit.lm.protocol import make_request
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.testing import OutOfAnswers, fake_connection, fake_engine, format_reply
+from dspy_toolkit.testing import FakeEngine, OutOfAnswers, fake_connection, fake_engine, format_reply
 
 
 class Point(pydantic.BaseModel):
@@ -67,6 +69,35 @@ def test_a_function_of_the_request(tmp_path: Path) -> None:
     with connection.context():
         assert [program(question=word).word for word in ("red", "blue")] == ["red", "blue"]
     assert [request.messages[0].role for request in fake_engine(connection).requests] == ["system", "system"]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ({"yes": 0.75, "no": 0.25}, [0.75, 0.25, 0]),
+        ({"no": 1}, [0, 1, 0]),
+        ({"yes": -1.5, "no": -0.25, "maybe": -9}, [math.exp(-1.5), math.exp(-0.25), math.exp(-9)]),
+        ("no", [5e-7, 1 - 1e-6, 5e-7]),
+        ("[[ ## label ## ]]\nno\n\n[[ ## completed ## ]]", [5e-7, 1 - 1e-6, 5e-7]),
+        ({"label": "no"}, [5e-7, 1 - 1e-6, 5e-7]),
+        ({"yes": 0.5, "nay": 0.5}, "scores none of the labels"),
+        ({"yes": 0.5, "no": -1}, [0.5, 0, 0]),
+        ({"yes": 2.0}, "scores none of the labels"),
+        ("perhaps", "scores none of the labels"),
+        (RuntimeError("on fire"), "on fire"),
+    ],
+)
+def test_scripts_for_labels(said: Any, expected: Any) -> None:
+    engine = FakeEngine([said])
+    labels = {"prefix": "[[ ## label ## ]]\n", "labels": ("yes", "no", "maybe"), "suffix": "\n\n[[ ## completed ## ]]"}
+    pending = engine.submit(make_request(messages=[{"role": "user", "content": "?"}], label_scores=labels))
+    if isinstance(expected, str):
+        with pytest.raises(Exception, match=expected):
+            pending.result(10)
+    else:
+        scored = pending.result(10).label_logprobs or ()
+        assert [math.exp(each.logprob) for each in scored] == pytest.approx(expected)
+    engine.close()
 
 
 def test_two_fakes_share_no_cached_reply(tmp_path: Path) -> None:

@@ -36,6 +36,14 @@ def test_what_a_listed_model_is_asked(chain: Chains, elsewhere: Elsewhere) -> No
     assert isinstance(root_error(caught.value), RequestRefused)
 
 
+def test_a_listed_model_scores_no_labels(chain: Chains, elsewhere: Elsewhere) -> None:
+    asked = chain(ModelError("gone"), listed=("elsewhere/big",))
+    with pytest.raises(Exception, match="scores of labels, which elsewhere/big .* cannot give") as caught:
+        litellm.completion(model=asked.model, messages=HELLO, label_scores={"labels": ["a", "b"]})
+    assert isinstance(root_error(caught.value), RequestRefused)
+    assert elsewhere.calls == []
+
+
 @pytest.mark.parametrize(
     ("raised", "told"),
     [

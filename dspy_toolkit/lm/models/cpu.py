@@ -64,7 +64,7 @@ def make_attention(original: Any) -> Any:
         groups, seen = keys.shape[1], keys.shape[2]
         # Heads that share keys side by side, so that one product serves them.
         grouped = (queries * scale).reshape(batch, groups, heads // groups, length, width)
-        scores = grouped @ keys[:, :, None].swapaxes(-1, -2)
+        scores = _per_group(grouped, keys.swapaxes(-1, -2))
         if mask is not None:
             scores = _masked(scores, mask, length, seen)
         runs = getattr(cache, "runs", None) or [(None, slice(0, batch))]
@@ -95,7 +95,7 @@ def _attend(queries: Any, scores: Any, values: Any, prefix: Any) -> Any:
         own = own - own.max(axis=-1, keepdims=True)
         np.exp(own, out=own)
         own /= own.sum(axis=-1, keepdims=True)
-        return mx.array(own) @ values[:, :, None]
+        return _per_group(mx.array(own), values)
     rows, groups, heads, length, width = queries.shape
     # The rows' queries side by side, so that one product reads the prefix once for all of them.
     side_by_side = queries.transpose(1, 0, 2, 3, 4).reshape(groups, -1, width)
@@ -108,8 +108,17 @@ def _attend(queries: Any, scores: Any, values: Any, prefix: Any) -> Any:
     total = own.sum(axis=-1, keepdims=True) + before.sum(axis=-1, keepdims=True)
     before = before.transpose(1, 0, 2, 3, 4).reshape(groups, rows * heads * length, -1)
     from_prefix = (mx.array(before) @ prefix.values[0]).reshape(groups, rows, heads, length, -1)
-    out = mx.array(own) @ values[:, :, None] + from_prefix.transpose(1, 0, 2, 3, 4)
+    out = _per_group(mx.array(own), values) + from_prefix.transpose(1, 0, 2, 3, 4)
     return out / mx.array(total)
+
+
+def _per_group(x: Any, shared: Any) -> Any:
+    """`x` of shape (rows, groups, heads of a group, length, a) times `shared` of (rows, groups, a, b), which the heads share.
+
+    One product a group: MLX calls the BLAS once for each, and with many short rows the calls cost more than the sums.
+    """
+    rows, groups, heads, length, width = x.shape
+    return (x.reshape(rows, groups, heads * length, width) @ shared).reshape(rows, groups, heads, length, -1)
 
 
 def _masked(scores: Any, mask: Any, length: int, seen: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
@@ -29,7 +30,7 @@ Make = Callable[..., TextEngine]
 
 
 def answer(request: GenerationRequest) -> str:
-    if request.grammar:
+    if request.grammar or request.label_scores:
         return "yes"
     return " ".join(f"wave{number}," for number in range(1000))
 
@@ -124,6 +125,24 @@ def test_grammar(shared: TextEngine) -> None:
     reply = shared.submit(ask("Is water wet?", grammar='start: "yes" | "no"')).result(60)
     assert reply.text in ("yes", "no")
     assert reply.finish_reason == "stop"
+
+
+def test_labels(shared: TextEngine) -> None:
+    labels = ("no", "yes", "yes it is", "12")
+    scores = {"prefix": "Answer: ", "labels": labels, "suffix": "."}
+    pending = shared.submit(ask("Is water wet?", label_scores=scores, max_tokens=1))
+    reply = pending.result(60)
+    assert reply.label_logprobs is not None
+    assert tuple(scored.label for scored in reply.label_logprobs) == labels
+    assert all(scored.logprob <= 0 < scored.tokens for scored in reply.label_logprobs)
+    assert sum(math.exp(scored.logprob) for scored in reply.label_logprobs) < 1.001
+    best = max(reply.label_logprobs, key=lambda scored: scored.logprob)
+    assert "".join(pending) == reply.text == f"Answer: {best.label}."
+    assert (reply.finish_reason, reply.logprobs) == ("stop", None)
+    assert reply.completion_tokens >= best.tokens
+    ending = shared.submit(ask("Is water wet?", label_scores={"labels": labels})).result(60)
+    assert ending.text in labels
+    settled(shared)
 
 
 def test_cancelling_frees_the_sequence(shared: TextEngine) -> None:

@@ -6,13 +6,19 @@ Whatever the caches are, whoever is scored or decoded beside, and whatever was k
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dspy_toolkit.errors import DeadlineExceeded, EngineFailed, PromptTooLong
 from dspy_toolkit.lm.engine.engine import Engine
+from dspy_toolkit.lm.engine.scoring import heads, plan
 from dspy_toolkit.lm.models.weights import find_weights
 from dspy_toolkit.lm.protocol import PendingReply, Reply
 from dspy_toolkit.settings import LMSettings
@@ -108,3 +114,125 @@ def test_neighbours_and_kept_prefixes_change_no_score(open_tiny: Open, kind: Kin
     assert all(reply.reused_tokens > 100 for reply in replies[:6])
     now = settled(engine)
     assert now.scored_tokens > 0 and now.cache_bytes == 0
+
+
+@pytest.mark.parametrize("kind", ["llama", "sliding", "hybrid"])
+def test_labels_that_take_several_steps(open_tiny: Open, kind: Kind) -> None:
+    """A step computes no more than a chunk, and no more rows than there is memory for; others go on in between."""
+    engine, brute = open_tiny(kind)
+    labels = [f"topic {n}{' and more' * (n % 3)}" for n in range(40)]
+    score(engine, turns("Hello!"), labels).result(60)  # the model is loaded
+    assert engine._batch is not None
+    engine._batch._chunk = 48
+    story = send(engine, turns("Tell me a story.", RULES), max_tokens=40)
+    scored = [score(engine, turns(f"Where does topic {n} go?", RULES), labels) for n in range(3)]
+    replies = [pending.result(60) for pending in scored]
+    engine._batch._chunk = 512
+    engine._batch._room = lambda: 0.0  # one row at a time
+    again = score(engine, turns("Where does topic 1 go?", RULES), labels).result(60)
+    assert story.result(60).completion_tokens > 0
+    for n in (0, 39):
+        prompt = turns("Where does topic 1 go?", RULES)
+        expected, _ = brute.pool.submit(brute.score, prompt, PREFIX, labels[n], SUFFIX).result()
+        for reply in (replies[1], again):
+            assert reply.label_logprobs is not None
+            assert reply.label_logprobs[n].logprob == pytest.approx(expected, abs=CLOSE)
+    assert settled(engine).steps >= 3
+
+
+def test_cancelling_and_deadlines_while_labels_are_scored(open_tiny: Open) -> None:
+    engine, _ = open_tiny("llama")
+    labels = [f"topic {n} and so on" for n in range(300)]
+    score(engine, turns("Hello!"), ("yes", "no")).result(60)
+    assert engine._batch is not None
+    engine._batch._chunk = 8  # one label a step
+    began = time.monotonic()
+    late = score(engine, turns("Hello!"), labels, deadline_seconds=0.3)
+    given_up, other = score(engine, turns("Hello!"), labels), score(engine, turns("Hello!"), labels)
+    while not (engine._batch._scoring.sequences or late.future.done()):
+        assert time.monotonic() - began < 30
+        time.sleep(0.005)
+    given_up.cancel()
+    with pytest.raises(DeadlineExceeded):
+        late.result(60)
+    with pytest.raises(CancelledError):
+        given_up.result(60)
+    engine._batch._chunk = 512
+    assert len(other.result(60).label_logprobs or ()) == 300
+    now = settled(engine)
+    assert (now.failed, now.cancelled, now.cache_bytes) == (1, 1, 0)
+
+
+def test_an_exception_while_labels_are_scored_ends_what_runs_and_no_more(
+    open_tiny: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dspy_toolkit.lm.engine.scoring import Scoring
+
+    engine, brute = open_tiny("llama")
+    with monkeypatch.context() as patch:
+        patch.setattr(Scoring, "_read", lambda *given: 1 / 0)
+        with pytest.raises(EngineFailed, match="ZeroDivisionError"):
+            score(engine, turns("Hello!"), DESKS).result(60)
+    brute.check(turns("Hello!"), score(engine, turns("Hello!"), DESKS).result(60), PREFIX, SUFFIX)
+
+
+def test_many_threads(open_tiny: Open) -> None:
+    engine, brute = open_tiny("llama")
+
+    def work(n: int) -> Reply:
+        labels = NUMBERS if n % 2 else DESKS
+        return score(engine, turns(f"Where does topic {n % 8} go?", RULES), labels).result(60)
+
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(work, range(32)))
+    for n in range(8):
+        brute.check(turns(f"Where does topic {n} go?", RULES), replies[n], PREFIX, SUFFIX)
+        for later in replies[n + 8 :: 8]:
+            first = [each.logprob for each in replies[n].label_logprobs or ()]
+            assert [each.logprob for each in later.label_logprobs or ()] == pytest.approx(first, abs=CLOSE)
+    assert settled(engine).finished == 32
+
+
+def test_a_reply_says_what_it_cost(open_tiny: Open) -> None:
+    engine, brute = open_tiny("llama")
+    reply = score(engine, turns("Hello!"), DESKS, max_tokens=1).result(60)  # which does not matter
+    text = list(brute.tokenizer.encode(reply.text, add_special_tokens=False))
+    best = max(reply.label_logprobs or (), key=lambda scored: scored.logprob)
+    assert (reply.finish_reason, reply.completion_tokens) == ("stop", len(text))
+    assert reply.forced_tokens == len(text) - best.tokens
+    assert reply.logprobs is None
+    assert "".join(score(engine, turns("Hello!"), DESKS)) == reply.text
+    total = sum(math.exp(scored.logprob) for scored in reply.label_logprobs or ())
+    assert 0 < total <= 1.0001
+    with pytest.raises(PromptTooLong):
+        score(engine, turns("word " * 2040), ("yes", "no"))
+
+
+# Passes
+
+paths = st.lists(
+    st.tuples(st.integers(0, 2), st.lists(st.integers(0, 3), max_size=4)).map(lambda pair: (pair[0], *pair[1])),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(paths, st.integers(0, 40))
+def test_passes_visit_every_place_at_the_least_cost(paths: list[tuple[int, ...]], pass_cost: int) -> None:
+    def cost(passes: list[tuple[int, int]]) -> int:
+        return sum(pass_cost + (end - begin) * len(heads(paths, begin, end)) for begin, end in passes)
+
+    passes = plan(paths, pass_cost)
+    deepest = max(map(len, paths))
+    assert [begin for begin, _ in passes] == [0, *(end for _, end in passes[:-1])]
+    assert passes[-1][1] == deepest
+    visited = {
+        path[:depth]
+        for begin, end in passes
+        for path in heads(paths, begin, end)
+        for depth in range(begin + 1, len(path) + 1)
+    }
+    assert visited == {path[:depth] for path in paths for depth in range(1, len(path) + 1)}
+    for begin, end in passes:  # a row goes on from one of the pass before
+        assert all(begin < len(path) <= end for path in heads(paths, begin, end))
+    assert cost(passes) <= min(cost([(0, deepest)]), cost([(depth, depth + 1) for depth in range(deepest)]))

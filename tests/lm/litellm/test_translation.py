@@ -93,6 +93,38 @@ def test_logprobs() -> None:
     assert one(logprobs=True, top_logprobs=3).logprobs == 3
 
 
+def test_labels_to_score() -> None:
+    asked = {"prefix": "Label: ", "labels": ["a", "b"], "suffix": "."}
+    for request in (one(label_scores=asked), one(extra_body={"label_scores": asked})):
+        assert request.label_scores is not None
+        assert (request.label_scores.prefix, request.label_scores.labels) == ("Label: ", ("a", "b"))
+    # What an LM sends with every call does not matter to it.
+    assert (
+        one(label_scores=asked, temperature=1.0, max_tokens=3, seed=4, top_p=0.5, logprobs=True, top_logprobs=5)
+        == request
+    )
+
+
+@pytest.mark.parametrize(
+    ("optional", "told"),
+    [
+        ({"label_scores": ["a", "b"]}, "label_scores is .*give {'labels'"),
+        ({"label_scores": {"labels": "ab"}}, "label_scores is"),
+        ({"label_scores": {"labels": ["a", "a"]}}, "label_scores.labels: a label comes twice: 'a'"),
+        ({"label_scores": {"labels": ["a", 1]}}, "label_scores.labels.1"),
+        ({"label_scores": {"labels": ["a"], "sufix": "."}}, "label_scores.sufix"),
+        ({"label_scores": {"labels": ["a"]}, "n": 2}, "n is 2; with label_scores it must be 1"),
+        ({"label_scores": {"labels": ["a"]}, "guided_choice": ["a"]}, "beside them grammar"),
+        ({"label_scores": {"labels": ["a"]}, "stop": "x"}, "beside them stop"),
+        ({"label_scores": {"labels": ["a"]}, "tools": [ADD], "enable_thinking": True}, "beside them tools, thinking"),
+    ],
+)
+def test_labels_that_are_refused(optional: dict[str, Any], told: str) -> None:
+    with pytest.raises(RequestRefused, match=told) as caught:
+        one(**optional)
+    assert "\n" not in str(caught.value)
+
+
 def test_choices_share_their_prompt() -> None:
     for optional in ({"n": 3}, {"n": 3, "temperature": 1.0}, {"n": 3, "temperature": 1.0, "seed": 5}):
         requests = translate(HELLO, optional, None)
