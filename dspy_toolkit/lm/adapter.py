@@ -17,6 +17,7 @@ from dspy.adapters.chat_adapter import ChatAdapter
 from dspy.adapters.json_adapter import JSONAdapter
 from dspy.adapters.xml_adapter import XMLAdapter
 
+from dspy_toolkit.errors import ModelError
 from dspy_toolkit.lm.formats.base import Format
 from dspy_toolkit.lm.formats.chat import ChatFormat
 from dspy_toolkit.lm.formats.json_object import JSONFormat
@@ -24,6 +25,7 @@ from dspy_toolkit.lm.formats.names import CHAT, FormatName, format_of
 from dspy_toolkit.lm.formats.plain import PlainFormat
 from dspy_toolkit.lm.formats.reading import ShownAsChat
 from dspy_toolkit.lm.formats.xml import XMLFormat
+from dspy_toolkit.lm.levers import adapter_of
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX
 
@@ -58,17 +60,19 @@ class _ByFormat(ChatAdapter):
 
     def __call__(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         chosen, shown = self._chosen(lm, signature)
+        asked = _with_adapter(lm, lm_kwargs)
         if chosen is None:
-            return super().__call__(lm, lm_kwargs, signature, demos, inputs)
+            return super().__call__(lm, asked, signature, demos, inputs)
         with shown:
-            return chosen(lm, dict(lm_kwargs), signature, demos, inputs)
+            return chosen(lm, asked, signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         chosen, shown = self._chosen(lm, signature)
+        asked = _with_adapter(lm, lm_kwargs)
         if chosen is None:
-            return await super().acall(lm, lm_kwargs, signature, demos, inputs)
+            return await super().acall(lm, asked, signature, demos, inputs)
         with shown:
-            return await chosen.acall(lm, dict(lm_kwargs), signature, demos, inputs)
+            return await chosen.acall(lm, asked, signature, demos, inputs)
 
     def _chosen(self, lm: Any, signature: Any) -> tuple[ChatAdapter | None, AbstractContextManager[Any]]:
         """The adapter for this call, None for this one; and in what it runs, so that stream listeners understand it."""
@@ -126,6 +130,19 @@ def _remote_adapter(lm: Any, asked: FormatName | None, *, native: bool) -> ChatA
         return XMLAdapter(use_native_function_calling=native)
     takes_json = asked == "json" or (asked is None and _takes_schema(lm))
     return (JSONAdapter if takes_json else CountingChatAdapter)(use_native_function_calling=native)
+
+
+def _with_adapter(lm: Any, lm_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's own copy of its options, with the adapter that the predictor asks for."""
+    adapter = adapter_of(_caller())
+    if adapter is None:
+        return dict(lm_kwargs)
+    if not lm.model.startswith(PREFIX):
+        raise ModelError(
+            f"The program has the adapter {adapter[:8]}, which runs on the MLX model that it was trained on, and {lm.model} is "
+            "asked. Set lm.model to that MLX model, or optimize the program for this one."
+        )
+    return {**lm_kwargs, "adapter": adapter}
 
 
 def _caller() -> dspy.Predict | None:

@@ -75,7 +75,7 @@ def find_budget(name: str) -> Budget:
     if name in BUDGETS:
         return BUDGETS[name]
     try:
-        stated = parse_budget(name)
+        stated = parse_budget(str(name))
     except ValueError as error:
         raise OptimizerError(f"{error}. Correct --budget.") from None
     return Budget(name=name, lm_calls=stated.calls or MOST_CALLS, seconds=stated.seconds, usd=stated.usd)

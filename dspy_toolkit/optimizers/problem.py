@@ -13,11 +13,14 @@ from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.project.signatures import fields_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import dspy
     import pandas as pd
 
     from dspy_toolkit.datasets import DatasetSpec
     from dspy_toolkit.lm.connection import Connection
+    from dspy_toolkit.lm.models.weights import Weights
     from dspy_toolkit.metrics import Metric
     from dspy_toolkit.store import Store
 
@@ -29,6 +32,18 @@ class Start(NamedTuple):
     """The program of this project, with the instructions and demonstrations of the other one."""
     label: str
     """For people, such as `from router@3`."""
+
+
+class Trainable(NamedTuple):
+    """A model that adapters can be trained for."""
+
+    weights: Weights
+    home: Path
+    """Where they are kept."""
+    lease: bool = True
+    """Whether a training has the accelerator to itself, and this process."""
+    lease_seconds: float = 600.0
+    """To wait for another process that has it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # tables do not compare as one value
@@ -48,6 +63,8 @@ class Problem:
     """The language models: of the task, for reflection, the teacher and the judge."""
     store: Store
     """Where programs and scores are written."""
+    trainable: Trainable | None = None
+    """The task's model, where it is one that is trained here."""
     starts: tuple[Start, ...] = ()
     """Programs to start from: each is scored as one more candidate, and built on where it leads."""
     tried: frozenset[str] = frozenset()

@@ -44,6 +44,10 @@ class Profile(Frozen):
     """Wall time over physical calls, many at once; 0 when all came from the cache."""
     usd_per_call: float = 0.0
     """Dollars over physical calls; 0 when all came from the cache, and for a model that has no price."""
+    training_seconds: float = 0.0
+    """Predicted for one pass of an adapter's training over the training rows; 0 where there can be none."""
+    training_note: str = "nobody looked whether its model can be trained"
+    """Why no adapter can be trained; empty where one can."""
     reflector_ok: bool
     """Whether the reflection model wrote a usable instruction when asked."""
     reflector_note: str

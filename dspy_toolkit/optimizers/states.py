@@ -6,7 +6,7 @@ import json
 from enum import Enum
 from typing import TYPE_CHECKING, Any, cast
 
-from dspy_toolkit.lm.formats import format_of, set_format
+from dspy_toolkit.lm.levers import clear, levers_of
 from dspy_toolkit.project.states import predictor_states
 from dspy_toolkit.store import canonical_json
 
@@ -24,21 +24,19 @@ def prompt_of(program: dspy.Module) -> bytes:
         state = _plain(predictor.dump_state())
         demos = [{key: value for key, value in demo.items() if key not in MARKS} for demo in state["demos"]]
         parts[name] = {"signature": state["signature"], "fields": state.get("fields", {}), "demos": demos}
-        if (asked := format_of(predictor)) is not None:
-            parts[name]["format"] = asked
+        parts[name] |= levers_of(predictor)
     return canonical_json(parts)
 
 
 def state_of(program: dspy.Module) -> dict[str, Any]:
-    """A program's state (`dump_state`) as plain JSON, with each predictor's format and without the language model it last ran on."""
+    """A program's state (`dump_state`) as plain JSON, with each predictor's levers and without the language model it last ran on."""
     state = _plain(program.dump_state())
-    formats = {name: format_of(predictor) for name, predictor in program.named_predictors()}
+    levers = {name: levers_of(predictor) for name, predictor in program.named_predictors()}
     for name in predictor_states(state):
         # Where one predictor is the whole program, the state is that predictor's, not a dictionary of them.
         own = state[name] if name else state
         own["lm"] = None
-        if (asked := formats.get(name or "self")) is not None:
-            own["format"] = asked
+        own.update(levers.get(name or "self", {}))
     return state
 
 
@@ -46,7 +44,7 @@ def fill(program: dspy.Module, state: dict[str, Any]) -> dspy.Module:
     """Load `state` into `program` and return it. A language model that the program sets itself is kept."""
     own = {name: predictor.lm for name, predictor in program.named_predictors()}
     for _, predictor in program.named_predictors():
-        set_format(predictor, None)  # a state without one leaves the choice to the model
+        clear(predictor)
     program.load_state(state)
     for name, predictor in program.named_predictors():
         predictor.lm = own[name]

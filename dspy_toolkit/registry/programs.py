@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy_toolkit.errors import ProjectError, RegistryError
-from dspy_toolkit.lm.formats import set_format
+from dspy_toolkit.lm.levers import clear
 from dspy_toolkit.project import ChampionPart, Project, load_named, load_project
 from dspy_toolkit.project.signatures import fields_of, signature_hash
 from dspy_toolkit.project.states import predictor_states
@@ -160,7 +160,7 @@ def _fill(
         log.warning("The types of the fields have changed since %s was saved; today's are used.", reference)
     own = {name: predictor.lm for name, predictor in program.named_predictors()}
     for _, predictor in program.named_predictors():
-        set_format(predictor, None)  # a state without one leaves the choice to the model
+        clear(predictor)
     try:
         program.load_state(_prepared(state, renames))
     except (KeyError, TypeError, ValueError) as error:

@@ -17,8 +17,9 @@ from pydantic import BaseModel
 
 from dspy_toolkit.errors import ProgramError
 from dspy_toolkit.lm.adapter import FORMATS
-from dspy_toolkit.lm.formats import format_of, set_format
+from dspy_toolkit.lm.formats import format_of
 from dspy_toolkit.lm.formats.base import Format
+from dspy_toolkit.lm.levers import pull
 from dspy_toolkit.optimizers.states import fill, prompt_of, state_of
 from dspy_toolkit.testing import fake_connection, fake_engine
 
@@ -127,7 +128,7 @@ def test_a_predictor_runs_in_its_format(name: Any, way: str, tmp_path: Path) -> 
     reply = FORMATS[name]().format_assistant_message_content(Read, values).rstrip("\n")
     connection = fake_connection([reply], tmp_path)
     program = dspy.Predict(Read)
-    set_format(program, name)
+    pull(program, format=name)
     with connection.context():
         call = {"mail": "Hello", "language": "en"}
         found = program(**call) if way == "sync" else asyncio.run(program.acall(**call))
@@ -142,7 +143,7 @@ def test_dspys_listeners_hear_every_format(name: Any, tmp_path: Path) -> None:
     reply = FORMATS[name]().format_assistant_message_content(Read, values).rstrip("\n")
     connection = fake_connection([reply], tmp_path)
     program = dspy.Predict(Read)
-    set_format(program, name)
+    pull(program, format=name)
     streaming = dspy.streamify(
         program,
         stream_listeners=[dspy.streaming.StreamListener(field) for field in ("note", "color")],
@@ -162,14 +163,14 @@ def test_dspys_listeners_hear_every_format(name: Any, tmp_path: Path) -> None:
 
 def test_a_format_is_part_of_the_state_and_of_the_prompt() -> None:
     plain, other = dspy.Predict(Route), dspy.Predict(Route)
-    set_format(plain, "plain")
+    pull(plain, format="plain")
     assert prompt_of(plain) != prompt_of(other)
     assert "format" not in state_of(other)
     assert format_of(fill(other.deepcopy(), state_of(plain))) == "plain"
     assert format_of(fill(plain.deepcopy(), state_of(other))) is None
     assert format_of(plain.deepcopy()) == format_of(plain.reset_copy()) == "plain"
     inner = dspy.ChainOfThought(Route)
-    set_format(inner.predict, "xml")
+    pull(inner.predict, format="xml")
     assert format_of(fill(dspy.ChainOfThought(Route), state_of(inner)).predict) == "xml"  # pyright: ignore[reportAttributeAccessIssue]
 
 

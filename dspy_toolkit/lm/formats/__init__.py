@@ -5,6 +5,6 @@ with a grammar that a reply must match. A predictor's attribute `format` names i
 Demonstrations are turns of the conversation in every format.
 """
 
-from dspy_toolkit.lm.formats.names import CHAT, FORMAT_NAMES, FormatName, format_of, set_format
+from dspy_toolkit.lm.formats.names import CHAT, FORMAT_NAMES, FormatName, format_of
 
-__all__ = ["CHAT", "FORMAT_NAMES", "FormatName", "format_of", "set_format"]
+__all__ = ["CHAT", "FORMAT_NAMES", "FormatName", "format_of"]

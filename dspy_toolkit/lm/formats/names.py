@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from dspy_toolkit.errors import ProgramError, nearest
-
-if TYPE_CHECKING:
-    import dspy
 
 FormatName = Literal["chat", "plain", "json", "xml"]
 FORMAT_NAMES: tuple[FormatName, ...] = get_args(FormatName)
@@ -29,11 +26,3 @@ def format_of(predictor: Any) -> FormatName | None:
             f"{nearest(str(name), FORMAT_NAMES)} Correct its `format`."
         )
     return cast("FormatName", name)
-
-
-def set_format(predictor: dspy.Predict, name: FormatName | None) -> None:
-    """Let a predictor ask for a format, or (None) leave the choice to the model."""
-    if name is not None:
-        predictor.format = name  # pyright: ignore[reportAttributeAccessIssue]  (DSPy keeps and loads attributes it does not know)
-    elif "format" in vars(predictor):
-        del predictor.format  # pyright: ignore[reportAttributeAccessIssue]

@@ -142,7 +142,9 @@ def _text_pattern(characters: int) -> str:
 
 
 def _inputs(signature: type[dspy.Signature]) -> str:
-    """What the signature says of its inputs beyond their names."""
+    """What the signature says of its inputs beyond their names; of a single one, which has no name here, nothing."""
+    if len(signature.input_fields) == 1:
+        return ""
     return "\n".join(
         f"{name}: {said}" for name, field in signature.input_fields.items() if (said := _description(name, field))
     )

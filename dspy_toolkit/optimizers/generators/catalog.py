@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from dspy_toolkit.errors import MetricError, OptimizerError, ProgramError, RequestRefused, ToolkitError
 from dspy_toolkit.optimizers.budget import Budget
 from dspy_toolkit.optimizers.choice import Forecast, Infeasible, run_cost, unfit
-from dspy_toolkit.optimizers.generators import bootstrap, formats, gepa, labelled, mipro, random_search, simba, starts
+from dspy_toolkit.optimizers.generators import (
+    bootstrap,
+    finetune,
+    formats,
+    gepa,
+    labelled,
+    mipro,
+    random_search,
+    simba,
+    starts,
+)
 from dspy_toolkit.optimizers.generators.workshop import Workshop
 from dspy_toolkit.optimizers.pool.entry import Cost, Family, Made
 from dspy_toolkit.optimizers.pool.policy import climbing
@@ -43,6 +53,7 @@ class GeneratorSpec:
 GENERATORS = {
     spec.name: spec
     for spec in (
+        GeneratorSpec("finetune", "fine-tuning", finetune.cost, finetune.candidates),
         GeneratorSpec("gepa", "GEPA", gepa.cost, gepa.candidates),
         GeneratorSpec("mipro", "MIPROv2", mipro.cost, mipro.candidates),
         GeneratorSpec("simba", "SIMBA", simba.cost, simba.candidates),

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import dspy
 
 from dspy_toolkit.lm.adapter import FORMATS
-from dspy_toolkit.lm.formats import CHAT, FORMAT_NAMES, FormatName, format_of, set_format
+from dspy_toolkit.lm.formats import CHAT, FORMAT_NAMES, FormatName, format_of
+from dspy_toolkit.lm.levers import pull
 from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.optimizers.choice import Infeasible
 from dspy_toolkit.optimizers.generators.workshop import Workshop
@@ -61,5 +62,5 @@ def in_format(program: dspy.Module, original: dspy.Module, name: FormatName, *, 
     for key, predictor in made.named_predictors():
         if local and name != CHAT and FORMATS[name].grammar(signature_of(predictor)) is None:
             continue
-        set_format(predictor, None if local and name == CHAT and own.get(key) is None else name)
+        pull(predictor, format=None if local and name == CHAT and own.get(key) is None else name)
     return made

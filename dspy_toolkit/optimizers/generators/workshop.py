@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from dspy_toolkit.lm.formats import set_format
+from dspy_toolkit.lm.levers import clear
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.metrics import as_feedback, as_float
@@ -124,7 +124,7 @@ class Workshop:
         teacher = student.deepcopy()
         if not self.teacher_lm.model.startswith(PREFIX):
             for predictor in teacher.predictors():
-                set_format(predictor, None)  # the best one for the task's model says nothing about another
+                clear(predictor)  # what is best for the task's model says nothing about another
         asked = {id(row) for row in rows}
         others = [case for case in self.train if id(case) not in asked]
         if self.profile.labelled and not teacher.predictors()[0].demos and others:

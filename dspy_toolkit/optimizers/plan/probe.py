@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.evaluation import evaluate
+from dspy_toolkit.optimizers.generators.finetune import training_facts
 from dspy_toolkit.optimizers.generators.reflection import try_reflection
 from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.profile import PASS, Profile
@@ -50,6 +51,8 @@ def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = N
     )
     table = problem.store.read_frame(report.rows)
     asked = report.usage + report.judge_usage  # a judge's calls are charged to the budget too
+    labelled = _labelled(problem)
+    training_seconds, training_note = training_facts(problem, labelled)
     return Profile(
         train=len(problem.train),
         val=len(problem.val),
@@ -61,13 +64,15 @@ def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = N
         graded=any(0 < value < 1 for value in table["value"]),
         feedback=any(table["feedback"]),
         predictors=len(program.predictors()),
-        labelled=_labelled(problem),
+        labelled=labelled,
         calls_per_run=asked.lm_calls / report.n,
         prompt_tokens=asked.prompt_tokens / report.n,
         completion_tokens=asked.completion_tokens / report.n,
         demo_tokens=_demo_tokens(rows, spec),
         seconds_per_call=report.seconds / asked.physical_calls if asked.physical_calls else 0.0,
         usd_per_call=asked.usd / asked.physical_calls if asked.physical_calls else 0.0,
+        training_seconds=training_seconds,
+        training_note=training_note,
         reflector_ok=usable,
         reflector_note=note,
     )

@@ -31,6 +31,8 @@ SCARCE_PASSES = 0.05
 """The pass rate below which bootstrapping finds too few demonstrations: forty runs for two of them."""
 DEAR = 1 / 3
 """Of a budget, that one step of a generator may cost where there are others."""
+DEAREST = {"finetune": 2 / 3}
+"""The same of generators that gain so much more that they are worth more."""
 
 
 def select(
@@ -73,7 +75,7 @@ def select(
         return _choice(chosen, budget, f"{optimizer} was asked for.", others, forecasts)
     learned = experience(history)
     against = {name: cost.reason for name, cost in costs.items() if isinstance(cost, Infeasible)}
-    against |= {name: reason for name in able if (reason := _too_dear(able[name], budget, profile)) is not None}
+    against |= {name: reason for name in able if (reason := _too_dear(name, able[name], budget)) is not None}
     if optimizer == "auto":
         objections = {name: reason for name in able if (reason := objection(name, profile)) is not None}
         against = objections | against
@@ -110,10 +112,12 @@ def objection(name: str, profile: Profile) -> str | None:
     return None
 
 
-def _too_dear(cost: Cost, budget: Budget, profile: Profile) -> str | None:
-    if cost.step <= DEAR * budget.lm_calls:
+def _too_dear(name: str, cost: Cost, budget: Budget) -> str | None:
+    share = DEAREST.get(name, DEAR)
+    if cost.step <= share * budget.lm_calls:
         return None
-    return f"one step of it takes about {cost.step:.0f} LM calls, more than a third of the {budget.name} budget"
+    what = "two thirds" if name in DEAREST else "a third"
+    return f"one step of it takes about {cost.step:.0f} LM calls, more than {what} of the {budget.name} budget"
 
 
 def _reason(optimizer: str, taken: tuple[str, ...], profile: Profile, learned: Experience) -> str:

@@ -164,7 +164,9 @@ def test_adapters_that_cannot_be_had(
         send(engine, PROMPTS[0], adapter="../../etc")
     other = Weights("mlx/other@deadbeef", weights.folder, "deadbeef" * 8)
     foreign = store(3, base=other)
-    wrong = rf"trained on mlx/other@deadbeef, whose weights have hash deadbeef; these have {weights.sha256[:8]}\. Run it on"
+    wrong = (
+        rf"trained on mlx/other@deadbeef, whose weights have hash deadbeef; these have {weights.sha256[:8]}\. Run it on"
+    )
     with pytest.raises(ModelError, match=wrong):
         send(engine, PROMPTS[0], adapter=foreign.sha256)
     with pytest.raises(ModelError, match=wrong):
