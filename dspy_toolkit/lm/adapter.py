@@ -25,6 +25,7 @@ from dspy_toolkit.lm.formats.names import CHAT, FormatName, format_of
 from dspy_toolkit.lm.formats.plain import PlainFormat
 from dspy_toolkit.lm.formats.reading import ShownAsChat
 from dspy_toolkit.lm.formats.xml import XMLFormat
+from dspy_toolkit.lm.label_rules import label_rules_of
 from dspy_toolkit.lm.levers import adapter_of
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX
@@ -82,7 +83,8 @@ class _ByFormat(ChatAdapter):
             return None, nullcontext()
         native = self.use_native_function_calling
         if local:
-            chosen: ChatAdapter = FORMATS[asked or CHAT](use_native_function_calling=native)
+            rules = label_rules_of(_caller())
+            chosen: ChatAdapter = FORMATS[asked or CHAT](use_native_function_calling=native, rules=rules)
         else:
             chosen = _remote_adapter(lm, asked, native=native)
         stream = dspy.settings.send_stream

@@ -48,6 +48,7 @@ BESIDE = (
     "exporter.py",
     "formats",
     "grammar.py",
+    "label_rules.py",
     "levers.py",
     "meter.py",
     "parsing.py",

@@ -230,7 +230,7 @@ def _result(pool: Pool, made: Family, best: Entry) -> GeneratorResult:
         verdict = "failed" if made.ended.startswith("It failed") else "behind" if spent else "not asked"
         reason = made.ended or ("It made none that was new." if spent else "Others promised more for their cost.")
         return GeneratorResult(name=made.name, verdict=verdict, reason=reason, lm_calls=spent)
-    top = min(own, key=lambda entry: (-entry.rows, -entry.mean(), entry.number))
+    top = best if best in own else min(own, key=lambda entry: (-entry.rows, -entry.mean(), entry.number))
     candidates = "1 candidate" if len(own) == 1 else f"{len(own)} candidates"
     reason = f"{candidates}; the best, {top.label}: {top.mean():.1%} on {top.rows} rows."
     if made.ended.startswith("It failed"):

@@ -44,6 +44,8 @@ class Profile(Frozen):
     """Wall time over physical calls, many at once; 0 when all came from the cache."""
     usd_per_call: float = 0.0
     """Dollars over physical calls; 0 when all came from the cache, and for a model that has no price."""
+    labels: int = 0
+    """Labels of the last output of a program of one predictor, where it is a choice that an engine here can score; else 0."""
     training_seconds: float = 0.0
     """Predicted for one pass of an adapter's training over the training rows; 0 where there can be none."""
     training_note: str = "nobody looked whether its model can be trained"

@@ -33,7 +33,9 @@ def test_a_tiny_model_is_trained_proved_and_answers_with_its_adapter(
     base: Callable[..., Weights], tmp_path: Path
 ) -> None:
     weights = base()
-    settings = Settings(home=tmp_path / "home", lm={"model": f"mlx/{weights.folder}", "max_tokens": 16, "lease": "share"})  # pyright: ignore[reportArgumentType]
+    settings = Settings(
+        home=tmp_path / "home", lm={"model": f"mlx/{weights.folder}", "max_tokens": 16, "lease": "share"}
+    )  # pyright: ignore[reportArgumentType]
     try:
         result = optimize(dspy.Predict(Sort), records(160), settings=settings, optimizer="finetune", budget="100000")
         assert result.improved, result.reason

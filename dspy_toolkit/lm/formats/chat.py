@@ -26,3 +26,10 @@ class ChatFormat(Format, ChatAdapter):
     def reader(cls, signature: type[dspy.Signature]) -> None:
         """See `Format`."""
         return
+
+    @classmethod
+    def around(cls, signature: type[dspy.Signature], name: str) -> tuple[str, str]:
+        """See `Format`."""
+        names = [*signature.output_fields, "completed"]
+        after = names[names.index(name) + 1]
+        return f"[[ ## {name} ## ]]\n", f"\n\n[[ ## {after} ## ]]"

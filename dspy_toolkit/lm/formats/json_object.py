@@ -45,6 +45,18 @@ class JSONFormat(Format, JSONAdapter):
         """See `Format`."""
         return JSONReader(list(signature.output_fields))
 
+    @classmethod
+    def around(cls, signature: type[dspy.Signature], name: str) -> tuple[str, str]:
+        """See `Format`."""
+        names = list(signature.output_fields)
+        before = "{" if name == names[0] else ","
+        return f'{before}"{name}":', "}" if name == names[-1] else ","
+
+    @classmethod
+    def label(cls, text: str, value: Any) -> str:
+        """See `Format`."""
+        return compact(serialize_for_json(value))
+
     def _prepare_response_format(self, lm: Any, lm_kwargs: Any, signature: Any) -> None:
         """The grammar says it."""
 

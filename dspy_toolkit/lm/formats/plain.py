@@ -58,6 +58,11 @@ class PlainFormat(Format, ChatAdapter):
         # The mark after a field is the one before the next.
         return MarkedReader([(name, before, after) for name, before, after in _marks(signature)])
 
+    @classmethod
+    def around(cls, signature: type[dspy.Signature], name: str) -> tuple[str, str]:
+        """See `Format`."""
+        return next((before, after) for field, before, after in _marks(signature) if field == name)
+
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         """The instruction, and what the outputs are."""
         parts = [inspect.cleandoc(signature.instructions), _inputs(signature), _outputs(signature)]

@@ -60,6 +60,11 @@ class XMLFormat(Format, XMLAdapter):
         ]
         return MarkedReader(shown, unescape)
 
+    @classmethod
+    def around(cls, signature: type[dspy.Signature], name: str) -> tuple[str, str]:
+        """See `Format`."""
+        return f"<{name}>\n", f"\n</{name}>"
+
     def format_user_message_content(
         self,
         signature: type[dspy.Signature],

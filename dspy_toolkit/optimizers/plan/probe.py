@@ -10,7 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.evaluation import evaluate
+from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.optimizers.generators.finetune import training_facts
+from dspy_toolkit.optimizers.generators.label_weights import labels_of
 from dspy_toolkit.optimizers.generators.reflection import try_reflection
 from dspy_toolkit.optimizers.problem import Problem
 from dspy_toolkit.optimizers.profile import PASS, Profile
@@ -71,6 +73,7 @@ def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = N
         demo_tokens=_demo_tokens(rows, spec),
         seconds_per_call=report.seconds / asked.physical_calls if asked.physical_calls else 0.0,
         usd_per_call=asked.usd / asked.physical_calls if asked.physical_calls else 0.0,
+        labels=labels_of(program) if labelled and connection.model.startswith(PREFIX) else 0,
         training_seconds=training_seconds,
         training_note=training_note,
         reflector_ok=usable,

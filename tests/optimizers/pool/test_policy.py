@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from benchmarks.optimizers.races import BUDGETS, COSTS, GAPS, POLICIES, World, gains
 from dspy_toolkit.errors import BudgetExhausted
-from dspy_toolkit.optimizers.pool.entry import BASELINE, Cost, Entry, Family, Made
+from dspy_toolkit.optimizers.pool.entry import BASELINE, WAIT, Cost, Entry, Family, Made
 from dspy_toolkit.optimizers.pool.policy import climbing, rungs
 from dspy_toolkit.optimizers.pool.pool import Pool
 
@@ -152,6 +152,28 @@ def test_within_a_point_of_the_best_and_never_below_one_by_chance(budget: str, g
     best = max(mean(values) for name, values in found.items() if name not in ("pool", "one"))
     assert mean(found["pool"]) >= best - 1 - 2 * error
     assert mean(found["pool"]) >= mean(found["one"]) - 2 * error
+
+
+def test_a_generator_that_waits_is_asked_again_when_another_candidate_leads() -> None:
+    asked: list[str] = []
+    play = Play({"other": [0.3, 0.3, 0.3, 0.3, 0.95]}, {"other": 0}, 2_000, 60)
+
+    def waiting():
+        for number in range(3):
+            asked.append(pool.best.label)
+            yield Made(0.2, f"mine {number}")
+            yield WAIT
+
+    play.families.append(Family("mine", waiting(), Cost(0, 0), urgent=1))
+    pool = play.pool()
+    assert pool.run().label == "other 4"
+    assert asked[0] == BASELINE
+    assert len(asked) == len(set(asked)) > 1, "once for each leader"
+
+
+def test_scores_that_are_all_the_same_say_nothing() -> None:
+    pool = Play({"a": [1.0, 1.0]}, {"a": 0}, 100, 20).pool(base=1.0)
+    assert pool.run() is pool.baseline
 
 
 def test_a_world_is_the_same_for_a_seed() -> None:
