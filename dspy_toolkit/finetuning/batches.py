@@ -86,7 +86,7 @@ def _alike(rows: Sequence[EncodedRow], drawn: np.ndarray) -> np.ndarray:
     """Indices of `rows` by beginning, then length, then `drawn`."""
     kinds: dict[bytes, int] = {}
     beginnings = [kinds.setdefault(row.tokens[:ALIKE].tobytes(), len(kinds)) for row in rows]
-    return np.lexsort((drawn, [len(row.tokens) // BUCKET for row in rows], beginnings))
+    return np.lexsort(np.array([drawn, [len(row.tokens) // BUCKET for row in rows], beginnings]))
 
 
 def _parts(rows: Sequence[EncodedRow], most: int, *, share: bool) -> list[Part]:

@@ -41,7 +41,8 @@ def load_state(path: Path) -> TrainingState | None:
     if not path.exists():
         return None
     try:
-        arrays, metadata = mx.load(str(path), format="safetensors", return_metadata=True)
+        loaded: Any = mx.load(str(path), format="safetensors", return_metadata=True)
+        arrays, metadata = loaded
         plain = json.loads(metadata["state"])
         plain["val_losses"] = [Evaluation(**each) for each in plain["val_losses"]]
         groups: dict[str, dict[str, Any]] = {group: {} for group in GROUPS}

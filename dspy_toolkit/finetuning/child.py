@@ -34,8 +34,8 @@ def main(folder: Path) -> int:
     say = _take_stdout()
     _end_with_parent()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    job = Job.model_validate_json((folder / "job.json").read_bytes())
     try:
-        job = Job.model_validate_json((folder / "job.json").read_bytes())
         say("trained", _train(job, folder, began, say).model_dump(mode="json"))
     except ToolkitError as error:
         say("error", {"type": type(error).__name__, "message": str(error)})

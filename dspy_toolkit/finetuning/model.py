@@ -17,6 +17,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx import nn
+from mlx.nn import losses
+from mlx.nn.utils import value_and_grad
 from mlx.utils import tree_flatten, tree_unflatten
 
 from dspy_toolkit.errors import TrainingError
@@ -67,7 +69,8 @@ class AdaptedModel:
     @property
     def parameters(self) -> dict[str, Any]:
         """The adapter's arrays by name, in the names' order."""
-        return dict(sorted(tree_flatten(self.model.trainable_parameters())))
+        arrays: Any = tree_flatten(self.model.trainable_parameters())
+        return dict(sorted(arrays))
 
     @parameters.setter
     def parameters(self, arrays: dict[str, Any]) -> None:
@@ -84,7 +87,7 @@ class AdaptedModel:
 
     def gradients(self, part: Part) -> tuple[Any, dict[str, Any]]:
         """(summed cross-entropy of the part's scored tokens, its gradient by name), evaluated."""
-        loss, gradient = nn.value_and_grad(self.model, self.loss)(part)
+        loss, gradient = value_and_grad(self.model, self.loss)(part)
         mx.eval(loss, gradient)
         return loss, dict(tree_flatten(gradient))
 
@@ -103,7 +106,7 @@ class AdaptedModel:
         else:
             with self._gather.only(rows, places):
                 logits = self.model(mx.array(part.inputs), cache=caches)[0]
-        return nn.losses.cross_entropy(logits.astype(mx.float32), mx.array(part.targets), reduction="sum")
+        return losses.cross_entropy(logits.astype(mx.float32), mx.array(part.targets), reduction="sum")
 
 
 class _Gather:
@@ -164,8 +167,9 @@ class _Continued(_Beginning):
         self._before, self.offset = before, before.keys.shape[2]
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
-        rows = keys.shape[0]
-        return tuple(
-            mx.concatenate([mx.broadcast_to(old, (rows, *old.shape[1:])), new], axis=2)
-            for old, new in ((self._before.keys, keys), (self._before.values, values))
-        )
+        return _behind(self._before.keys, keys), _behind(self._before.values, values)
+
+
+def _behind(prefix: Any, own: Any) -> Any:
+    """Each row's own keys or values behind those of the one prefix."""
+    return mx.concatenate([mx.broadcast_to(prefix, (own.shape[0], *prefix.shape[1:])), own], axis=2)

@@ -127,7 +127,7 @@ def test_the_logits_are_those_of_the_fused_model(
                 mx.eval(model(tokens))
             held.activate(None)
             memory.append(mx.get_active_memory())
-        assert memory[1] <= memory[0], "no memory is left behind"
+        assert memory[1] - memory[0] < 4096, "no memory is left behind; an adapter has twice as much"
         assert np.array_equal(np.array(model(tokens)), before), "the base computes what it did, to the bit"
 
     on_own_thread(run)
