@@ -20,7 +20,7 @@ ALIKE = 24
 """First tokens by which rows are told to begin alike."""
 BUCKET = 8
 """Tokens; rows whose lengths differ by less are of one length to the order."""
-PASS_TOKENS = 80
+PASS_TOKENS = 32
 """A pass through the model costs as much as so many tokens more: its weights are read twice. Measured on a CPU."""
 
 
@@ -38,6 +38,8 @@ class Part:
     """Place in `inputs` from which each scored token is predicted; shape (scored,), int32."""
     targets: np.ndarray
     """The scored tokens; shape (scored,), int32."""
+    encoded: tuple[EncodedRow, ...]
+    """The rows themselves, in the order of `inputs`."""
     tokens: int
     """Of the rows, without padding, and counting the prefix for each row."""
 
@@ -116,6 +118,7 @@ def _part(rows: Sequence[EncodedRow], *, share: bool) -> Part:
         rows=np.repeat(np.arange(len(rows), dtype=np.int32), [len(row.scored) for row in rows]),
         places=np.concatenate([row.scored - 1 - shared for row in rows]),
         targets=np.concatenate([row.tokens[row.scored] for row in rows]),
+        encoded=tuple(rows),
         tokens=sum(len(row.tokens) for row in rows),
     )
 

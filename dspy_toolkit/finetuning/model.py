@@ -1,9 +1,10 @@
 """A loaded model made ready for training: adapters in its linear layers, its head at the scored tokens only.
 
-Two things make a classification several times faster than computing whole rows. The vocabulary's logits are computed where
+Three things make a classification several times faster than computing whole rows. The vocabulary's logits are computed where
 a token is scored, and nowhere else. And what all rows of a part begin with goes through the model once, as one row whose
-keys and values the others read; gradients flow through both. The first needs `model.model`, as nearly all of mlx_lm's models
-have it; the second needs plain caches (no sliding windows, no state spaces). A model without them is computed whole.
+keys and values the others read; gradients flow through both. And the blocks below the first adapted one are computed once
+for each row (`frozen`). The first needs `model.model`, as nearly all of mlx_lm's models
+have it; the others need plain caches (no sliding windows, no state spaces). A model without them is computed whole.
 
 Not covered: loading (`lm.models.weights.load_model(…, differentiable=True)`), embeddings and experts (mlx_lm adapts them, and
 so does this, but nothing here tests it).
@@ -12,6 +13,7 @@ so does this, but nothing here tests it).
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -23,6 +25,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from dspy_toolkit.errors import TrainingError
 from dspy_toolkit.finetuning.batches import Part
+from dspy_toolkit.finetuning.frozen import MOST_BYTES, FrozenBlocks
 from dspy_toolkit.finetuning.values import TrainSettings
 from dspy_toolkit.lm.engine.caches import divisible
 from dspy_toolkit.lm.models.adapters import AdapterConfig
@@ -52,6 +55,7 @@ class AdaptedModel:
                 "process of its own: dspy_toolkit.finetuning.train."
             )
         self.model, self.shares = model, divisible(model)
+        self._frozen: FrozenBlocks | None = None
         self._gather = _Gather()
         model.freeze()
         config = adapter_config(settings)
@@ -63,6 +67,8 @@ class AdaptedModel:
             raise TrainingError("This model has no layer that an adapter can change. Choose another model (lm.model).")
         self._draw(settings.seed)
         model.train()
+        if self.shares and settings.layers > 0:
+            self._frozen = FrozenBlocks.of(model, settings.layers)
         if not self._gather.into(model):
             self._gather = None
 
@@ -70,11 +76,32 @@ class AdaptedModel:
     def parameters(self) -> dict[str, Any]:
         """The adapter's arrays by name, in the names' order."""
         arrays: Any = tree_flatten(self.model.trainable_parameters())
-        return dict(sorted(arrays))
+        return dict(sorted((self._frozen.name_of(name) if self._frozen else name, array) for name, array in arrays))
 
     @parameters.setter
     def parameters(self, arrays: dict[str, Any]) -> None:
-        self.model.update(tree_unflatten(list(arrays.items())))
+        named = [(self._frozen.name_here(name) if self._frozen else name, array) for name, array in arrays.items()]
+        self.model.update(tree_unflatten(named))
+
+    def prepare(self, parts: Sequence[Part]) -> None:
+        """Compute for all rows what no step changes. `parts` hold each row once, and are the same in every run."""
+        frozen = self._frozen
+        if frozen is None:
+            return
+        if frozen.bytes_of(parts) > MOST_BYTES:
+            frozen.undo()
+            self._frozen = None
+            return
+        frozen.keep(parts, self._trunk)
+
+    def _trunk(self, prefix: np.ndarray, inputs: np.ndarray) -> tuple[Any, Any]:
+        """The trunk's states of a prefix, or None, and of what follows it."""
+        trunk, before, caches = self.model.model, None, None
+        if len(prefix):
+            begun = [_Beginning() for _ in trunk.layers]
+            before = trunk(mx.array(prefix[None]), begun)
+            caches = [_Continued(layer) for layer in begun]
+        return before, trunk(mx.array(inputs), caches)
 
     def _draw(self, seed: int) -> None:
         """First weights that depend on the seed and nothing else; mlx_lm draws them from a generator of the process."""
@@ -89,23 +116,27 @@ class AdaptedModel:
         """(summed cross-entropy of the part's scored tokens, its gradient by name), evaluated."""
         loss, gradient = value_and_grad(self.model, self.loss)(part)
         mx.eval(loss, gradient)
-        return loss, dict(tree_flatten(gradient))
+        arrays: Any = tree_flatten(gradient)
+        return loss, {self._frozen.name_of(name) if self._frozen else name: array for name, array in arrays}
 
     def loss(self, part: Part) -> Any:
         """Natural cross-entropy of the part's scored tokens, summed; float32."""
+        of_prefix: dict[str, Any] = {}
+        of_inputs: dict[str, Any] = {}
         caches = None
+        if self._frozen is not None:
+            of_prefix["input_embeddings"], of_inputs["input_embeddings"] = self._frozen.states(part)
         if len(part.prefix):
             begun = [_Beginning() for _ in self.model.layers]
-            self.model(
-                mx.array(part.prefix[None]), cache=begun
-            )  # its logits are asked for by nobody, so never computed
+            # Its logits are asked for by nobody, so they are never computed.
+            self.model(mx.array(part.prefix[None]), cache=begun, **of_prefix)
             caches = [_Continued(layer) for layer in begun]
         rows, places = mx.array(part.rows), mx.array(part.places)
         if self._gather is None:
-            logits = self.model(mx.array(part.inputs), cache=caches)[rows, places]
+            logits = self.model(mx.array(part.inputs), cache=caches, **of_inputs)[rows, places]
         else:
             with self._gather.only(rows, places):
-                logits = self.model(mx.array(part.inputs), cache=caches)[0]
+                logits = self.model(mx.array(part.inputs), cache=caches, **of_inputs)[0]
         return losses.cross_entropy(logits.astype(mx.float32), mx.array(part.targets), reduction="sum")
 
 

@@ -68,13 +68,14 @@ class Training:
         val_rows: may be empty: then all epochs are trained, and the last step's adapter is the best.
         state: of an earlier run of the same rows and settings.
         """
-        self.state = state or TrainingState(model.parameters, model.parameters)
         self.steps = total_steps(len(rows), settings)
         self._model, self._rows, self._settings = model, rows, settings
         self._epoch, self._batches = -1, [[]]
         self._of_epoch = steps_of_epoch(len(rows), settings)
         self._every = max(1, round(self._of_epoch / settings.evaluations))
         self._val = evaluation_parts(val_rows, settings, share=model.shares) if val_rows else []
+        model.prepare([*evaluation_parts(rows, settings, share=model.shares), *self._val])
+        self.state = state or TrainingState(model.parameters, model.parameters)
         self._warm = math.ceil(settings.warmup * self.steps)
         self._optimizer = optimizers.AdamW(
             learning_rate=settings.rate, weight_decay=settings.weight_decay, bias_correction=True

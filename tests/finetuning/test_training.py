@@ -66,10 +66,12 @@ def test_eight_rows_are_learnt_by_heart(base: Base, kind: Any) -> None:
     assert state.tokens == 80 * sum(len(row.tokens) for row in rows)
 
 
-@pytest.mark.parametrize("kind", ["llama", "sliding", "hybrid"])
-def test_the_loss_is_that_of_whole_rows(base: Base, kind: Any) -> None:
-    """Neither the shared beginning nor the head at some places changes it, nor its gradient."""
-    weights, settings = base(kind), TrainSettings(rate=1e-2)
+@pytest.mark.parametrize(
+    ("kind", "layers"), [("llama", -1), ("llama", 1), ("llama", 3), ("llama", 4), ("sliding", 2), ("hybrid", 2)]
+)
+def test_the_loss_is_that_of_whole_rows(base: Base, kind: Any, layers: int) -> None:
+    """Neither the shared beginning, nor frozen blocks, nor the head at some places changes it, nor its gradient."""
+    weights, settings = base(kind), TrainSettings(rate=1e-2, layers=layers)
     rows = encoded(weights, 6)
 
     def run() -> None:
@@ -84,10 +86,19 @@ def test_the_loss_is_that_of_whole_rows(base: Base, kind: Any) -> None:
             for name, array in made.parameters.items()
         }
         (part,) = evaluation_parts(rows, settings, share=made.shares)
+        names = list(made.parameters)
+        made.prepare([part])
+        assert list(made.parameters) == names
+        assert {int(name.split(".")[2]) for name in names} == set(range(4 - layers if layers > 0 else 0, 4))
+        assert len(made.model.layers) == (layers if kind == "llama" and layers > 0 else 4)
         assert bool(len(part.prefix)) is made.shares
-        (whole,) = evaluation_parts(rows, settings, share=False)
         loss, gradient = made.gradients(part)
+        if made._frozen is not None:
+            made._frozen.undo()
+            made._frozen = None
+        (whole,) = evaluation_parts(rows, settings, share=False)
         plain, plain_gradient = made.gradients(whole)
+        assert gradient.keys() == plain_gradient.keys()
         one_by_one = 0.0
         for row in rows:
             logits = made.model(mx.array(row.tokens[None, :-1]))[0, mx.array(row.scored - 1)]
