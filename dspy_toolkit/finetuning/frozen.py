@@ -41,9 +41,11 @@ class FrozenBlocks:
     @classmethod
     def of(cls, model: Any, adapted: int) -> FrozenBlocks | None:
         """Part `model` below its last `adapted` blocks; None, and the model as it was, where that cannot be done."""
-        trunk = getattr(model, "model", None)
+        trunk: Any = getattr(model, "model", None)
         layers = getattr(trunk, "layers", None)
-        takes = all("input_embeddings" in inspect.signature(type(each).__call__).parameters for each in (model, trunk))
+        takes = trunk is not None and all(
+            "input_embeddings" in inspect.signature(type(each).__call__).parameters for each in (model, trunk)
+        )
         if not takes or not isinstance(layers, list) or not 0 < adapted < len(layers):
             return None
         probe = mx.array([PROBE])
@@ -52,7 +54,7 @@ class FrozenBlocks:
         states = made._below_only(lambda: trunk(probe))
         trunk.layers = made._above
         parted = model(probe, input_embeddings=states)
-        if mx.abs(whole - parted).max().item() <= CLOSE * mx.abs(whole).max().item():
+        if mx.all(mx.abs(whole - parted) <= CLOSE * mx.abs(whole).max()).item():
             return made
         made.undo()
         return None

@@ -58,18 +58,27 @@ def predict(
     epoch = [part for batch in epoch_batches(encoded, settings, 0, share=True) for part in batch]
     steps, of_epoch = total_steps(len(encoded), settings), steps_of_epoch(len(encoded), settings)
     epochs = steps / of_epoch
-    cost = epochs * sum(part.cost for part in epoch)
+    once, adapted = sum(part.cost for part in epoch), _adapted(weights, settings)
+    cost = epochs * once
     if val:
         evaluations = 1 + steps / max(1, round(of_epoch / settings.evaluations))
-        cost += FORWARD_SHARE * evaluations * sum(part.cost for part in evaluation_parts(val, settings, share=True))
+        val_cost = sum(part.cost for part in evaluation_parts(val, settings, share=True))
+        once, cost = once + val_cost, cost + FORWARD_SHARE * evaluations * val_cost
+    cost += FORWARD_SHARE * (1 / adapted - 1) * once  # the blocks below the first adapted one
     speed = _speeds(home).get(_key(job_of(weights, (), (), settings, home, device)))
     measured = speed is not None
     if speed is None:
         # Four bytes a weight on a CPU; elsewhere what is loaded has between half a byte and two of them.
         weights_count = needed_bytes(weights.folder, device) / (4 if device == "cpu" else 1)
-        speed = FLOPS[device] / FLOPS_A_WEIGHT / weights_count
+        speed = FLOPS[device] / FLOPS_A_WEIGHT / (weights_count * adapted)
     tokens = round(epochs * sum(part.tokens for part in epoch))
     return Prediction(seconds=START_SECONDS + cost / speed, tokens=tokens, measured=measured)
+
+
+def _adapted(weights: Weights, settings: TrainSettings) -> float:
+    """Share of the blocks that a step computes: those below the first adapted one are computed once."""
+    blocks = json.loads((weights.folder / "config.json").read_text()).get("num_hidden_layers")
+    return min(settings.layers / blocks, 1.0) if blocks and settings.layers > 0 else 1.0
 
 
 def remember_speed(job: Job, cost: int, seconds: float) -> None:

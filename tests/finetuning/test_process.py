@@ -22,7 +22,7 @@ from tests.finetuning.conftest import make_rows
 from tests.lm.tiny import greedy
 
 Base = Callable[..., Weights]
-SETTINGS = TrainSettings(epochs=6, rate=1e-2, batch_rows=4)
+SETTINGS = TrainSettings(epochs=6, rate=1e-2, batch_rows=4, layers=3)
 ROWS, VAL_ROWS = make_rows(10), make_rows(4)
 
 
@@ -131,6 +131,27 @@ def test_what_ends_the_caller_ends_the_process(base: Base, tmp_path: Path) -> No
         run(base(), tmp_path, progress=interrupt)
     assert len(found) == 1
     assert not found[0].is_running()
+
+
+def test_the_training_holds_the_accelerator_for_as_long_as_it_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dspy_toolkit.finetuning.process import _leased
+    from dspy_toolkit.lm.models import lease
+    from dspy_toolkit.locks import take
+
+    monkeypatch.setattr(lease, "lease_path", lambda device: tmp_path / "leases" / device)
+    engine = lease.acquire("cpu", 0)
+    with _leased("cpu", 0) as inherited:  # an engine of this process shares it
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=inherited)
+    engine.release()
+    assert take(tmp_path / "leases" / "cpu") is None
+    child.communicate(b"\n")
+    free = take(tmp_path / "leases" / "cpu")
+    assert free is not None
+    free.release()
+    with _leased("cpu", None) as inherited:
+        assert inherited == ()
 
 
 def test_errors_come_back_as_one(base: Base, tmp_path: Path) -> None:
