@@ -1,12 +1,12 @@
 """Our training loop and mlx_lm's own on the same rows: tokens a second, and memory at its highest.
 
-    python -m benchmarks.lm.finetuning [STEPS]
+    python -m benchmarks.lm.finetuning [STEPS [LAYERS]]
 
-The embedded model, LoRA of rank 8 in all layers, 8 rows a step: prompts of the router under a short instruction, some 70
+The embedded model, LoRA of rank 8 in all layers or the last LAYERS, 8 rows a step: prompts of the router under a short instruction, some 70
 tokens with their label. Each loop runs in a process of its own, after two steps that do not count. Goals: at least 80 % of
 mlx_lm's tokens a second, counted as tokens of the rows whatever each loop computes of them; at most 110 % of its memory.
 
-Not covered: what is learnt (`tests/finetuning`), adapters of some layers only, a GPU.
+Not covered: what is learnt (`tests/finetuning`), a GPU.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WARM = 2
 SPEED, MEMORY = 0.8, 1.1
 
 
-def measure(loop: str, home: Path, steps: int) -> dict[str, float]:
+def measure(loop: str, home: Path, steps: int, layers: int) -> dict[str, float]:
     """Tokens a second and peak bytes of one loop, in this process."""
     from dspy_toolkit.lm.models.blas import preload
 
@@ -51,7 +51,7 @@ def measure(loop: str, home: Path, steps: int) -> dict[str, float]:
         for line in lines[: BATCH * (steps + WARM)]
     ]
     rows = encode_rows(said, load_tokenizer(weights.folder, weights.sha256))
-    settings = TrainSettings(epochs=1, batch_rows=BATCH)
+    settings = TrainSettings(epochs=1, batch_rows=BATCH, layers=layers)
     seconds, tokens = (_ours if loop == "ours" else _theirs)(model, rows, settings, steps)
     return {"tokens_per_second": tokens / seconds, "peak_bytes": mx.get_peak_memory()}
 
@@ -95,12 +95,12 @@ def _theirs(model: Any, rows: list[Any], settings: Any, steps: int) -> tuple[flo
     return run(steps), round(sum(len(row.tokens) for row in rows) / len(rows) * BATCH * steps)
 
 
-def main(steps: int) -> None:
+def main(steps: int, layers: int) -> None:
     """Print both, and their ratios."""
     with tempfile.TemporaryDirectory() as home:
         found = {}
         for loop in ("mlx_lm", "ours"):
-            command = [sys.executable, "-m", "benchmarks.lm.finetuning", loop, home, str(steps)]
+            command = [sys.executable, "-m", "benchmarks.lm.finetuning", loop, home, str(steps), str(layers)]
             output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
             found[loop] = json.loads(output.splitlines()[-1])
     ours, theirs = found["ours"], found["mlx_lm"]
@@ -113,7 +113,8 @@ def main(steps: int) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 4:
-        print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))
+    if len(sys.argv) == 5:
+        print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else STEPS)
+        given = [int(argument) for argument in sys.argv[1:]]
+        main(*given, *(STEPS, -1)[len(given) :])

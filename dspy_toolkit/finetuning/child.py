@@ -120,7 +120,8 @@ def _train(job: Job, folder: Path, began: float, say: Any) -> Trained:
     )
     if stopped != "deadline":
         write_file(folder / "trained.json", trained.model_dump_json(indent=1).encode())
-        checkpoint.unlink(missing_ok=True)
+        for left in folder.glob(f"{checkpoint.name}*"):  # with what a killed run had half written
+            left.unlink(missing_ok=True)
     return trained
 
 

@@ -12,7 +12,7 @@ import pytest
 from dspy_toolkit.errors import ModelError, ModelNotFound, StoreError
 from dspy_toolkit.lm import connect
 from dspy_toolkit.lm.connection import full_name
-from dspy_toolkit.lm.models import embedded, weights
+from dspy_toolkit.lm.models import embedded, hashes
 from dspy_toolkit.lm.models.hardware import Hardware
 from dspy_toolkit.lm.models.weights import find_weights, hash_weights, needed_bytes
 from dspy_toolkit.settings import Settings
@@ -156,8 +156,8 @@ def test_a_model_that_does_not_exist(name: str, tmp_path: Path) -> None:
 
 def test_hashes_are_remembered(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     remembered, hashed = tmp_path / "hashes.json", []
-    real = weights.hash_file
-    monkeypatch.setattr(weights, "hash_file", lambda path: hashed.append(path.name) or real(path))
+    real = hashes.hash_file
+    monkeypatch.setattr(hashes, "hash_file", lambda path: hashed.append(path.name) or real(path))
     first = hash_weights(tiny, remembered)
     assert hash_weights(tiny, remembered) == first
     assert sorted(hashed) == ["config.json", "model.safetensors"]
