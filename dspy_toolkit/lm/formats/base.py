@@ -141,10 +141,10 @@ class Format(Base):
             lm_kwargs["guided_grammar"] = grammar
         return asked
 
-    def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """No reminder where the grammar ensures the format."""
+    def user_message_output_requirements(self, signature: type[dspy.Signature]) -> str:
+        """Nothing where the grammar ensures the format."""
         if self._guided and not self._free and self.grammar(signature):
-            return None
+            return ""
         return super().user_message_output_requirements(signature)
 
 

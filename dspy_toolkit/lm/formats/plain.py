@@ -114,14 +114,17 @@ class PlainFormat(Format, ChatAdapter):
             except ValueError as error:
                 raise AdapterParseError(
                     adapter_name="PlainFormat",
-                    signature=signature,
+                    signature=signature,  # pyright: ignore[reportArgumentType]  (DSPy's own annotation is of an instance)
                     lm_response=completion,
                     message=f"The field {name} cannot be read from {text[:80]!r}: {error}",
                 ) from error
         values = apply_output_field_defaults(signature, values)
         if values.keys() != signature.output_fields.keys():
             raise AdapterParseError(
-                adapter_name="PlainFormat", signature=signature, lm_response=completion, parsed_result=values
+                adapter_name="PlainFormat",
+                signature=signature,  # pyright: ignore[reportArgumentType]
+                lm_response=completion,
+                parsed_result=values,  # pyright: ignore[reportArgumentType]
             )
         return values
 

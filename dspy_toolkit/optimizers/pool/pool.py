@@ -21,7 +21,7 @@ from random import Random
 from typing import NamedTuple
 
 from dspy_toolkit.errors import BudgetExhausted
-from dspy_toolkit.optimizers.pool.entry import BASELINE, WAIT, Entry, Family
+from dspy_toolkit.optimizers.pool.entry import BASELINE, Entry, Family
 from dspy_toolkit.optimizers.pool.policy import climbing, improvement, ranked, shrunk
 
 WAVE = 4
@@ -206,7 +206,7 @@ class Pool:
         if isinstance(made, Over):
             family.ended = family.ended or "It has no more candidates."
             return None
-        if made is WAIT:
+        if made is None:  # WAIT
             family.waits = self.best
             return None
         number = sum(each.made for each in self.families) + 1
