@@ -182,7 +182,7 @@ class Batch:
         for part, rows in ((self._scoring, scored), (self._decoding, decoded)):
             if rows:
                 whole = len(rows) == len(sequences)
-                part.join([sequences[row] for row in rows], caches if whole else branch(caches, rows))
+                part.join([sequences[row] for row in rows], caches if whole else branch(caches, rows, LOOK_AHEAD))
 
     def _room(self) -> float:
         """Tokens of KV cache that there is memory for beside what is held."""

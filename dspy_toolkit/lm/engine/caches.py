@@ -167,9 +167,20 @@ def keep_rows(caches: list[Any], rows: Sequence[int]) -> list[Any]:
     return caches
 
 
-def branch(caches: list[Any], rows: Sequence[int]) -> list[Any]:
-    """New caches that hold copies of some rows, at least one; a row may come several times. `caches` do not change."""
-    return keep_rows(copy.deepcopy(caches), rows)  # arrays are not copied before they are written to
+def branch(caches: list[Any], rows: Sequence[int], grow: int) -> list[Any]:
+    """New caches that hold copies of some rows, at least one; a row may come several times. `caches` do not change.
+
+    Args:
+        grow: tokens that the copies are about to grow by: room for no more is copied with them.
+    """
+    copies = copy.deepcopy(caches)  # arrays are not copied before they are written to
+    for cache in copies:
+        own = cache._own if isinstance(cache, SharedKVCache) else cache
+        if isinstance(own, BatchKVCache) and own.keys is not None:
+            size = own._idx + grow
+            # Contiguous first: of anything else, MLX on a CPU picks rows one number at a time.
+            own.keys, own.values = mx.contiguous(own.keys[..., :size, :]), mx.contiguous(own.values[..., :size, :])
+    return keep_rows(copies, rows)
 
 
 def _whole(keys: Any, values: Any) -> KVCache:

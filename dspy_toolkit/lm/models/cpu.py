@@ -115,9 +115,12 @@ def _attend(queries: Any, scores: Any, values: Any, prefix: Any) -> Any:
 def _per_group(x: Any, shared: Any) -> Any:
     """`x` of shape (rows, groups, heads of a group, length, a) times `shared` of (rows, groups, a, b), which the heads share.
 
-    One product a group: MLX calls the BLAS once for each, and with many short rows the calls cost more than the sums.
+    One product a group: MLX calls the BLAS once for each, which with many short rows costs more than the sums. But of one
+    token a row MLX multiplies vectors by itself.
     """
     rows, groups, heads, length, width = x.shape
+    if length == 1:
+        return x @ shared[:, :, None]
     return (x.reshape(rows, groups, heads * length, width) @ shared).reshape(rows, groups, heads, length, -1)
 
 
