@@ -137,7 +137,7 @@ def make_request(**fields: Any) -> GenerationRequest:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in p['loc'])}: {p['msg'].removeprefix('Value error, ')} (it is {str(p['input'])[:80]!r})"
             if p["loc"]
-            else str(p["ctx"]["error"])  # of the request as a whole
+            else str(p.get("ctx", {}).get("error"))  # of the request as a whole
             for p in error.errors(include_url=False)
         )
         raise RequestRefused(f"The request cannot be run. {problems}") from None

@@ -175,7 +175,7 @@ def branch(caches: list[Any], rows: Sequence[int], grow: int) -> list[Any]:
     """
     copies = copy.deepcopy(caches)  # arrays are not copied before they are written to
     for cache in copies:
-        own = cache._own if isinstance(cache, SharedKVCache) else cache
+        own: Any = cache._own if isinstance(cache, SharedKVCache) else cache
         if isinstance(own, BatchKVCache) and own.keys is not None:
             size = own._idx + grow
             # Contiguous first: of anything else, MLX on a CPU picks rows one number at a time.

@@ -88,15 +88,11 @@ def spell(asked: LabelScores, spans: Callable[[str], abc.Sequence[tuple[int, int
     while len({tokens[:shared] for tokens in whole}) > 1:
         shared -= 1
     within = [_reach(spanned, start + len(label)) for label, spanned in zip(asked.labels, read, strict=True)]
-    for beyond in range(1, max(len(tokens) - size for tokens, size in zip(whole, within, strict=True)) + 2):
-        counted = tuple(
-            (*tokens[shared : size + beyond], *((END,) if size + beyond > len(tokens) else ()))
-            for tokens, size in zip(whole, within, strict=True)
-        )
-        if len(longest(counted)) == len(counted):
-            break
-    else:
-        alike = [label for label, path in zip(asked.labels, counted, strict=True) if counted.count(path) > 1]
+    rest = max(len(tokens) - size for tokens, size in zip(whole, within, strict=True))
+    tries = (_counted(whole, shared, within, beyond) for beyond in range(1, rest + 2))
+    counted = next((paths for paths in tries if len(longest(paths)) == len(paths)), None)
+    if counted is None:
+        alike = [label for label, tokens in zip(asked.labels, whole, strict=True) if whole.count(tokens) > 1]
         raise RequestRefused(f"The labels {alike} are the same tokens to this model. Leave out all but one of them.")
     if not ends and any(path[-1] == END for path in counted):
         raise RequestRefused(
@@ -108,6 +104,14 @@ def spell(asked: LabelScores, spans: Callable[[str], abc.Sequence[tuple[int, int
 def _reach(spanned: abc.Sequence[tuple[int, int]], place: int) -> int:
     """How many tokens come before the first that goes beyond `place`."""
     return sum(1 for _ in takewhile(lambda span: span[1] <= place, spanned))
+
+
+def _counted(whole: abc.Sequence[Path], begin: int, within: abc.Sequence[int], beyond: int) -> tuple[Path, ...]:
+    """Of each reply the tokens from `begin` to the label's last, `within`, and `beyond` more; END stands for one too many."""
+    return tuple(
+        (*tokens[begin : size + beyond], *((END,) if size + beyond > len(tokens) else ()))
+        for tokens, size in zip(whole, within, strict=True)
+    )
 
 
 def log_sum_exp(values: np.ndarray) -> Any:

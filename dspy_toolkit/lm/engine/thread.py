@@ -83,7 +83,7 @@ class EngineThread(ABC):
         """
         request = self._check_adapter(request)
         prompt = self._tokenizer.encode_request(request)
-        spelling = self._spelled(request.label_scores) if request.label_scores is not None else None
+        spelling = self._spelling(request.label_scores)
         self._check_length(len(prompt), request.max_tokens if spelling is None else spelling.size)
         matcher = self._tokenizer.matcher(request.grammar) if request.grammar else None
         limit = min(request.deadline_seconds or self._settings.timeout, self._settings.timeout)
@@ -125,6 +125,10 @@ class EngineThread(ABC):
                 "lm.backend=mlx, or leave the adapter out."
             )
         return request
+
+    def _spelling(self, labels: LabelScores | None) -> Spelling | None:
+        # The type checker does not know that a frozen model is hashable.
+        return None if labels is None else self._spelled(labels)  # pyright: ignore[reportArgumentType]
 
     def _spell(self, labels: LabelScores) -> Spelling:
         return spell(labels, self._tokenizer.spans, ends=bool(self._tokenizer.stop_tokens))

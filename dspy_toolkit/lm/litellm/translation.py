@@ -240,7 +240,7 @@ def _choice_logprobs(reply: Reply) -> ChoiceLogprobs | None:
 
     if (labels := reply.label_logprobs) is not None:
         best = max(labels, key=lambda scored: scored.logprob)
-        top = [TopLogprob(**spelled(each.label, each.logprob), tokens=each.tokens) for each in labels]
+        top = [TopLogprob(**{**spelled(each.label, each.logprob), "tokens": each.tokens}) for each in labels]
         content = [ChatCompletionTokenLogprob(**spelled(best.label, best.logprob), top_logprobs=top)]
         return ChoiceLogprobs(content=content)
     if reply.logprobs is None:
