@@ -59,6 +59,21 @@ def test_a_grammar_of_forced_and_free_tokens(torch_engine: TorchEngine) -> None:
     assert (cut.finish_reason, cut.completion_tokens) == ("length", 2)
 
 
+def test_the_label_scores_of_mlx(torch_engine: TorchEngine, engine: Engine) -> None:
+    labels = ("billing", "billing dispute", "technical support", "12")
+    for suffix in ("", "\n\n[[ ## completed ## ]]"):
+        scores = {"prefix": "[[ ## label ## ]]\n", "labels": labels, "suffix": suffix}
+        ours, theirs = (
+            send(each, turns("My invoice is wrong."), label_scores=scores).result(120)
+            for each in (torch_engine, engine)
+        )
+        for own, other in zip(ours.label_logprobs or (), theirs.label_logprobs or (), strict=True):
+            assert (own.label, own.tokens) == (other.label, other.tokens)
+            assert own.logprob == pytest.approx(other.logprob, abs=TIE)
+        assert ours.completion_tokens == theirs.completion_tokens
+    assert "Paris" in send(torch_engine, turns(PROMPTS[0])).result(60).text  # the cache was left as it says
+
+
 def test_a_shared_beginning_is_read_once_and_changes_nothing(torch_engine: TorchEngine) -> None:
     system = "You answer in one word. " * 12
     fresh = [send(torch_engine, turns(f"{n}?", system)).result(60) for n in ("Two and two", "The sky")]
