@@ -86,6 +86,13 @@ class SharedKVCache:
         self._prefixes = [self._prefixes[row] for row in rows]
         self._arrange()
 
+    def trim_room(self, tokens: int) -> None:
+        """Leave room for no more than `tokens`: a row's own are few, and most of a copy would be room."""
+        own: Any = self._own
+        for name in ("keys", "values") if own.keys is not None else ():
+            # Contiguous: of anything else, MLX on a CPU picks rows one number at a time.
+            setattr(own, name, mx.contiguous(getattr(own, name)[..., : own._idx + tokens, :]))
+
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedKVCache:
         """The prefixes are not copied: they are known by identity, and never change."""
         copied = copy.copy(self)
@@ -171,15 +178,12 @@ def branch(caches: list[Any], rows: Sequence[int], grow: int) -> list[Any]:
     """New caches that hold copies of some rows, at least one; a row may come several times. `caches` do not change.
 
     Args:
-        grow: tokens that the copies are about to grow by: room for no more is copied with them.
+        grow: tokens that the copies are about to grow by.
     """
     copies = copy.deepcopy(caches)  # arrays are not copied before they are written to
     for cache in copies:
-        own: Any = cache._own if isinstance(cache, SharedKVCache) else cache
-        if isinstance(own, BatchKVCache) and own.keys is not None:
-            size = own._idx + grow
-            # Contiguous first: of anything else, MLX on a CPU picks rows one number at a time.
-            own.keys, own.values = mx.contiguous(own.keys[..., :size, :]), mx.contiguous(own.values[..., :size, :])
+        if isinstance(cache, SharedKVCache):
+            cache.trim_room(grow)
     return keep_rows(copies, rows)
 
 

@@ -113,3 +113,25 @@ def test_rows_leave_and_join_without_changing_the_others(model: Any) -> None:
         assert mx.allclose(logits[at], model(mx.array([[1]]), cache=again.caches)[0, 0], atol=1e-4).item()
     assert keep_rows(caches, []) == []
     assert all(cache.nbytes == 0 for cache in start(model, [None], shared=True))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_branch_goes_its_own_way(model: Any, shared: bool) -> None:
+    """Copies of rows grow, and leave those that they were copied from as they are; a row may be copied several times."""
+    import mlx.core as mx
+
+    from dspy_toolkit.lm.engine.caches import branch, compact
+
+    draw = np.random.default_rng(1)
+    prefix = compact(alone(model, draw.integers(0, 50, 8)))
+    prefill = Prefill(model, [draw.integers(0, 50, length) for length in (6, 4)], [prefix, None], shared=shared)
+    prefill.advance(100)
+    before = [prefill.caches[0].extract(row).keys for row in (0, 1)]
+    copies = branch(prefill.caches, [1, 0, 1], 2)
+    logits = model(mx.array([[3, 4], [3, 4], [3, 5]]), cache=copies)
+    assert [copies[0].extract(row).offset for row in range(3)] == [6, 16, 6]
+    for row in (0, 1):
+        assert mx.array_equal(prefill.caches[0].extract(row).keys, before[row]).item()
+    own = model(mx.array([[3, 4], [3, 5]]), cache=prefill.caches)
+    assert mx.allclose(logits[1], own[0], atol=1e-4).item()
+    assert mx.allclose(logits[2], own[1], atol=1e-4).item()
