@@ -46,7 +46,7 @@ class FrozenBlocks:
         takes = trunk is not None and all(
             "input_embeddings" in inspect.signature(type(each).__call__).parameters for each in (model, trunk)
         )
-        if not takes or not isinstance(layers, list) or not 0 < adapted < len(layers):
+        if trunk is None or not takes or not isinstance(layers, list) or not 0 < adapted < len(layers):
             return None
         probe = mx.array([PROBE])
         whole = model(probe)
