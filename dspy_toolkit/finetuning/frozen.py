@@ -43,10 +43,9 @@ class FrozenBlocks:
         """Part `model` below its last `adapted` blocks; None, and the model as it was, where that cannot be done."""
         trunk: Any = getattr(model, "model", None)
         layers = getattr(trunk, "layers", None)
-        takes = trunk is not None and all(
-            "input_embeddings" in inspect.signature(type(each).__call__).parameters for each in (model, trunk)
-        )
-        if trunk is None or not takes or not isinstance(layers, list) or not 0 < adapted < len(layers):
+        if trunk is None or not isinstance(layers, list) or not 0 < adapted < len(layers):
+            return None
+        if any("input_embeddings" not in inspect.signature(type(each).__call__).parameters for each in (model, trunk)):
             return None
         probe = mx.array([PROBE])
         whole = model(probe)
