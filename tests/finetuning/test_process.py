@@ -114,9 +114,12 @@ train(weights, make_rows(8), (), settings, Path({str(tmp_path)!r}), lease=False,
         parent.stdout.readline()
         (child,) = psutil.Process(parent.pid).children()
         os.kill(parent.pid, end)
-        parent.communicate(timeout=20)
+        try:
+            parent.communicate(timeout=120)
+        finally:
+            parent.kill()
         assert parent.returncode != 0
-        psutil.wait_procs([child], timeout=5)
+        psutil.wait_procs([child], timeout=30)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
