@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.adapters.chat_adapter import ChatAdapter
@@ -56,8 +56,14 @@ class CountingChatAdapter(ChatAdapter):
         return super()._make_json_adapter_fallback()
 
 
-class _ByFormat(ChatAdapter):
-    """An adapter that lets a predictor with a format of its own have it."""
+if TYPE_CHECKING:
+    Base = ChatAdapter
+else:
+    Base = object  # as in `formats.base`: it would hide the formatting of the adapter that stands behind it
+
+
+class _ByFormat(Base):
+    """Beside an adapter: lets a predictor with a format of its own have it."""
 
     def __call__(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         chosen, shown = self._chosen(lm, signature)

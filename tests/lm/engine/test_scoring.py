@@ -134,12 +134,12 @@ def test_labels_that_take_several_steps(open_tiny: Open, kind: Kind) -> None:
     labels = [f"topic {n}{' and more' * (n % 3)}" for n in range(40)]
     score(engine, turns("Hello!"), labels).result(60)  # the model is loaded
     assert engine._batch is not None
-    engine._batch._chunk = 48
+    engine._batch.base._chunk = 48
     story = send(engine, turns("Tell me a story.", RULES), max_tokens=40)
     scored = [score(engine, turns(f"Where does topic {n} go?", RULES), labels) for n in range(3)]
     replies = [pending.result(60) for pending in scored]
-    engine._batch._chunk = 512
-    engine._batch._room = lambda: 0.0  # one row at a time
+    engine._batch.base._chunk = 512
+    engine._batch.base._room = lambda: 0.0  # one row at a time
     again = score(engine, turns("Where does topic 1 go?", RULES), labels).result(60)
     assert story.result(60).completion_tokens > 0
     for n in (0, 39):
@@ -156,11 +156,11 @@ def test_cancelling_and_deadlines_while_labels_are_scored(open_tiny: Open) -> No
     labels = [f"topic {n} and so on" for n in range(300)]
     score(engine, turns("Hello!"), ("yes", "no")).result(60)
     assert engine._batch is not None
-    engine._batch._chunk = 8  # one label a step
+    engine._batch.base._chunk = 8  # one label a step
     began = time.monotonic()
     late = score(engine, turns("Hello!"), labels, deadline_seconds=0.3)
     given_up, other = score(engine, turns("Hello!"), labels), score(engine, turns("Hello!"), labels)
-    while not (engine._batch._scoring.sequences or late.future.done()):
+    while not (engine._batch.base._scoring.sequences or late.future.done()):
         assert time.monotonic() - began < 30
         time.sleep(0.005)
     given_up.cancel()
@@ -168,7 +168,7 @@ def test_cancelling_and_deadlines_while_labels_are_scored(open_tiny: Open) -> No
         late.result(60)
     with pytest.raises(CancelledError):
         given_up.result(60)
-    engine._batch._chunk = 512
+    engine._batch.base._chunk = 512
     assert len(other.result(60).label_logprobs or ()) == 300
     now = settled(engine)
     assert (now.failed, now.cancelled, now.cache_bytes) == (1, 1, 0)
