@@ -67,8 +67,9 @@ GENERATORS = {
 }
 """From the dearest candidates to the cheapest."""
 
-URGENT = {START: 1_000, "formats": 1}
-"""Generator → how many of its candidates come before all others, which build on them: every start, and the plain format."""
+URGENT = {START: 1_000, "formats": 1, "finetune": 1}
+"""Generator → how many of its candidates come before those of all others: every start and the plain format, which the others build
+on; and one adapter, which costs much and gains most, so that it is asked for as long as the budget has room for it."""
 
 _STARTS = GeneratorSpec(START, "programs from elsewhere", starts.cost, starts.candidates)
 
