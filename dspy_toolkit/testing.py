@@ -209,9 +209,9 @@ def _label_logprobs(asked: LabelScores, scripted: Scripted) -> list[float]:
             }
             return [given.get(label, IMPOSSIBLE) for label in asked.labels]
     else:
-        text = scripted if isinstance(scripted, str) else format_reply(scripted)
+        texts = {scripted} if isinstance(scripted, str) else {format_reply(scripted), *_in_other_formats(scripted)}
         for label in asked.labels:
-            if text in (label, f"{asked.prefix}{label}{asked.suffix}"):
+            if texts & {label, f"{asked.prefix}{label}{asked.suffix}"}:
                 others = UNLIKELY / max(len(asked.labels) - 1, 1)
                 return [math.log(1 - UNLIKELY if each == label else others) for each in asked.labels]
     raise RequestRefused(

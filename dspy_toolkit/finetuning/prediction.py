@@ -23,7 +23,7 @@ from dspy_toolkit.lm.models.weights import Weights, needed_bytes
 
 log = logging.getLogger(__name__)
 
-FLOPS = {"cpu": 40e9, "metal": 2e12, "cuda": 20e12}
+FLOPS = {"cpu": 70e9, "metal": 2e12, "cuda": 20e12}
 """Floating point operations a second that training reaches, by device: the default without a measurement."""
 FLOPS_A_WEIGHT = 4
 """For each token: forward, and backward to the activations; the weights themselves have no gradient."""
