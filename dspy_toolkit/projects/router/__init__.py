@@ -2,7 +2,7 @@
 
 signatures  request → project
 program     one prediction
-reference_rules  a keyword rule and a nearest neighbour, without a language model
+reference_rules  a keyword rule, a nearest neighbour and a logistic regression, without a language model
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dspy_toolkit.datasets import DatasetSpec, Fractions
 from dspy_toolkit.metrics import exact_match
 from dspy_toolkit.project import Project
 from dspy_toolkit.projects.router.program import make_program
-from dspy_toolkit.projects.router.reference_rules import keyword_rule, nearest_neighbour
+from dspy_toolkit.projects.router.reference_rules import keyword_rule, logistic_regression, nearest_neighbour
 
 project = Project(
     name="router",
@@ -28,6 +28,10 @@ project = Project(
         # Chosen by data/router/choose_seed.py, by the splits' counts alone, before any program was run.
         seed=2506,
     ),
-    reference_rules={"keyword rule": keyword_rule, "nearest neighbour": nearest_neighbour},
+    reference_rules={
+        "keyword rule": keyword_rule,
+        "nearest neighbour": nearest_neighbour,
+        "logistic regression": logistic_regression,
+    },
     folder=Path(__file__).parent,  # has a link to the rows in data/router; in the wheel, the rows themselves
 )
