@@ -8,11 +8,15 @@ Not covered: which fields fit (`dspy_toolkit.optimizers.generators.transfer`).
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.datasets.table import as_text
-from dspy_toolkit.errors import ProjectError
+from dspy_toolkit.errors import ModelError, ProjectError
+from dspy_toolkit.lm.levers import adapter_of, pull
+from dspy_toolkit.lm.models.adapters import find_adapter
+from dspy_toolkit.lm.models.weights import find_weights
 from dspy_toolkit.optimizers.generators.transfer import transfer
 from dspy_toolkit.optimizers.problem import Start
 from dspy_toolkit.optimizers.states import fill, state_of
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
     from dspy_toolkit.settings import Settings
     from dspy_toolkit.store import Ref, Store
+
+log = logging.getLogger(__name__)
 
 GIVEN = "the given program"
 """What a program that was handed over in Python is called."""
@@ -56,7 +62,20 @@ def find_start(reference: str | dspy.Module, project: Project, settings: Setting
     else:
         name, other, rows = GIVEN, reference, ()
     carried = transfer(project.build(), other, name, project.renames)
+    _drop_foreign_adapters(carried, settings, name)
     return StartPart(name=name, state=store.save_json(state_of(carried)), trained_rows=store.save_json(sorted(rows)))
+
+
+def _drop_foreign_adapters(program: dspy.Module, settings: Settings, name: str) -> None:
+    """Take away adapters that were trained on other weights than those of the task's model."""
+    for _, predictor in program.named_predictors():
+        if (sha256 := adapter_of(predictor)) is None:
+            continue
+        try:
+            find_adapter(settings.path(), sha256, find_weights(settings.lm.model, settings.path()).sha256)
+        except ModelError as error:
+            log.warning("The adapter of %s stays behind: %s", name, error)
+            pull(predictor, adapter=None)
 
 
 def start_programs(part: StartPart | None, night: NightPart, project: Project, store: Store) -> tuple[Start, ...]:

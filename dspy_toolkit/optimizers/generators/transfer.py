@@ -1,6 +1,6 @@
 """Starting a search from another program: which of its parts fit.
 
-Transferred are the instructions and the demonstrations of each predictor whose input and output fields have the names
+Transferred are the instructions, the demonstrations and the levers (format, label weights, adapter) of each predictor whose input and output fields have the names
 of one here: the predictor of the same name where its fields fit, else the only one whose fields do. `reasoning`, which
 `dspy.ChainOfThought` adds, is ignored in the comparison. A demonstration keeps the fields of the signature here; one
 that lacks a field, or holds a value that does not fit its type, is left out.
@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import DatasetError, ProjectError
+from dspy_toolkit.lm.levers import levers_of, pull
 from dspy_toolkit.optimizers.states import signature_of, state_of
-from dspy_toolkit.project.signatures import fields_of
+from dspy_toolkit.project.signatures import fields_of, signature_hash
 
 if TYPE_CHECKING:
     import dspy
@@ -56,6 +57,7 @@ def transfer(
         fitting += 1
         taken = predictors[match]
         predictor.signature = signature_of(predictor).with_instructions(signature_of(taken).instructions)
+        pull(predictor, **{"format": None, **_fitting_levers(taken, predictor)})
         demos = state_of(taken)["demos"]  # plain JSON, whether loaded or made in this process
         predictor.demos = [fit for demo in demos if (fit := _fitted(demo, predictor, renames)) is not None]
         if lost := len(demos) - len(predictor.demos):
@@ -66,6 +68,14 @@ def transfer(
             f"{_listed(program, {})}. Start from another program, or note renamed fields in Project.renames."
         )
     return carried
+
+
+def _fitting_levers(taken: dspy.Predict, predictor: dspy.Predict) -> dict[str, Any]:
+    """Of the levers of `taken`, those that mean the same here: all where the fields have the same types, else the format."""
+    levers = levers_of(taken)
+    if signature_hash(taken) == signature_hash(predictor):
+        return levers
+    return {name: value for name, value in levers.items() if name == "format"}
 
 
 def _shape(predictor: dspy.Predict, renames: Mapping[str, str]) -> Shape:
