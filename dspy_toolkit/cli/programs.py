@@ -184,9 +184,14 @@ def _predictors(state: dict[str, Any]) -> Iterator[RenderableType]:
         yield ""
         yield Text(f"Instructions of {name}" if name else "Instructions", style="bold underline")
         yield Text(part["signature"]["instructions"])
-        if part.get("format"):
+        levers = [f"Format: {part['format']}"] if part.get("format") else []
+        levers += [f"Adapter: {part['adapter'][:12]}"] if part.get("adapter") else []
+        for output, rule in (part.get("labels") or {}).items():
+            fitted = f"{rule['method']} fitted to {rule['rows']} rows" if rule.get("method") else "scored"
+            levers.append(f"Labels of {output}: {fitted}")
+        for lever in levers:
             yield ""
-            yield Text(f"Format: {part['format']}", style="bold underline")
+            yield Text(lever, style="bold underline")
         demos = part.get("demos") or []
         yield ""
         yield Text(f"Demos: {len(demos)}" if demos else "No demos", style="bold underline")

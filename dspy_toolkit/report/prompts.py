@@ -26,8 +26,8 @@ class Prompt(NamedTuple):
 
     instructions: str
     demonstrations: tuple[Demonstration, ...]
-    format: str
-    """How its fields become messages; empty where that is left to the model."""
+    levers: str
+    """Its format, label weights and adapter; empty where it has none."""
 
 
 class Predictor(NamedTuple):
@@ -63,7 +63,16 @@ def predictors(
 def _prompt(state: Mapping[str, Any], order: Sequence[str]) -> Prompt:
     demos = tuple(_demonstration(demo, order) for demo in state.get("demos") or [])
     instructions = readable(str(state["signature"].get("instructions") or ""))
-    return Prompt(instructions, demos, readable(str(state.get("format") or "")))
+    return Prompt(instructions, demos, readable(_levers(state)))
+
+
+def _levers(state: Mapping[str, Any]) -> str:
+    parts = [f"in the format {state['format']}"] if state.get("format") else []
+    for output, rule in (state.get("labels") or {}).items():
+        method = f"a {rule['method']} fitted to {rule['rows']} rows" if rule.get("method") else "the model's scores"
+        parts.append(f"{output} chosen by {method}")
+    parts += [f"with the adapter {state['adapter'][:12]}"] if state.get("adapter") else []
+    return ", ".join(parts)
 
 
 def _demonstration(demo: Mapping[str, Any], order: Sequence[str]) -> Demonstration:
