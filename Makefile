@@ -21,7 +21,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 # Prepare, probe, train, prove, promote: the router on the embedded model, fine-tuned, in about ten minutes on two cores.
 demo: setup
-	$(BIN)/python -m flows.optimize_program --project router --optimizer finetune --budget 15m
+	$(BIN)/python -m flows.optimize_program --project router --optimizer finetune --budget 8m
 
 # The ordinary suite, with the real embedded model.
 test: setup
