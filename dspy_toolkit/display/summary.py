@@ -195,8 +195,9 @@ def print_figures(
 def _table(title: str, *columns: str) -> Table:
     """A table whose named columns hold numbers; columns without a name hold words, the last of which may wrap."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    wraps = max(place for place, column in enumerate(columns) if not column)
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if column else "left", no_wrap=bool(column) or place == 0)
+        table.add_column(column, justify="right" if column else "left", no_wrap=place != wraps)
     return table
 
 
