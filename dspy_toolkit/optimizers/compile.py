@@ -24,6 +24,8 @@ from dspy_toolkit.optimizers.settings import NoSearch
 from dspy_toolkit.optimizers.states import prompt_of, state_of
 from dspy_toolkit.store import Frozen, Ref, digest
 
+AT_HOME = ("finetune",)
+"""Generators whose candidates need more than their state: adapters are in `home/adapters`."""
 KEPT = 4
 """Candidates, the best of a search, that the next night starts from."""
 
@@ -155,6 +157,12 @@ def compile_program(
     baseline = Entry(BASELINE, BASELINE, problem.program.deepcopy())
     starts = {digest(prompt_of(start.program)) for start in problem.starts}
     names = (START, *choice.settings.generators) if problem.starts else choice.settings.generators
+    if elsewhere is not None:
+        names = tuple(name for name in names if name not in AT_HOME)
+        if not names:
+            raise OptimizerError(
+                f"What {choice.optimizer} makes is in this home, where workers do not look. Leave out --workers."
+            )
     pool = Pool(
         baseline=baseline,
         families=[family(name, shop) for name in names],

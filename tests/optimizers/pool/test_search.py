@@ -169,6 +169,18 @@ def test_another_seed_draws_other_candidates_on_the_same_rows(toy: Toy) -> None:
     assert not {t.prompt for t in one.trials[1:]} & {t.prompt for t in other.trials[1:]}
 
 
+def test_adapters_are_not_sent_to_workers(toy: Toy) -> None:
+    made = choice("labelled", 400, **SEEN)
+    settings = made.settings.model_copy(update={"optimizer": "finetune", "generators": ("finetune",)})
+    with pytest.raises(OptimizerError, match=r"finetune.*Leave out --workers"):
+        compile_program(
+            toy.problem(),
+            made.model_copy(update={"settings": settings}),
+            profile=profile(**SEEN),
+            elsewhere=lambda jobs: [],
+        )
+
+
 def test_candidates_that_are_scored_elsewhere_come_to_the_same_end(toy: Toy) -> None:
     toy.knows = by_instruction
     toy.train, toy.val = rows(40), rows(80, start=100)
