@@ -50,19 +50,26 @@ class Model:
         rows = (ROOT / "data/router/requests.jsonl").read_text(encoding="utf-8").splitlines()
         self.answers = questions() | {row["request"]: row["project"] for row in map(json.loads, rows)}
 
-    def __call__(self, body: dict[str, Any]) -> dict[str, str]:
+    def __call__(self, body: dict[str, Any]) -> dict[str, str] | str:
         asked = str(body["messages"][-1]["content"])
         shown = any(turn["role"] == "assistant" for turn in body["messages"])
-        inputs, _, outputs = asked.rpartition("Respond with")
+        inputs, said, outputs = asked.rpartition("Respond with")
+        if not said:
+            inputs, outputs = asked, ""
         names = re.findall(r"\[\[ ## (\w+) ## ]]|`(\w+)`", outputs)
         # Too short for an instruction, so that no time is spent on rewriting them.
         answer = "Look again."
         if choices := re.search(r"one of: ([^;\n]+);|\\?\"enum\\?\": ?\[\s*\\?\"([^\"\\]+)", json.dumps(body)):
             answer = choices[1] or choices[2]
-        for value in re.findall(r"^\[\[ ## \w+ ## ]]\n(.*?)\n*(?=^\[\[|\Z)", inputs, re.M | re.S):
+        marked = r"^\[\[ ## \w+ ## ]]\n(.*?)\n*(?=^\[\[|\Z)|^<\w+>\n(.*?)\n</"
+        for value in map("".join, re.findall(marked, inputs, re.M | re.S)) if outputs else [asked]:
             if right := self.answers.get(value.strip()):
                 labels = list(SUBJECTS) if right in SUBJECTS else ["lora", "clip", "federated"]
                 answer = right if shown else labels[zlib.crc32(value.encode()) % 3]
+        if tags := re.findall(r"`<(\w+)>`", outputs):
+            return "\n\n".join(f"<{name}>\n{answer}\n</{name}>" for name in tags)
+        if not outputs:  # the plain format
+            return answer
         return {name or other: answer for name, other in names if "completed" not in (name, other)}
 
 
