@@ -19,9 +19,10 @@ $(STAMP): requirements.lock pyproject.toml
 	$(BIN)/dspy-toolkit fetch-model
 	touch $@
 
-# Prepare, probe, train, prove, promote: the router on the embedded model, fine-tuned, in about ten minutes on two cores.
+# Prepare, probe, train, prove, promote: the router on the embedded model, fine-tuned, in about ten minutes on two cores. With
+# another model, which DSPY_TOOLKIT_LM__MODEL names, what `auto` takes: prompts have more to find there, and it may be a remote one.
 demo: setup
-	$(BIN)/python -m flows.optimize_program --project router --optimizer finetune --budget 8m
+	$(BIN)/python -m flows.optimize_program --project router $(if $(DSPY_TOOLKIT_LM__MODEL),,--optimizer finetune --budget 8m)
 
 # The ordinary suite, with the real embedded model.
 test: setup
