@@ -59,8 +59,9 @@ class Model:
         names = re.findall(r"\[\[ ## (\w+) ## ]]|`(\w+)`", outputs)
         # Too short for an instruction, so that no time is spent on rewriting them.
         answer = "Look again."
-        if choices := re.search(r"one of: ([^;\n]+);|\\?\"enum\\?\": ?\[\s*\\?\"([^\"\\]+)", json.dumps(body)):
-            answer = choices[1] or choices[2]
+        listed = r"one of: ([^;\n]+);|Reply with one of: ([^,.\\]+)|\\?\"enum\\?\": ?\[\s*\\?\"([^\"\\]+)"
+        if choices := re.search(listed, json.dumps(body)):
+            answer = next(filter(None, choices.groups()))
         marked = r"^\[\[ ## \w+ ## ]]\n(.*?)\n*(?=^\[\[|\Z)|^<\w+>\n(.*?)\n</"
         for value in map("".join, re.findall(marked, inputs, re.M | re.S)) if outputs else [asked]:
             if right := self.answers.get(value.strip()):
