@@ -1,6 +1,6 @@
 """Fine-tuning: adapters (LoRA) of the task's own model, trained on the rows that the program itself would see.
 
-A candidate is the baseline in its best format, without demonstrations, on an adapter. What is trained is the very prompt that
+A candidate is the baseline in the plain format (in its own, where it has one), without demonstrations, on an adapter. What is trained is the very prompt that
 will be sent, and the reply that the row's labels would be; the loss is that of the reply alone. The validation rows that the search
 reads tell when to stop. Trainings are in a process of their own (`dspy_toolkit.finetuning`), which goes on where a killed one
 was; a training that was finished is not done again.
