@@ -178,20 +178,15 @@ def _predictors(state: dict[str, Any]) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from dspy_toolkit.display.tables import properties
-    from dspy_toolkit.project.states import predictor_states
+    from dspy_toolkit.project.states import levers_in_words, predictor_states
 
     for name, part in predictor_states(state).items():
         yield ""
         yield Text(f"Instructions of {name}" if name else "Instructions", style="bold underline")
         yield Text(part["signature"]["instructions"])
-        levers = [f"Format: {part['format']}"] if part.get("format") else []
-        levers += [f"Adapter: {part['adapter'][:12]}"] if part.get("adapter") else []
-        for output, rule in (part.get("labels") or {}).items():
-            fitted = f"{rule['method']} fitted to {rule['rows']} rows" if rule.get("method") else "scored"
-            levers.append(f"Labels of {output}: {fitted}")
-        for lever in levers:
+        for lever in levers_in_words(part):
             yield ""
-            yield Text(lever, style="bold underline")
+            yield Text(f"{lever[0].upper()}{lever[1:]}", style="bold underline")
         demos = part.get("demos") or []
         yield ""
         yield Text(f"Demos: {len(demos)}" if demos else "No demos", style="bold underline")

@@ -11,3 +11,12 @@ def predictor_states(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if isinstance(state.get("demos"), list):
         return {"": dict(state)}
     return {name: part for name, part in state.items() if isinstance(part, dict) and "signature" in part}
+
+
+def levers_in_words(part: Mapping[str, Any]) -> list[str]:
+    """What one predictor has beside its instruction and demonstrations, for people. Args: part: of `predictor_states`."""
+    said = [f"format {part['format']}"] if part.get("format") else []
+    for output, rule in (part.get("labels") or {}).items():
+        fitted = f"{rule['method']} fitted to {rule['rows']} rows" if rule.get("method") else "the model's own scores"
+        said.append(f"{output} chosen by {fitted}")
+    return said + ([f"adapter {part['adapter'][:12]}"] if part.get("adapter") else [])

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dspy_toolkit.optimizers.states import MARKS
-from dspy_toolkit.project.states import predictor_states
+from dspy_toolkit.project.states import levers_in_words, predictor_states
 from dspy_toolkit.report.words import Field, readable, shown
 
 
@@ -63,16 +63,7 @@ def predictors(
 def _prompt(state: Mapping[str, Any], order: Sequence[str]) -> Prompt:
     demos = tuple(_demonstration(demo, order) for demo in state.get("demos") or [])
     instructions = readable(str(state["signature"].get("instructions") or ""))
-    return Prompt(instructions, demos, readable(_levers(state)))
-
-
-def _levers(state: Mapping[str, Any]) -> str:
-    parts = [f"in the format {state['format']}"] if state.get("format") else []
-    for output, rule in (state.get("labels") or {}).items():
-        method = f"a {rule['method']} fitted to {rule['rows']} rows" if rule.get("method") else "the model's scores"
-        parts.append(f"{output} chosen by {method}")
-    parts += [f"with the adapter {state['adapter'][:12]}"] if state.get("adapter") else []
-    return ", ".join(parts)
+    return Prompt(instructions, demos, readable(", ".join(levers_in_words(state))))
 
 
 def _demonstration(demo: Mapping[str, Any], order: Sequence[str]) -> Demonstration:

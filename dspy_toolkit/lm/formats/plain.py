@@ -18,9 +18,10 @@ from pydantic import TypeAdapter
 
 from dspy_toolkit.lm.choices import choices_of
 from dspy_toolkit.lm.formats.base import Format, input_text, written
+from dspy_toolkit.lm.formats.marked import Mark, marked_grammar
 from dspy_toolkit.lm.formats.names import FormatName
 from dspy_toolkit.lm.formats.reading import FieldReader, MarkedReader
-from dspy_toolkit.lm.grammar import MAX_CHARACTERS, checked_grammar, is_text, max_length, value_rule
+from dspy_toolkit.lm.grammar import is_text, value_rule
 
 
 class PlainFormat(Format, ChatAdapter):
@@ -31,37 +32,17 @@ class PlainFormat(Format, ChatAdapter):
     @classmethod
     def grammar(cls, signature: type[dspy.Signature]) -> str | None:
         """See `Format`."""
-        marks, rules, start = _marks(signature), [], []
-        for number, ((_, before, after), field) in enumerate(zip(marks, signature.output_fields.values(), strict=True)):
-            if before and not number:
-                start.append(json.dumps(before))
-            start.append(f"field_{number}")
-            if is_text(field.annotation):
-                # The next name is part of the text's rule: text ends where that first appears, or at its greatest length.
-                end = f"[suffix={json.dumps(after)}]" if after else ""
-                rules.append(f"field_{number}{end}: {_text_pattern(max_length(field) or MAX_CHARACTERS)}")
-                continue
-            if (body := value_rule(field.annotation)) is None:
-                return None
-            if after:
-                start.append(json.dumps(after))
-            rules.append(f"field_{number}: {body}")
-        return (
-            checked_grammar("\n".join([f"start: {' '.join(start)}", *rules]), list(signature.output_fields))
-            if rules
-            else None
-        )
+        return marked_grammar(signature, _marks(signature), _text_pattern, value_rule)
 
     @classmethod
     def reader(cls, signature: type[dspy.Signature]) -> FieldReader:
         """See `Format`."""
-        # The mark after a field is the one before the next.
-        return MarkedReader([(name, before, after) for name, before, after in _marks(signature)])
+        return MarkedReader(_marks(signature))
 
     @classmethod
     def around(cls, signature: type[dspy.Signature], name: str) -> tuple[str, str]:
         """See `Format`."""
-        return next((before, after) for field, before, after in _marks(signature) if field == name)
+        return next((mark.before, mark.after) for mark in _marks(signature) if mark.name == name)
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         """The instruction, and what the outputs are."""
@@ -129,19 +110,12 @@ class PlainFormat(Format, ChatAdapter):
         return values
 
 
-def _marks(signature: type[dspy.Signature]) -> list[tuple[str, str, str]]:
-    """Of each output its name, what stands before its value, and what ends it: the next name, or the end of the reply."""
+def _marks(signature: type[dspy.Signature]) -> list[Mark]:
     names = list(signature.output_fields)
     if len(names) == 1:
-        return [(names[0], "", "")]
-    return [
-        (
-            name,
-            f"{name}: " if not number else f"\n{name}: ",
-            f"\n{names[number + 1]}: " if number + 1 < len(names) else "",
-        )
-        for number, name in enumerate(names)
-    ]
+        return [Mark(names[0], "", "")]
+    openings = [f"{names[0]}: ", *(f"\n{name}: " for name in names[1:])]
+    return [Mark(*each) for each in zip(names, openings, [*openings[1:], ""], strict=True)]
 
 
 def _text_pattern(characters: int) -> str:

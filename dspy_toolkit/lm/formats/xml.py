@@ -5,7 +5,7 @@ For texts, numbers and choices; a signature with a list or a model among its out
 
 from __future__ import annotations
 
-import json
+from itertools import pairwise
 from typing import Any, ClassVar
 from xml.sax.saxutils import unescape
 
@@ -14,9 +14,10 @@ from dspy.adapters.xml_adapter import XMLAdapter
 
 from dspy_toolkit.lm.choices import choices_of
 from dspy_toolkit.lm.formats.base import Format
+from dspy_toolkit.lm.formats.marked import Mark, marked_grammar
 from dspy_toolkit.lm.formats.names import FormatName
 from dspy_toolkit.lm.formats.reading import FieldReader, MarkedReader
-from dspy_toolkit.lm.grammar import MAX_CHARACTERS, checked_grammar, is_text, max_length, value_rule
+from dspy_toolkit.lm.grammar import value_rule
 
 SIGN = "([^<&]|&amp;|&lt;|&gt;)"
 """One character of a text; two of them are written as entities."""
@@ -31,34 +32,12 @@ class XMLFormat(Format, XMLAdapter):
     @classmethod
     def grammar(cls, signature: type[dspy.Signature]) -> str | None:
         """See `Format`."""
-        start, rules = [], []
-        for number, ((_, before, after), field) in enumerate(
-            zip(_marks(signature), signature.output_fields.values(), strict=True)
-        ):
-            start += [json.dumps(before), f"field_{number}"]
-            if is_text(field.annotation):
-                most = max((max_length(field) or MAX_CHARACTERS) - 1, 0)
-                rules.append(f"field_{number}[suffix={json.dumps(after)}]: /{FIRST}{SIGN}{{0,{most}}}/")
-                continue
-            if (body := _scalar(field.annotation)) is None:
-                return None
-            start.append(json.dumps(after))
-            rules.append(f"field_{number}: {body}")
-        return (
-            checked_grammar("\n".join([f"start: {' '.join(start)}", *rules]), list(signature.output_fields))
-            if rules
-            else None
-        )
+        return marked_grammar(signature, _marks(signature), _text_pattern, _scalar)
 
     @classmethod
     def reader(cls, signature: type[dspy.Signature]) -> FieldReader:
         """See `Format`."""
-        marks = _marks(signature)
-        # What ends a field stays before the next one.
-        shown = [
-            (name, f"{marks[n - 1][2] if n else ''}{before}", after) for n, (name, before, after) in enumerate(marks)
-        ]
-        return MarkedReader(shown, unescape)
+        return MarkedReader(_marks(signature), unescape)
 
     @classmethod
     def around(cls, signature: type[dspy.Signature], name: str) -> tuple[str, str]:
@@ -79,10 +58,15 @@ class XMLFormat(Format, XMLAdapter):
         return "\n\n".join(part for part in (said, reminder, suffix) if part).strip()
 
 
-def _marks(signature: type[dspy.Signature]) -> list[tuple[str, str, str]]:
-    """Of each output its name, what stands before its value, and after it."""
+def _marks(signature: type[dspy.Signature]) -> list[Mark]:
     names = list(signature.output_fields)
-    return [(name, f"{chr(10) * 2 if number else ''}<{name}>\n", f"\n</{name}>") for number, name in enumerate(names)]
+    openings = [f"<{names[0]}>\n", *(f"\n</{last}>\n\n<{name}>\n" for last, name in pairwise(names))]
+    return [Mark(*each) for each in zip(names, openings, [*openings[1:], f"\n</{names[-1]}>"], strict=True)]
+
+
+def _text_pattern(characters: int) -> str:
+    """Free text of 1 to `characters` characters without space at its start, which parsing strips."""
+    return f"/{FIRST}{SIGN}{{0,{max(characters - 1, 0)}}}/"
 
 
 def _scalar(annotation: Any) -> str | None:
