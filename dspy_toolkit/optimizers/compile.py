@@ -13,7 +13,7 @@ from typing import Literal
 from dspy_toolkit.errors import BudgetExhausted, OptimizerError
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.choice import Choice, run_cost
-from dspy_toolkit.optimizers.generators.catalog import START, family
+from dspy_toolkit.optimizers.generators.catalog import GENERATORS, START, family
 from dspy_toolkit.optimizers.generators.workshop import Progress, Workshop
 from dspy_toolkit.optimizers.pool.entry import BASELINE, Entry, Family
 from dspy_toolkit.optimizers.pool.pool import Pool
@@ -24,8 +24,6 @@ from dspy_toolkit.optimizers.settings import NoSearch
 from dspy_toolkit.optimizers.states import prompt_of, state_of
 from dspy_toolkit.store import Frozen, Ref, digest
 
-AT_HOME = ("finetune",)
-"""Generators whose candidates need more than their state: adapters are in `home/adapters`."""
 KEPT = 4
 """Candidates, the best of a search, that the next night starts from."""
 
@@ -158,7 +156,7 @@ def compile_program(
     starts = {digest(prompt_of(start.program)) for start in problem.starts}
     names = (START, *choice.settings.generators) if problem.starts else choice.settings.generators
     if elsewhere is not None:
-        names = tuple(name for name in names if name not in AT_HOME)
+        names = tuple(name for name in names if name == START or not GENERATORS[name].at_home)
         if not names:
             raise OptimizerError(
                 f"What {choice.optimizer} makes is in this home, where workers do not look. Leave out --workers."

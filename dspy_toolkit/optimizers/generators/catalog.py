@@ -49,12 +49,22 @@ class GeneratorSpec:
     """For people."""
     cost: Callable[[Profile, PoolSettings], Cost | Infeasible]
     candidates: Callable[[Workshop], Iterator[Made | None]]
+    urgent: int = 0
+    """Of its candidates, how many come before those of all others: what the others build on (every start, the plain format), and
+    an adapter, which costs much and gains most.
+    """
+    most_of_budget: float = 1 / 3
+    """The share of a budget that one step of it may cost where there are others."""
+    at_home: bool = False
+    """Whether its candidates need more than their state, which workers with another home lack: adapters."""
 
 
 GENERATORS = {
     spec.name: spec
     for spec in (
-        GeneratorSpec("finetune", "fine-tuning", finetune.cost, finetune.candidates),
+        GeneratorSpec(
+            "finetune", "fine-tuning", finetune.cost, finetune.candidates, urgent=1, most_of_budget=2 / 3, at_home=True
+        ),
         GeneratorSpec("gepa", "GEPA", gepa.cost, gepa.candidates),
         GeneratorSpec("mipro", "MIPROv2", mipro.cost, mipro.candidates),
         GeneratorSpec("simba", "SIMBA", simba.cost, simba.candidates),
@@ -62,16 +72,12 @@ GENERATORS = {
         GeneratorSpec("bootstrap", "BootstrapFewShot", bootstrap.cost, bootstrap.candidates),
         GeneratorSpec("labelled", "labelled demonstrations", labelled.cost, labelled.candidates),
         GeneratorSpec("labels", "label weights", label_weights.cost, label_weights.candidates),
-        GeneratorSpec("formats", "other formats", formats.cost, formats.candidates),
+        GeneratorSpec("formats", "other formats", formats.cost, formats.candidates, urgent=1),
     )
 }
 """From the dearest candidates to the cheapest."""
 
-URGENT = {START: 1_000, "formats": 1, "finetune": 1}
-"""Generator → how many of its candidates come before those of all others: every start and the plain format, which the others build
-on; and one adapter, which costs much and gains most, so that it is asked for as long as the budget has room for it."""
-
-_STARTS = GeneratorSpec(START, "programs from elsewhere", starts.cost, starts.candidates)
+_STARTS = GeneratorSpec(START, "programs from elsewhere", starts.cost, starts.candidates, urgent=1_000)
 
 
 def plan(name: str, profile: Profile, settings: PoolSettings, budget: Budget) -> Cost | Infeasible:
@@ -130,5 +136,5 @@ def family(name: str, shop: Workshop) -> Family:
             log.warning("The generator %s failed: %s", name, describe_error(error))
             made.ended = f"It failed: {describe_error(error)}"
 
-    made = Family(name, guarded(), cost, prior=shop.settings.priors.get(name, 0.0), urgent=URGENT.get(name, 0))
+    made = Family(name, guarded(), cost, prior=shop.settings.priors.get(name, 0.0), urgent=spec.urgent)
     return made

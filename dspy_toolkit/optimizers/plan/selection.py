@@ -29,10 +29,6 @@ PERFECT = 0.995
 """The baseline score from which there is nothing to gain."""
 SCARCE_PASSES = 0.05
 """The pass rate below which bootstrapping finds too few demonstrations: forty runs for two of them."""
-DEAR = 1 / 3
-"""Of a budget, that one step of a generator may cost where there are others."""
-DEAREST = {"finetune": 2 / 3}
-"""The same of generators that gain so much more that they are worth more."""
 
 
 def select(
@@ -113,11 +109,10 @@ def objection(name: str, profile: Profile) -> str | None:
 
 
 def _too_dear(name: str, cost: Cost, budget: Budget) -> str | None:
-    share = DEAREST.get(name, DEAR)
+    share = GENERATORS[name].most_of_budget
     if cost.step <= share * budget.lm_calls:
         return None
-    what = "two thirds" if name in DEAREST else "a third"
-    return f"one step of it takes about {cost.step:.0f} LM calls, more than {what} of the {budget.name} budget"
+    return f"one step of it takes about {cost.step:.0f} LM calls, more than {share:.0%} of the {budget.name} budget"
 
 
 def _reason(optimizer: str, taken: tuple[str, ...], profile: Profile, learned: Experience) -> str:
