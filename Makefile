@@ -67,4 +67,4 @@ docs: setup
 lock:
 	test -x $(BIN)/uv || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet uv; }
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
-		--extra blas --extra flows --group dev --upgrade pyproject.toml -o requirements.lock
+		--extra blas --extra flows --extra serve --extra agents --extra landscapes --group dev --upgrade pyproject.toml -o requirements.lock
