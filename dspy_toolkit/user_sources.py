@@ -40,13 +40,19 @@ def is_user_code(path: Path) -> bool:
     path = path.resolve()
     if path.is_relative_to(_LIBRARY):
         return path.is_relative_to(_LIBRARY / "projects")
-    return not any(path.is_relative_to(folder) for folder in _installed())
+    return not any(path.is_relative_to(folder) for folder in _installed(tuple(sys.path)))
 
 
 @functools.cache
-def _installed() -> tuple[Path, ...]:
-    """Where Python's own modules and the installed packages are."""
-    return tuple(Path(sysconfig.get_path(key)).resolve() for key in ("stdlib", "purelib", "platlib"))
+def _installed(path: tuple[str, ...]) -> tuple[Path, ...]:
+    """Where Python's own modules and the installed packages are.
+
+    Packages also lie in a user's own site folder, a distribution's, and one that `pip install --target` filled: each holds
+    what an installer notes of its packages. An editable install's note lies elsewhere than its code.
+    """
+    own = (sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib"))
+    filled = (folder for folder in path if folder and any(Path(folder).glob("*.dist-info")))
+    return tuple({Path(folder).resolve() for folder in (*own, *filled)})
 
 
 def text_of(thing: Callable[..., Any]) -> str:

@@ -284,3 +284,22 @@ def test_an_editable_install_is_followed_and_an_installed_package_has_its_versio
     code = load_project(f"{tmp_path}/mine.py:project").code
     assert f"# jinja2 {version('jinja2')}" in code
     assert f"# yaml PyYAML {version('PyYAML')}" in code
+
+
+def test_packages_in_a_folder_that_an_installer_filled_are_installed_packages(
+    tmp_path: Path, python_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's own site folder, or `pip install --target` on PYTHONPATH: otherwise the sources of DSPy are read each time."""
+    from dspy_toolkit.user_sources import is_user_code
+
+    (tmp_path / "rows.csv").write_text("text,label\na,true\n")
+    target = tmp_path / "target"
+    (target / "their_library").mkdir(parents=True)
+    (target / "their_library" / "__init__.py").write_text("SECRET_SAUCE = 1\n")
+    (target / "their_library-1.2.dist-info").mkdir()
+    (target / "their_library-1.2.dist-info" / "METADATA").write_text("Name: their-library\nVersion: 1.2\n")
+    monkeypatch.syspath_prepend(target)
+    (tmp_path / "mine.py").write_text("import their_library\n" + python_text)
+    assert not is_user_code(target / "their_library" / "__init__.py")
+    assert is_user_code(tmp_path / "mine.py")
+    assert "SECRET_SAUCE" not in load_project(f"{tmp_path}/mine.py:project").code
