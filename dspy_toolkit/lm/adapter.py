@@ -4,10 +4,13 @@
 reply sent beside the prompt, under vLLM's name `guided_grammar`. For a remote model: the predictor's own format as DSPy ships
 it; where it has none, DSPy's `JSONAdapter` for a model that takes a JSON schema by LiteLLM's list, which sends the schema of the
 reply as `response_format`, and an ordinary `ChatAdapter` for any other.
+
+Where a predictor has its demonstrations chosen for each input (`dspy_toolkit.lm.neighbors`), they are put behind its own ones here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -29,6 +32,7 @@ from dspy_toolkit.lm.label_rules import label_rules_of
 from dspy_toolkit.lm.levers import adapter_of
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX
+from dspy_toolkit.lm.neighbors import nearest, neighbors_of
 
 FORMATS: dict[FormatName, type[Format]] = {made.name: made for made in (ChatFormat, PlainFormat, JSONFormat, XMLFormat)}
 
@@ -63,11 +67,15 @@ else:
 
 
 class _ByFormat(Base):
-    """Beside an adapter: lets a predictor with a format of its own have it."""
+    """Beside an adapter: lets a predictor with a format of its own have it, and its demonstrations chosen for the input."""
+
+    objects = ""
+    """The root of the store that has the rows of such demonstrations."""
 
     def __call__(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         chosen, shown = self._chosen(lm, signature)
         asked = _with_adapter(lm, lm_kwargs)
+        demos = self._shown(signature, demos, inputs)
         if chosen is None:
             return super().__call__(lm, asked, signature, demos, inputs)
         with shown:
@@ -76,10 +84,17 @@ class _ByFormat(Base):
     async def acall(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
         chosen, shown = self._chosen(lm, signature)
         asked = _with_adapter(lm, lm_kwargs)
+        if neighbors_of(_caller()) is not None:  # the first call makes the vectors, which must not stop an event loop
+            demos = await asyncio.to_thread(self._shown, signature, demos, inputs)
         if chosen is None:
             return await super().acall(lm, asked, signature, demos, inputs)
         with shown:
             return await chosen.acall(lm, asked, signature, demos, inputs)
+
+    def _shown(self, signature: Any, demos: Any, inputs: Any) -> Any:
+        """The demonstrations of this call."""
+        asked = neighbors_of(_caller())
+        return demos if asked is None else [*demos, *nearest(asked, self.objects, signature, inputs)]
 
     def _chosen(self, lm: Any, signature: Any) -> tuple[ChatAdapter | None, AbstractContextManager[Any]]:
         """The adapter for this call, None for this one; and in what it runs, so that stream listeners understand it."""
@@ -115,11 +130,18 @@ class GrammarAdapter(_ByFormat, ChatFormat):
     """
 
 
-def adapter_for(lm: Any) -> dspy.Adapter:
-    """The adapter of a connection whose task runs on `lm`; the models of the other roles are asked through it too."""
+def adapter_for(lm: Any, objects: str = "") -> dspy.Adapter:
+    """The adapter of a connection whose task runs on `lm`; the models of the other roles are asked through it too.
+
+    Args:
+        objects: the root of the store, for programs whose demonstrations are chosen among rows of it.
+    """
     if lm.model.startswith(PREFIX):
-        return GrammarAdapter()
-    return (RemoteJSONAdapter if _takes_schema(lm) else RemoteChatAdapter)(use_native_function_calling=False)
+        made = GrammarAdapter()
+    else:
+        made = (RemoteJSONAdapter if _takes_schema(lm) else RemoteChatAdapter)(use_native_function_calling=False)
+    made.objects = objects
+    return made
 
 
 def format_adapter(predictor: dspy.Predict) -> Format:

@@ -51,6 +51,7 @@ BESIDE = (
     "label_rules.py",
     "levers.py",
     "meter.py",
+    "neighbors.py",
     "parsing.py",
     "remote.py",
     "reply_cache.py",

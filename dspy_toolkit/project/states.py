@@ -19,4 +19,6 @@ def levers_in_words(part: Mapping[str, Any]) -> list[str]:
     for output, rule in (part.get("labels") or {}).items():
         fitted = f"{rule['method']} fitted to {rule['rows']} rows" if rule.get("method") else "the model's own scores"
         said.append(f"{output} chosen by {fitted}")
+    if near := part.get("neighbors"):
+        said.append(f"the {near['count']} nearest of {near['of']} training rows by {near['unit']} as demonstrations")
     return said + ([f"adapter {part['adapter'][:12]}"] if part.get("adapter") else [])

@@ -179,6 +179,10 @@ def _prepared(state: Any, renames: Mapping[str, str]) -> Any:
     if isinstance(made.get("demos"), list):
         made["lm"] = None
         made["demos"] = [{renames.get(key, key): value for key, value in demo.items()} for demo in made["demos"]]
+        if renames and made.get("neighbors"):
+            before = made["neighbors"].get("fields", {})
+            now = {old: renames.get(name, name) for old, name in before.items()}
+            made["neighbors"] = {**made["neighbors"], "fields": {**renames, **now}}
     return made
 
 

@@ -35,6 +35,7 @@ from tests.optimizers.toys import (
 Knows = Callable[[GenerationRequest], bool]
 CASES: dict[str, tuple[Knows, int]] = {
     "labelled": (by_demos, 60),
+    "knn": (by_demos, 60),
     "bootstrap": (by_demos, 70),
     "random": (by_demos, 60),
     "mipro": (by_instruction, 140),

@@ -18,6 +18,7 @@ from dspy_toolkit.optimizers.generators import (
     finetune,
     formats,
     gepa,
+    knn,
     label_weights,
     labelled,
     mipro,
@@ -71,6 +72,7 @@ GENERATORS = {
         GeneratorSpec("random", "random search", random_search.cost, random_search.candidates),
         GeneratorSpec("bootstrap", "BootstrapFewShot", bootstrap.cost, bootstrap.candidates),
         GeneratorSpec("labelled", "labelled demonstrations", labelled.cost, labelled.candidates),
+        GeneratorSpec("knn", "nearest rows as demonstrations", knn.cost, knn.candidates),
         GeneratorSpec("labels", "label weights", label_weights.cost, label_weights.candidates),
         GeneratorSpec("formats", "other formats", formats.cost, formats.candidates, urgent=1),
     )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from dspy_toolkit.lm.levers import clear
+from dspy_toolkit.lm.levers import clear, pull
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.metrics import as_feedback, as_float
@@ -208,4 +208,5 @@ def with_parts(program: dspy.Module, instructions: list[str] | None, demos: list
             predictor.signature = signature_of(predictor).with_instructions(instructions[number])
         if demos is not None:
             predictor.demos = list(demos[number])
+            pull(predictor, neighbors=None)  # these take the place of those, too
     return made
