@@ -45,6 +45,7 @@ BESIDE = (
     "adapter.py",
     "choices.py",
     "connection.py",
+    "ensembles.py",
     "exporter.py",
     "formats",
     "grammar.py",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.datasets import DatasetSpec, examples
 from dspy_toolkit.datasets.table import as_text
 from dspy_toolkit.errors import ModelError, ProjectError
+from dspy_toolkit.lm.ensembles import ensemble_of
 from dspy_toolkit.lm.levers import adapter_of, pull
 from dspy_toolkit.lm.models.adapters import find_adapter
 from dspy_toolkit.lm.models.weights import find_weights
@@ -22,7 +23,7 @@ from dspy_toolkit.optimizers.generators.transfer import transfer
 from dspy_toolkit.optimizers.problem import Start
 from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.project import NightPart, Project, StartPart
-from dspy_toolkit.project.states import predictor_states
+from dspy_toolkit.project.states import predictor_states, prompts_of
 from dspy_toolkit.registry import champion, find_version
 from dspy_toolkit.registry.programs import (
     LoadedProgram,
@@ -73,21 +74,27 @@ def find_start(reference: str | dspy.Module, project: Project, settings: Setting
 def _drop_foreign_adapters(program: dspy.Module, settings: Settings, name: str) -> None:
     """Take away adapters that were trained on other weights than those of the task's model."""
     for _, predictor in program.named_predictors():
-        if (sha256 := adapter_of(predictor)) is None:
-            continue
-        try:
-            find_adapter(settings.path(), sha256, find_weights(settings.lm.model, settings.path()).sha256)
-        except ModelError as error:
-            log.warning("The adapter of %s stays behind: %s", name, error)
-            pull(predictor, adapter=None)
+        ensemble = ensemble_of(predictor)
+        for prompt in (predictor, *(ensemble.members if ensemble else ())):
+            if (sha256 := adapter_of(prompt)) is None:
+                continue
+            try:
+                find_adapter(settings.path(), sha256, find_weights(settings.lm.model, settings.path()).sha256)
+            except ModelError as error:
+                log.warning("The adapter of %s stays behind: %s", name, error)
+                pull(predictor, **{"ensemble": None} if prompt is not predictor else {"adapter": None})
 
 
 def _drop_lost_rows(program: dspy.Module, store: Store, name: str) -> None:
     """Take away neighbours whose rows are not in this store: those of a program that was handed over may be in another."""
     for _, predictor in program.named_predictors():
-        if (asked := neighbors_of(predictor)) is not None and not store.exists(asked.ref):
-            log.warning("The rows among which %s chooses demonstrations are not in this home, and stay behind.", name)
-            pull(predictor, neighbors=None)
+        ensemble = ensemble_of(predictor)
+        for prompt in (predictor, *(ensemble.members if ensemble else ())):
+            if (asked := neighbors_of(prompt)) is not None and not store.exists(asked.ref):
+                log.warning(
+                    "The rows among which %s chooses demonstrations are not in this home, and stay behind.", name
+                )
+                pull(predictor, **{"ensemble": None} if prompt is not predictor else {"neighbors": None})
 
 
 def start_programs(part: StartPart | None, night: NightPart, project: Project, store: Store) -> tuple[Start, ...]:
@@ -109,7 +116,8 @@ def trained_rows(
     shown = {
         tuple(as_text(demo[name]) for name in spec.inputs)
         for predictor in predictor_states(store.read_json(part.state)).values()
-        for demo in (*predictor["demos"], *_rows_of(predictor, store))
+        for prompt in prompts_of(predictor)
+        for demo in (*prompt["demos"], *_rows_of(prompt, store))
         if all(name in demo for name in spec.inputs)
     }
     frame = store.read_frame(sealed)
@@ -118,9 +126,9 @@ def trained_rows(
     return frozenset(store.read_json(part.trained_rows)) | found | own
 
 
-def _rows_of(predictor: Mapping[str, Any], store: Store) -> Iterator[dict[str, Any]]:
-    """The rows among which a predictor chooses demonstrations, as demonstrations. Args: predictor: its part of a state."""
-    if given := predictor.get("neighbors"):
+def _rows_of(prompt: Mapping[str, Any], store: Store) -> Iterator[dict[str, Any]]:
+    """The rows among which a predictor chooses demonstrations, as demonstrations. Args: prompt: of `prompts_of`."""
+    if given := prompt.get("neighbors"):
         asked = read_neighbors(given)
         for row in NeighborRows.model_validate(store.read_json(asked.ref)).rows:
             yield {asked.fields.get(name, name): value for name, value in row.values.items()}

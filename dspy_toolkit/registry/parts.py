@@ -9,6 +9,7 @@ Saving copies them into the version; loading sees that the home has them. What c
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.errors import ModelNotFound, ObjectMissing, RegistryError
 from dspy_toolkit.lm.models.adapters import add_adapter, find_adapter
 from dspy_toolkit.lm.neighbors import read_neighbors
-from dspy_toolkit.project.states import predictor_states
+from dspy_toolkit.project.states import predictor_states, prompts_of
 from dspy_toolkit.store import Ref, Store
 
 if TYPE_CHECKING:
@@ -95,11 +96,16 @@ def _bring_rows(sha256: str, file: Path, reference: str, store: Store) -> None:
 
 def _named(state: dict[str, Any], lever: str) -> list[str]:
     """The hashes that a program's predictors have as this lever."""
-    return sorted({str(part[lever]) for part in predictor_states(state).values() if part.get(lever)})
+    return sorted({str(prompt[lever]) for prompt in _prompts(state) if prompt.get(lever)})
+
+
+def _prompts(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for part in predictor_states(state).values():
+        yield from prompts_of(part)
 
 
 def _row_sets(state: dict[str, Any]) -> list[str]:
     """The hashes of the sets of rows that a program has."""
-    found = (part.get("neighbors") for part in predictor_states(state).values())
+    found = (prompt.get("neighbors") for prompt in _prompts(state))
     # It is checked: a state may come from elsewhere, and the hash becomes a path.
     return sorted({read_neighbors(each).rows for each in found if each})
