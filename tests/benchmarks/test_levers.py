@@ -23,12 +23,12 @@ def test_cells_are_measured_once_and_printed_again(home: Settings, tmp_path: Pat
 
     def run() -> list[Cell]:
         kept = Kept(tmp_path / "levers.jsonl")
-        return list(_of_one_size(bench.context(), dataset, 55, ["knn", "finetune"], 60, kept, lambda what: None))
+        return list(_of_one_size(bench.context(), dataset, 55, ["knn", "finetune"], 150, kept, lambda what: None))
 
     first = run()
     assert [cell["lever"] for cell in first] == ["baseline", "classical", "knn", "finetune"]
     knn = first[2]
-    assert knn["mean"] == 1.0 > first[0]["mean"] and 0 < knn["calls"] <= 60 and knn["tokens"] > 1
+    assert knn["mean"] == 1.0 > first[0]["mean"] and 0 < knn["calls"] <= 150 and knn["tokens"] > 1
     assert first[3]["mean"] is None and "trained" in first[3]["note"], "the fake cannot be trained"
     assert run()[2] == knn
     assert "100.0%" in line(knn) and "–" in line(first[3])

@@ -149,13 +149,14 @@ class Pool:
         """Candidates that are made of those that climbed, on more and more rows as long as they are not behind the best."""
         for family in (family for family in self.families if family.last):
             while not (family.ended or self.perfect) and (family.waits is None or family.waits is not self.best):
-                rows = self.best.rows
-                if max(family.cost.step, rows * self.calls_per_run) > self.left:
-                    break
                 best = self.best
+                if family.cost.step * self.steps[0] / self.steps[-1] > self.left:
+                    break
                 if (entry := self._make(family)) is None:
                     continue
-                for step in (step for step in self.steps if step <= rows):
+                for step in (step for step in self.steps if step <= best.rows):
+                    if self._calls(entry, step) > self.left:
+                        break
                     self._rise([entry], step)
                     if entry not in self.entries or entry.mean(step) < best.mean(step):
                         break
