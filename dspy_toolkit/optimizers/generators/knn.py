@@ -23,7 +23,7 @@ from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.optimizers.settings import PoolSettings
 from dspy_toolkit.optimizers.states import prompt_of, signature_of, state_of
 from dspy_toolkit.project.states import predictor_states
-from dspy_toolkit.store import digest
+from dspy_toolkit.store import Store, digest
 
 if TYPE_CHECKING:
     import dspy
@@ -54,6 +54,8 @@ def candidates(shop: Workshop) -> Iterator[Made | None]:
     """Each setting, with the baseline and with each program that leads later."""
     rows = stored(shop)
     ref = shop.problem.store.save_json(rows)
+    if (objects := getattr(shop.adapter, "objects", "")) and objects != shop.problem.store.root:
+        Store(objects).save_json(rows)  # a connection of another home looks there
     context = context_of(shop.lm.model)
     tokens = TOKENS if context is None else min(TOKENS, int(context * SHARE))
     given: set[str] = set()

@@ -45,6 +45,18 @@ def test_the_candidates_differ_in_number_and_measure_and_share_one_object(toy: T
     assert all(0 < each.tokens < 60 for each in kept)
 
 
+def test_a_connection_of_another_home_has_the_rows_too(toy: Toy, tmp_path: Path) -> None:
+    from dspy_toolkit.testing import fake_connection
+
+    toy.knows = by_a_like_one
+    connection = fake_connection(toy.reply, tmp_path / "elsewhere")
+    compiled = toy.compile(choice("knn", 120), connection)
+    assert compiled.winner == "knn"
+    better = fill(program(), toy.state(compiled))
+    with connection.context():
+        assert better(text="the frog number 999").label == "green"
+
+
 def test_a_small_context_leaves_room_for_the_input(toy: Toy) -> None:
     shop = Workshop(toy.problem(toy.connect(context_size=500)), profile(), shop_of(toy).settings, 300)
     first = next(candidates(shop))
