@@ -19,6 +19,7 @@ from dspy_toolkit.registry import Manifest, find_version, load_version, save_ver
 from dspy_toolkit.registry.programs import load_program
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.store import Ref, Store
+from dspy_toolkit.testing import fake_connection, fake_engine
 from dspy_toolkit.tracking import runs as tracking
 
 ROWS = NeighborRows(
@@ -119,3 +120,39 @@ def test_a_field_that_was_renamed_since_is_noted(home: Settings, tmp_path: Path)
     )
     program = load_program(home, str(folder), str(project)).program
     assert program.neighbors["fields"] == {"request": "question"}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_rows_of_an_ensembles_members_travel_and_its_fields_are_renamed(home: Settings, tmp_path: Path) -> None:
+    ref = Store(home.objects).save_json(ROWS)
+    program = dspy.Predict("request -> project")
+    near = {"rows": ref.sha256, "of": 4, "count": 2, "tokens": 100}
+    members = [
+        {"instructions": "One.", "demos": [{"request": "a", "project": "b"}]},
+        {"instructions": "Two.", "neighbors": near},
+    ]
+    pull(program, ensemble={"rule": "majority", "members": members})
+    manifest = Manifest(
+        project="router", optimizer="race", model="mlx/tiny@11111111", metric="exact_match",
+        signature_fields={"request": "str", "project": "str"}, signature_sha256="0" * 64,
+    )  # fmt: skip
+    run_id = tracking.open_run(home, "router", "optimize router")
+    save_version(home, "router", state_of(program), manifest, run_id)
+    folder = home.path("artifacts", run_id, "artifacts", "program")
+    other = Settings(home=tmp_path / "other")
+    project = tmp_path / "router.py"
+    project.write_text(
+        "import dspy\nfrom dspy_toolkit import DatasetSpec, Project, exact_match\n"
+        "project = Project(name='router', summary='s', program=lambda: dspy.Predict('question -> project'),\n"
+        "    dataset=DatasetSpec(source='x.csv', inputs=('question',), outputs=('project',)), metric=exact_match,\n"
+        "    renames={'request': 'question'})\n"
+    )
+    loaded = load_program(other, str(folder), str(project)).program
+    assert Store(other.objects).exists(ref)
+    one, two = loaded.ensemble["members"]  # pyright: ignore[reportAttributeAccessIssue]
+    assert one["demos"] == [{"question": "a", "project": "b"}]
+    assert two["neighbors"]["fields"] == {"request": "question"}
+    connection = fake_connection(lambda request: "[[ ## project ## ]]\nlora\n\n[[ ## completed ## ]]", other)
+    with connection.context():
+        assert loaded(question="tune 3").project == "lora"
+    asked = fake_engine(connection).requests
+    assert [len(each.messages) for each in asked] == [4, 6]
