@@ -66,6 +66,8 @@ class Times(NamedTuple):
 
     decoded: list[float]
     scored: list[float]
+    positions: list[float]
+    """Of each scored turn, for one request: input positions of the passes that scored labels, padding included."""
 
     @property
     def ratio(self) -> float:
@@ -106,14 +108,17 @@ def measure(engine: TextEngine, case: Case, repeats: int) -> Times:
     )
     decode: dict[str, Any] = {"grammar": grammar, "max_tokens": 64}
     score: dict[str, Any] = {"label_scores": {"prefix": PREFIX, "labels": labels, "suffix": SUFFIX}}
-    times, kept = Times([], []), uuid.uuid4().hex[:6]
+    times, kept = Times([], [], []), uuid.uuid4().hex[:6]
     for turn in range(repeats + 1):
         for fields, seconds in ((decode, times.decoded), (score, times.scored)):
             salt = kept if case.beginning == "kept" else uuid.uuid4().hex[:6]
             asked = [make_request(messages=messages, **fields) for messages in prompts(salt, case.requests)]
+            before = engine.stats().scored_tokens
             took = timed(engine, asked)
             if turn:
                 seconds.append(took)
+            if turn and fields is score:
+                times.positions.append((engine.stats().scored_tokens - before) / case.requests)
     return times
 
 
@@ -128,13 +133,18 @@ def timed(engine: TextEngine, requests: Sequence[GenerationRequest]) -> float:
 
 def table(found: dict[Case, Times]) -> str:
     """The rows as text, seconds."""
-    lines = [f"{'labels':8}{'requests':>9}  {'beginning':10}{'decoded s':>18}{'scored s':>18}{'ratio':>8}"]
+    lines = [
+        f"{'labels':8}{'requests':>9}  {'beginning':10}{'decoded s':>18}{'scored s':>18}{'ratio':>8}{'positions':>11}"
+    ]
     show: Callable[[list[float]], str] = lambda seconds: f"{min(seconds):.3f} ({statistics.median(seconds):.3f})"  # noqa: E731
     lines += [
         f"{case.labels:8}{case.requests:9}  {case.beginning:10}{show(times.decoded):>18}{show(times.scored):>18}{times.ratio:8.2f}"
+        f"{statistics.median(times.positions):11.1f}"
         for case, times in found.items()
     ]
-    return "\n".join([*lines, "Shortest (median) of all turns; ratio of the shortest."])
+    return "\n".join(
+        [*lines, "Shortest (median) of all turns; ratio of the shortest; positions of the scoring of one request."]
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

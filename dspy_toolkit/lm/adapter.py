@@ -4,10 +4,14 @@
 reply sent beside the prompt, under vLLM's name `guided_grammar`. For a remote model: the predictor's own format as DSPy ships
 it; where it has none, DSPy's `JSONAdapter` for a model that takes a JSON schema by LiteLLM's list, which sends the schema of the
 reply as `response_format`, and an ordinary `ChatAdapter` for any other.
+
+Where a predictor has its demonstrations chosen for each input (`dspy_toolkit.lm.neighbors`), they are put behind its own ones here. A predictor
+that is an ensemble (`dspy_toolkit.lm.ensembles`) is asked here once for each member.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -18,6 +22,7 @@ from dspy.adapters.json_adapter import JSONAdapter
 from dspy.adapters.xml_adapter import XMLAdapter
 
 from dspy_toolkit.errors import ModelError
+from dspy_toolkit.lm.ensembles import ensemble_of, joined
 from dspy_toolkit.lm.formats.base import Format
 from dspy_toolkit.lm.formats.chat import ChatFormat
 from dspy_toolkit.lm.formats.json_object import JSONFormat
@@ -29,6 +34,7 @@ from dspy_toolkit.lm.label_rules import label_rules_of
 from dspy_toolkit.lm.levers import adapter_of
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX
+from dspy_toolkit.lm.neighbors import nearest, neighbors_of
 
 FORMATS: dict[FormatName, type[Format]] = {made.name: made for made in (ChatFormat, PlainFormat, JSONFormat, XMLFormat)}
 
@@ -63,33 +69,71 @@ else:
 
 
 class _ByFormat(Base):
-    """Beside an adapter: lets a predictor with a format of its own have it."""
+    """Beside an adapter: lets a predictor with a format of its own have it, and its demonstrations chosen for the input."""
+
+    objects = ""
+    """The root of the store that has the rows of such demonstrations."""
 
     def __call__(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
-        chosen, shown = self._chosen(lm, signature)
-        asked = _with_adapter(lm, lm_kwargs)
+        caller = _caller()
+        if (ensemble := ensemble_of(caller)) is None:
+            return self._ask(caller, lm, lm_kwargs, signature, demos, inputs)
+        with dspy.context(send_stream=None):
+            answers = [
+                self._ask(each, lm, lm_kwargs, signature.with_instructions(each.instructions), each.demos, inputs)
+                for each in ensemble.members
+            ]
+        return [joined(ensemble.rule, signature, given) for given in zip(*answers, strict=False)]
+
+    async def acall(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
+        caller = _caller()
+        if (ensemble := ensemble_of(caller)) is None:
+            return await self._aask(caller, lm, lm_kwargs, signature, demos, inputs)
+        with dspy.context(send_stream=None):
+            asked = (
+                self._aask(each, lm, lm_kwargs, signature.with_instructions(each.instructions), each.demos, inputs)
+                for each in ensemble.members
+            )
+            answers = await asyncio.gather(*asked)
+        return [joined(ensemble.rule, signature, given) for given in zip(*answers, strict=False)]
+
+    def _ask(self, prompt: Any, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
+        """Ask the model once. Args: prompt: what has the levers, a predictor or a member of an ensemble; None: nobody."""
+        chosen, shown = self._chosen(prompt, lm, signature)
+        asked = _with_adapter(prompt, lm, lm_kwargs)
+        demos = self._shown(prompt, signature, demos, inputs)
         if chosen is None:
             return super().__call__(lm, asked, signature, demos, inputs)
         with shown:
             return chosen(lm, asked, signature, demos, inputs)
 
-    async def acall(self, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any) -> Any:
-        chosen, shown = self._chosen(lm, signature)
-        asked = _with_adapter(lm, lm_kwargs)
+    async def _aask(
+        self, prompt: Any, lm: Any, lm_kwargs: dict[str, Any], signature: Any, demos: Any, inputs: Any
+    ) -> Any:
+        """The same on an event loop."""
+        chosen, shown = self._chosen(prompt, lm, signature)
+        asked = _with_adapter(prompt, lm, lm_kwargs)
+        if neighbors_of(prompt) is not None:  # the first call makes the vectors, which must not stop an event loop
+            demos = await asyncio.to_thread(self._shown, prompt, signature, demos, inputs)
         if chosen is None:
-            return await super().acall(lm, asked, signature, demos, inputs)
+            return await super().acall(lm, asked, signature, list(demos), inputs)
         with shown:
-            return await chosen.acall(lm, asked, signature, demos, inputs)
+            return await chosen.acall(lm, asked, signature, list(demos), inputs)
 
-    def _chosen(self, lm: Any, signature: Any) -> tuple[ChatAdapter | None, AbstractContextManager[Any]]:
+    def _shown(self, prompt: Any, signature: Any, demos: Any, inputs: Any) -> list[Any]:
+        """The demonstrations of this call."""
+        asked = neighbors_of(prompt)
+        return [*demos, *(() if asked is None else nearest(asked, self.objects, signature, inputs))]
+
+    def _chosen(self, prompt: Any, lm: Any, signature: Any) -> tuple[ChatAdapter | None, AbstractContextManager[Any]]:
         """The adapter for this call, None for this one; and in what it runs, so that stream listeners understand it."""
-        asked = format_of(_caller())
+        asked = format_of(prompt)
         local = lm.model.startswith(PREFIX)
         if asked is None and not local and not isinstance(self, GrammarAdapter):
             return None, nullcontext()
         native = self.use_native_function_calling
         if local:
-            rules = label_rules_of(_caller())
+            rules = label_rules_of(prompt)
             chosen: ChatAdapter = FORMATS[asked or CHAT](use_native_function_calling=native, rules=rules)
         else:
             chosen = _remote_adapter(lm, asked, native=native)
@@ -115,11 +159,18 @@ class GrammarAdapter(_ByFormat, ChatFormat):
     """
 
 
-def adapter_for(lm: Any) -> dspy.Adapter:
-    """The adapter of a connection whose task runs on `lm`; the models of the other roles are asked through it too."""
+def adapter_for(lm: Any, objects: str = "") -> dspy.Adapter:
+    """The adapter of a connection whose task runs on `lm`; the models of the other roles are asked through it too.
+
+    Args:
+        objects: the root of the store, for programs whose demonstrations are chosen among rows of it.
+    """
     if lm.model.startswith(PREFIX):
-        return GrammarAdapter()
-    return (RemoteJSONAdapter if _takes_schema(lm) else RemoteChatAdapter)(use_native_function_calling=False)
+        made = GrammarAdapter()
+    else:
+        made = (RemoteJSONAdapter if _takes_schema(lm) else RemoteChatAdapter)(use_native_function_calling=False)
+    made.objects = objects
+    return made
 
 
 def format_adapter(predictor: dspy.Predict) -> Format:
@@ -140,9 +191,9 @@ def _remote_adapter(lm: Any, asked: FormatName | None, *, native: bool) -> ChatA
     return (JSONAdapter if takes_json else CountingChatAdapter)(use_native_function_calling=native)
 
 
-def _with_adapter(lm: Any, lm_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """A call's own copy of its options, with the adapter that the predictor asks for."""
-    adapter = adapter_of(_caller())
+def _with_adapter(prompt: Any, lm: Any, lm_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's own copy of its options, with the adapter that the predictor, or the member of an ensemble, asks for."""
+    adapter = adapter_of(prompt)
     if adapter is None:
         return dict(lm_kwargs)
     if not lm.model.startswith(PREFIX):

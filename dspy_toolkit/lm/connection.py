@@ -99,7 +99,7 @@ def connect(settings: Settings) -> Connection:
     others: dict[Role, Callable[[], MeteredLM]] = {"reflection": partial(lm_of, "reflection"), "judge": judge}
     if replace(teaches, role=task.role, stated=task.stated) != task:
         others["teacher"] = partial(lm_of, "teacher")
-    return Connection(lm, adapter_for(lm), others)
+    return Connection(lm, adapter_for(lm, settings.objects), others)
 
 
 def judge_of(lm: Any, model: str | None) -> MeteredLM:

@@ -1,8 +1,10 @@
 """What a predictor has beside its instruction and demonstrations: attributes that its state keeps, and the adapter here obeys.
 
-`format`   how its fields become messages (`dspy_toolkit.lm.formats`)
-`labels`   for an output that is a choice, how the scores of its labels become a choice (`dspy_toolkit.lm.label_rules`)
-`adapter`  the hash of a LoRA adapter in `home/adapters`, with which an MLX model answers
+`format`     how its fields become messages (`dspy_toolkit.lm.formats`)
+`labels`     for an output that is a choice, how the scores of its labels become a choice (`dspy_toolkit.lm.label_rules`)
+`adapter`    the hash of a LoRA adapter in `home/adapters`, with which an MLX model answers
+`neighbors`  the rows of the store among which each input's own demonstrations are chosen (`dspy_toolkit.lm.neighbors`)
+`ensemble`   several prompts, each with such levers of its own, which answer together (`dspy_toolkit.lm.ensembles`)
 
 DSPy keeps attributes that it does not know through copies, and loads them from a state; it does not save them, which
 `optimizers.states` does.
@@ -15,8 +17,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dspy_toolkit.errors import ProgramError
+from dspy_toolkit.lm.ensembles import ensemble_of
 from dspy_toolkit.lm.formats.names import format_of
 from dspy_toolkit.lm.label_rules import label_rules_of
+from dspy_toolkit.lm.neighbors import neighbors_of
 
 
 def adapter_of(predictor: Any) -> str | None:
@@ -37,7 +41,23 @@ def _labels(predictor: Any) -> dict[str, Any] | None:
     return {name: rule.model_dump(mode="json") for name, rule in label_rules_of(predictor).items()} or None
 
 
-LEVERS: Mapping[str, Callable[[Any], Any]] = {"format": format_of, "labels": _labels, "adapter": adapter_of}
+def _neighbors(predictor: Any) -> dict[str, Any] | None:
+    asked = neighbors_of(predictor)
+    return None if asked is None else asked.model_dump(mode="json")
+
+
+def _ensemble(predictor: Any) -> dict[str, Any] | None:
+    asked = ensemble_of(predictor)
+    return None if asked is None else asked.model_dump(mode="json")
+
+
+LEVERS: Mapping[str, Callable[[Any], Any]] = {
+    "format": format_of,
+    "labels": _labels,
+    "adapter": adapter_of,
+    "neighbors": _neighbors,
+    "ensemble": _ensemble,
+}
 """Attribute → what a predictor has of it, as JSON; None where it has none."""
 
 

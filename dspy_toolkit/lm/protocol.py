@@ -44,10 +44,13 @@ class LabelScores(Frozen):
     """Texts to choose from, all of which are scored in place of decoding one.
 
     The reply is taken to be `prefix`, one of `labels`, `suffix`, in the tokens of that whole text. A label's score is the
-    natural logarithm of the probability of its tokens and of what ends it, after the prompt and the prefix. Counted are:
+    natural logarithm of the probability of its tokens, and of what ends it where that matters, after the prompt and the prefix.
+    Counted are:
 
     - from the first token that is not wholly in the prefix, or that the labels do not all begin with alike;
-    - to the first token that goes beyond the label's end into the suffix. Where another label could still go on from there
+    - to the label's last token, where no label begins with another and each ends where a token does: what follows tells none of
+      them apart, and a grammar would dictate it;
+    - else to the first token that goes beyond the label's end into the suffix. Where another label could still go on from there
       (`billing`, before a suffix ` by`, and `billing by post`), as many tokens more as tell them apart, of all labels the same
       number;
     - where the suffix has no token left, the end of the turn: any of the model's stop tokens.

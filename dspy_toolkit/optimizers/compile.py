@@ -13,7 +13,7 @@ from typing import Literal
 from dspy_toolkit.errors import BudgetExhausted, OptimizerError
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.optimizers.choice import Choice, run_cost
-from dspy_toolkit.optimizers.generators.catalog import GENERATORS, START, family
+from dspy_toolkit.optimizers.generators.catalog import ENSEMBLE, GENERATORS, START, family
 from dspy_toolkit.optimizers.generators.workshop import Progress, Workshop
 from dspy_toolkit.optimizers.pool.entry import BASELINE, Entry, Family
 from dspy_toolkit.optimizers.pool.pool import Pool
@@ -161,6 +161,8 @@ def compile_program(
             raise OptimizerError(
                 f"What {choice.optimizer} makes is in this home, where workers do not look. Leave out --workers."
             )
+    if len(choice.settings.generators) > 1 and profile.predictors == 1:
+        names = (*names, ENSEMBLE)
     pool = Pool(
         baseline=baseline,
         families=[family(name, shop) for name in names],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -13,10 +13,21 @@ def predictor_states(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: part for name, part in state.items() if isinstance(part, dict) and "signature" in part}
 
 
+def prompts_of(part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A predictor's part of a state, and those of the members of its ensemble: all that has demonstrations and levers."""
+    yield dict(part)
+    yield from (part.get("ensemble") or {}).get("members") or ()
+
+
 def levers_in_words(part: Mapping[str, Any]) -> list[str]:
     """What one predictor has beside its instruction and demonstrations, for people. Args: part: of `predictor_states`."""
+    if together := part.get("ensemble"):
+        each = "; ".join(", ".join(levers_in_words(member)) or "no lever" for member in together["members"])
+        return [f"the {together['rule']} of {len(together['members'])} prompts ({each}), of which this is the first"]
     said = [f"format {part['format']}"] if part.get("format") else []
     for output, rule in (part.get("labels") or {}).items():
         fitted = f"{rule['method']} fitted to {rule['rows']} rows" if rule.get("method") else "the model's own scores"
         said.append(f"{output} chosen by {fitted}")
+    if near := part.get("neighbors"):
+        said.append(f"the {near['count']} nearest of {near['of']} training rows by {near['unit']} as demonstrations")
     return said + ([f"adapter {part['adapter'][:12]}"] if part.get("adapter") else [])

@@ -177,8 +177,15 @@ def _prepared(state: Any, renames: Mapping[str, str]) -> Any:
         return state
     made = {key: _prepared(part, renames) for key, part in state.items()}
     if isinstance(made.get("demos"), list):
-        made["lm"] = None
+        if "signature" in made:  # a member of an ensemble has none
+            made["lm"] = None
         made["demos"] = [{renames.get(key, key): value for key, value in demo.items()} for demo in made["demos"]]
+        if isinstance(made.get("ensemble"), dict):
+            made["ensemble"]["members"] = [_prepared(each, renames) for each in made["ensemble"]["members"]]
+        if renames and made.get("neighbors"):
+            before = made["neighbors"].get("fields", {})
+            now = {old: renames.get(name, name) for old, name in before.items()}
+            made["neighbors"] = {**made["neighbors"], "fields": {**renames, **now}}
     return made
 
 

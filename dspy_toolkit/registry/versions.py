@@ -1,7 +1,7 @@
 """Program versions in the MLflow registry: one registered model a project, one version a saved program.
 
-A version is `program/program.json` and `program/manifest.json` on an MLflow run, with the adapters that the program has. It is named `project@alias`,
-`project@number`, or by a folder that holds the two files. Only JSON and safetensors are read, and a program whose sha256 is not the
+A version is `program/program.json` and `program/manifest.json` on an MLflow run, with what the program's state names (`parts`).
+It is named `project@alias`, `project@number`, or by a folder that holds the two files. Only JSON and safetensors are read, and a program whose sha256 is not the
 one in its manifest is refused.
 
 Covered: saving, finding, listing, loading. Not covered: which version is live (`promotion`); deleting, which
@@ -14,14 +14,11 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import ModelNotFound, RegistryError, nearest
-from dspy_toolkit.lm.models.adapters import add_adapter, find_adapter
-from dspy_toolkit.project.states import predictor_states
+from dspy_toolkit.errors import RegistryError, nearest
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.manifest import (
     MANIFEST_FILE,
@@ -32,6 +29,7 @@ from dspy_toolkit.registry.manifest import (
     read_manifest,
     read_program,
 )
+from dspy_toolkit.registry.parts import bring_parts, part_files
 from dspy_toolkit.store import Frozen
 from dspy_toolkit.tracking.mlflow_client import all_pages, exists, is_code, session
 from dspy_toolkit.tracking.runs import write_artifacts
@@ -45,8 +43,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 PREVIOUS = "previous"
 FOLDER = "program"
-ADAPTERS = "adapters"
-"""In a version's folder: a folder for each adapter of the program, by its hash."""
 
 _PROJECT = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _REFERENCE = re.compile(r"(?P<project>[^@/\\]+)@(?P<which>[^@/\\]+)")
@@ -106,7 +102,7 @@ def save_version(
             raise RegistryError(
                 f"The run {run_id} already holds {saved.name}@{saved.version}, another program. Open a new run."
             )
-        write_artifacts(mlflow, run_id, {PROGRAM_FILE: program, **_adapter_files(program_state, settings)}, FOLDER)
+        write_artifacts(mlflow, run_id, {PROGRAM_FILE: program, **part_files(program_state, settings)}, FOLDER)
         # The manifest is written last, so its existence means that the version is whole.
         write_artifacts(mlflow, run_id, {MANIFEST_FILE: files}, FOLDER)
         made = mlflow.create_model_version(project, f"runs:/{run_id}/{FOLDER}", run_id, tags=tags)
@@ -251,38 +247,6 @@ def _nothing_saved(project: str, known: list[str]) -> str:
     )
 
 
-def _adapter_files(state: dict[str, Any], settings: Settings) -> dict[str, bytes]:
-    """The files of the adapters that a program has, by their paths in the version."""
-    files: dict[str, bytes] = {}
-    for sha256 in _adapters(state):
-        folder = find_adapter(settings.path(), sha256).folder
-        files |= {f"{ADAPTERS}/{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
-    return files
-
-
-def _adapters(state: dict[str, Any]) -> list[str]:
-    """The hashes of the adapters that a program has."""
-    return sorted({str(part["adapter"]) for part in predictor_states(state).values() if part.get("adapter")})
-
-
-def _bring_adapters(state: dict[str, Any], folder: Path, reference: str, settings: Settings) -> None:
-    """See that the home has the adapters of a version, whose files are in `folder`."""
-    for sha256 in _adapters(state):
-        with suppress(ModelNotFound):
-            find_adapter(settings.path(), sha256)
-            continue
-        found = sorted((folder / ADAPTERS).glob(f"{sha256}*"))
-        if not found:
-            raise RegistryError(
-                f"{reference} has the adapter {sha256[:8]}, which neither its files nor the home hold. Take another version, or "
-                "optimize the program again."
-            )
-        if not (added := add_adapter(settings.path(), found[0])).sha256.startswith(sha256):
-            raise RegistryError(
-                f"{reference} should hold the adapter {sha256[:8]} and holds {added.sha256[:8]}. Export it again."
-            )
-
-
 def _read_folder(folder: Path, reference: str, settings: Settings) -> tuple[dict[str, Any], Manifest]:
     if not folder.is_dir():
         hint = "a folder was expected; nothing but JSON is read" if folder.exists() else "there is no such folder"
@@ -301,5 +265,5 @@ def _read_folder(folder: Path, reference: str, settings: Settings) -> tuple[dict
             ) from None
     manifest = read_manifest(contents[MANIFEST_FILE], f"{MANIFEST_FILE} of {reference}")
     state = read_program(contents[PROGRAM_FILE], manifest, f"{PROGRAM_FILE} of {reference}")
-    _bring_adapters(state, folder, reference, settings)
+    bring_parts(state, folder, reference, settings)
     return state, manifest

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from dspy_toolkit.report.calibration import Calibration
 from dspy_toolkit.report.curves import Curve, Front
 from dspy_toolkit.report.words import count, percent
 
@@ -61,6 +62,17 @@ def front_chart(front: Front, generators: Sequence[str]) -> Markup:
         shape = mark(generators.index(one.generator) % KINDS, across.place(one.tokens), up.place(one.score), said)
         parts.append(shape if one.on_front else Markup('<g class="faint">{}</g>').format(shape))
     return _svg(WIDTH, HEIGHT, "Validation score against tokens of one run", parts)
+
+
+def reliability_chart(found: Calibration) -> Markup:
+    """Mean score against mean confidence, a mark for each bin of rows; on the dashed line the two are the same."""
+    across, up = _Axis(0, 100, LEFT, WIDTH - RIGHT, 20), _Axis(0, 1, HEIGHT - BOTTOM, TOP, 0.2)
+    parts = [_frame(across, up, "confidence, in %", "score")]
+    parts.append(_line(across.place(0), up.place(0), across.place(100), up.place(1), "baseline"))
+    for each in found.bins:
+        said = f"{count(each.rows)} rows: confidence {percent(each.confidence)}, score {percent(each.score)}"
+        parts.append(mark(0, across.place(100 * each.confidence), up.place(each.score), said))
+    return _svg(WIDTH, HEIGHT, "Score against confidence; on the dashed line they are the same", parts)
 
 
 def key_mark(kind: int) -> Markup:

@@ -16,6 +16,7 @@ from dspy_toolkit.errors import StoreError
 from dspy_toolkit.evaluation import JudgeCheck, class_reports
 from dspy_toolkit.gate.verdict import percent_of_level
 from dspy_toolkit.report.answers import Changes, Classes, changes, classes
+from dspy_toolkit.report.calibration import Calibration, calibration
 from dspy_toolkit.report.confusion import ClassTables, class_tables
 from dspy_toolkit.report.costs import Cost, costs
 from dspy_toolkit.report.curves import Curve, Front, baseline, curves, front
@@ -86,6 +87,8 @@ class Page:
     classes: tuple[Classes, ...]
     class_tables: tuple[ClassTables, ...]
     """Of the outputs that are a choice."""
+    calibration: Calibration | None
+    """Of the candidate's confidence; None where its predictions carry none."""
     one_output: bool
     """Whether a row has one label; else a row's score is over all of them."""
     costs: tuple[Cost, ...]
@@ -174,6 +177,7 @@ def gather(
         changes=differing,
         classes=classes(*tables, outputs, types) if tables else (),
         class_tables=class_tables(*(class_reports(table, outputs, types) for table in tables)) if tables else (),
+        calibration=calibration(tables[1]) if tables else None,
         one_output=len(outputs) == 1,
         costs=costs(run),
         spent=_spent(run),

@@ -27,7 +27,7 @@ class Prompt(NamedTuple):
     instructions: str
     demonstrations: tuple[Demonstration, ...]
     levers: str
-    """Its format, label weights and adapter; empty where it has none."""
+    """Its format, label weights, chosen demonstrations and adapter; empty where it has none."""
 
 
 class Predictor(NamedTuple):

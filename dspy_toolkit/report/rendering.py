@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dspy_toolkit.report.charts import front_chart, key_mark, search_chart
+from dspy_toolkit.report.charts import front_chart, key_mark, reliability_chart, search_chart
 from dspy_toolkit.report.gathering import Page
 from dspy_toolkit.report.words import count, duration, percent, points, readable
 
@@ -31,6 +31,7 @@ def render(page: Page) -> str:
         page=page,
         search=search_chart(page.curves, page.baseline) if page.curves else None,
         tradeoff=front_chart(page.front, generators) if page.front else None,
+        reliability=reliability_chart(page.calibration) if page.calibration else None,
         keys=[(key_mark(kind), name) for kind, name in enumerate(generators)],
     )
 

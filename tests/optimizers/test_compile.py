@@ -35,6 +35,7 @@ from tests.optimizers.toys import (
 Knows = Callable[[GenerationRequest], bool]
 CASES: dict[str, tuple[Knows, int]] = {
     "labelled": (by_demos, 60),
+    "knn": (by_demos, 60),
     "bootstrap": (by_demos, 70),
     "random": (by_demos, 60),
     "mipro": (by_instruction, 140),
@@ -122,7 +123,7 @@ def test_a_budget_is_spent_where_candidates_are_left_and_is_not_exceeded(toy: To
     assert not compiled.exhausted
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "simba"])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("simba", "knn")])
 def test_three_training_rows_are_enough(toy: Toy, name: str) -> None:
     toy.knows = CASES[name][0]
     toy.train, toy.val = rows(3), rows(12, start=100)
@@ -132,7 +133,7 @@ def test_three_training_rows_are_enough(toy: Toy, name: str) -> None:
     assert compiled.changed == (name in ("mipro", "gepa"))
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ("labelled", "simba")])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("labelled", "knn", "simba")])
 def test_a_program_of_several_predictors(toy: Toy, name: str) -> None:
     class Two(dspy.Module):
         def __init__(self) -> None:

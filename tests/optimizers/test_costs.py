@@ -16,7 +16,7 @@ def seen(toy: Toy) -> Profile:
     return probe(toy.problem())
 
 
-FINITE = ("gepa", "simba", "formats", "labels")
+FINITE = ("gepa", "simba", "formats", "labels", "knn")
 """What has nothing more to say at some point; an adapter needs a model that can be trained."""
 
 

@@ -11,6 +11,8 @@ import dspy
 import pytest
 
 from dspy_toolkit.errors import ProjectError, RegistryError
+from dspy_toolkit.lm.levers import pull
+from dspy_toolkit.lm.neighbors import NeighborRow, NeighborRows
 from dspy_toolkit.optimizers.generators.transfer import transfer
 from dspy_toolkit.optimizers.problem import Start
 from dspy_toolkit.optimizers.states import prompt_of, state_of
@@ -291,6 +293,37 @@ def test_rows_that_the_start_was_tuned_on_test_nothing(shared: Shared, caplog: p
     left_out = {*tuned, str(shown["_row"])}
     assert tested == set(sealed["_row"]) - left_out
     assert left_out <= set(manifest_of(shared.context(), run).trained_rows), "nor any descendant"
+
+
+def test_rows_among_which_the_start_chooses_demonstrations_test_nothing(shared: Shared) -> None:
+    _, data, _ = shared.begin()
+    sealed, store = shared.toy.store.read_frame(data.sealed), shared.toy.store
+    shown = sealed.iloc[3]
+    kept = NeighborRows(
+        rows=(NeighborRow(values={"text": shown["text"], "label": shown["label"]}, group="g", tokens=9),)
+    )
+    given = told(demos=[])
+    pull(given, neighbors={"rows": store.save_json(kept).sha256, "of": 1, "count": 1, "tokens": 100})
+    shared.save(given)
+    run = shared.find(optimizer="labelled", start="tones@1", budget="80")
+    comparison = run.comparison.sealed
+    assert comparison is not None
+    tested = set(store.read_frame(comparison.candidate.rows)["_row"])
+    assert tested == set(sealed["_row"]) - {str(shown["_row"])}
+
+
+def test_rows_of_another_home_stay_behind(toy: Toy, caplog: pytest.LogCaptureFixture) -> None:
+    from dspy_toolkit import optimize
+
+    given = told(demos=[])
+    pull(given, neighbors={"rows": "c" * 64, "of": 1, "count": 1, "tokens": 100})
+    with caplog.at_level(logging.WARNING):
+        result = optimize(
+            program(), records(110), optimizer="labelled", budget="60", start=given, settings=toy.settings,
+            connection=toy.connect(),
+        )  # fmt: skip
+    assert "not in this home, and stay behind" in caplog.text
+    assert result.compiled.trials[1].label == "from the given program"
 
 
 def test_from_python(toy: Toy) -> None:

@@ -335,6 +335,17 @@ def test_choices_have_precision_recall_and_a_confusion_table(desk: Desk) -> None
     assert classes.count("number right s5") == 1 and classes.count("number wrong s2") == 2
 
 
+def test_a_confidence_is_held_against_the_scores(desk: Desk) -> None:
+    after = [row(f"row-{i}", float(i % 2), prediction={"label": "red", "confidence": 0.95}) for i in range(6)]
+    seen = look(desk.html(desk.run([row(f"row-{i}", 1.0) for i in range(6)], after)))
+    assert seen.table("Score by confidence") == [
+        ["confidence", "rows", "its mean", "score"],
+        ["90.0 % to 100.0 %", "6", "95.0 %", "50.0 %"],
+    ]
+    assert re.search(r"Expected calibration error\s*45\.0 %", seen.text)
+    assert "Score by confidence" not in desk.html(desk.run([row("a", 1.0)], [row("a", 1.0)]))
+
+
 def test_many_classes_are_a_list_of_confusions(desk: Desk) -> None:
     names = [f"class {number:02}" for number in range(30)]
     desk.project = desk.project_of(f"text: str -> label: Literal[{', '.join(map(repr, names))}]")

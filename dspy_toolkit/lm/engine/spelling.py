@@ -10,7 +10,7 @@ from collections import abc
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -89,7 +89,13 @@ def spell(asked: LabelScores, spans: Callable[[str], abc.Sequence[tuple[int, int
         shared -= 1
     within = [_reach(spanned, start + len(label)) for label, spanned in zip(asked.labels, read, strict=True)]
     rest = max(len(tokens) - size for tokens, size in zip(whole, within, strict=True))
-    tries = (_counted(whole, shared, within, beyond) for beyond in range(1, rest + 2))
+    begun = any(one.startswith(shorter) for shorter, one in pairwise(sorted(asked.labels)))
+    cut = all(
+        shared < size and spanned[size - 1][1] == start + len(label)
+        for label, spanned, size in zip(asked.labels, read, within, strict=True)
+    )
+    # What ends a label says nothing about the others where none of them goes on, and would take a place of its own.
+    tries = (_counted(whole, shared, within, beyond) for beyond in range(0 if cut and not begun else 1, rest + 2))
     counted = next((paths for paths in tries if len(longest(paths)) == len(paths)), None)
     if counted is None:
         alike = [label for label, tokens in zip(asked.labels, whole, strict=True) if whole.count(tokens) > 1]
@@ -107,7 +113,10 @@ def _reach(spanned: abc.Sequence[tuple[int, int]], place: int) -> int:
 
 
 def _counted(whole: abc.Sequence[Path], begin: int, within: abc.Sequence[int], beyond: int) -> tuple[Path, ...]:
-    """Of each reply the tokens from `begin` to the label's last, `within`, and `beyond` more; END stands for one too many."""
+    """Of each reply the tokens from `begin` to the label's last, `within`, and `beyond` more; END stands for one too many.
+
+    With nothing beyond, the labels' own tokens alone.
+    """
     return tuple(
         (*tokens[begin : size + beyond], *((END,) if size + beyond > len(tokens) else ()))
         for tokens, size in zip(whole, within, strict=True)

@@ -135,6 +135,13 @@ def count_prompt(model: str, messages: list[Any]) -> int:
     return int(import_litellm().token_counter(model=model, messages=messages))
 
 
+def context_of(model: str) -> int | None:
+    """Tokens of prompt and reply together, where an engine of this process answers; None elsewhere."""
+    if model in _chains and isinstance(backend := _chains[model].current, EngineBackend):
+        return backend.engine().context_size
+    return None
+
+
 class EngineBackend:
     """An engine of this process, made when it is asked first."""
 

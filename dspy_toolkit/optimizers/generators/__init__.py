@@ -1,6 +1,6 @@
 """Every optimizer as a generator of candidates: each file says what its candidates cost, and gives them one by one.
 
-labelled bootstrap random_search mipro gepa simba   one file each; starts gives programs from elsewhere; catalog lists them
+labelled knn bootstrap random_search mipro gepa simba   one file each; starts gives programs from elsewhere; catalog lists them
 workshop        the rows, the metered models, and DSPy's optimizers off the terminal
 transfer        taking over another program's instructions and demonstrations
 reflection      whether the reflection model can write an instruction

@@ -15,9 +15,11 @@ from dspy_toolkit.optimizers.budget import Budget
 from dspy_toolkit.optimizers.choice import Forecast, Infeasible, run_cost, unfit
 from dspy_toolkit.optimizers.generators import (
     bootstrap,
+    ensembles,
     finetune,
     formats,
     gepa,
+    knn,
     label_weights,
     labelled,
     mipro,
@@ -55,6 +57,8 @@ class GeneratorSpec:
     """
     most_of_budget: float = 1 / 3
     """The share of a budget that one step of it may cost where there are others."""
+    last: bool = False
+    """Whether its candidates are made of those of the others."""
     at_home: bool = False
     """Whether its candidates need more than their state, which workers with another home lack: adapters."""
 
@@ -71,13 +75,17 @@ GENERATORS = {
         GeneratorSpec("random", "random search", random_search.cost, random_search.candidates),
         GeneratorSpec("bootstrap", "BootstrapFewShot", bootstrap.cost, bootstrap.candidates),
         GeneratorSpec("labelled", "labelled demonstrations", labelled.cost, labelled.candidates),
+        GeneratorSpec("knn", "nearest rows as demonstrations", knn.cost, knn.candidates),
         GeneratorSpec("labels", "label weights", label_weights.cost, label_weights.candidates),
         GeneratorSpec("formats", "other formats", formats.cost, formats.candidates, urgent=1),
     )
 }
 """From the dearest candidates to the cheapest."""
 
+ENSEMBLE = "ensemble"
+"""The name of the generator that joins the candidates of others; it is there where there are several."""
 _STARTS = GeneratorSpec(START, "programs from elsewhere", starts.cost, starts.candidates, urgent=1_000)
+_ENSEMBLES = GeneratorSpec(ENSEMBLE, "ensembles", ensembles.cost, ensembles.candidates, last=True)
 
 
 def plan(name: str, profile: Profile, settings: PoolSettings, budget: Budget) -> Cost | Infeasible:
@@ -121,7 +129,7 @@ def family(name: str, shop: Workshop) -> Family:
 
     Its candidates raise ToolkitError where the model failed.
     """
-    spec = _STARTS if name == START else GENERATORS[name]
+    spec = {START: _STARTS, ENSEMBLE: _ENSEMBLES}.get(name) or GENERATORS[name]
     cost = spec.cost(shop.profile, shop.settings)
     if isinstance(cost, Infeasible):
         raise OptimizerError(f"{name} cannot run here: {cost.reason}.")
@@ -136,5 +144,6 @@ def family(name: str, shop: Workshop) -> Family:
             log.warning("The generator %s failed: %s", name, describe_error(error))
             made.ended = f"It failed: {describe_error(error)}"
 
-    made = Family(name, guarded(), cost, prior=shop.settings.priors.get(name, 0.0), urgent=spec.urgent)
+    prior = shop.settings.priors.get(name, 0.0)
+    made = Family(name, guarded(), cost, prior=prior, urgent=spec.urgent, last=spec.last)
     return made

@@ -123,6 +123,7 @@ def plain_program(problem: Problem) -> dspy.Module:
         program = in_format(program, problem.program, "plain", local=True)
     for predictor in program.predictors():
         predictor.demos = []
+        pull(predictor, neighbors=None)
     return program
 
 

@@ -1,9 +1,9 @@
 """Label weights: for an output that is a choice, the labels' log-probabilities fitted to the right ones of training rows.
 
 The candidates are the baseline in its best format, and whatever leads after it: first with all labels scored in place of one decoded,
-then with the best of three maps, by the logarithmic loss of five folds: a bias for each label (as ReAnchor of DSPy fits
-one), the same with one scale for all, and a full linear map. A row that is a demonstration of the prompt is left out: it would be
-known by heart.
+then with what the model gives each label on average taken out, for which no row's label is looked at, then with the best of three
+maps, by the logarithmic loss of five folds: a bias for each label (as ReAnchor of DSPy fits one), the same with one scale for all,
+and a full linear map. A row that is a demonstration of the prompt is left out: it would be known by heart.
 
 For programs of one predictor whose last output is a choice, on an engine of this process.
 """
@@ -36,12 +36,14 @@ ROWS = 96
 """Training rows that are scored for one fit, at most."""
 LEAST_ROWS = 12
 FOLDS = 5
+STEPS = 200
+"""Of a prior correction, at most."""
 STRENGTHS = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Of the regularization, scikit-learn's C: the larger, the freer."""
 
 
 def cost(profile: Profile, settings: PoolSettings) -> Cost | Infeasible:
-    """Scoring the rows of one fit gives two candidates."""
+    """Scoring the rows of one fit, which are three candidates."""
     if not profile.labels:
         return Infeasible(
             reason="label weights need a program of one step whose last output is a choice, on an engine of this machine"
@@ -51,7 +53,7 @@ def cost(profile: Profile, settings: PoolSettings) -> Cost | Infeasible:
             reason=f"{profile.train} training rows are too few to fit label weights; {LEAST_ROWS} are needed"
         )
     calls = min(profile.train, ROWS) * run_cost(profile)
-    return Cost(calls / 2, calls)
+    return Cost(calls / 3, calls)
 
 
 def candidates(shop: Workshop) -> Iterator[Made | None]:
@@ -67,11 +69,17 @@ def candidates(shop: Workshop) -> Iterator[Made | None]:
             yield Made(scored, f"{whose}, labels scored")
             shop.say("scoring labels of training rows")
             logprobs, right = score(shop, scored, name, texts)
+            if len(right) >= LEAST_ROWS:
+                made = with_rule(bare, name, without_prior(list(texts), logprobs))
+                yield Made(made, f"{whose}, the labels' prior over {len(right)} rows taken out")
             if (rule := fit(list(texts), logprobs, right)) is not None:
                 yield Made(with_rule(bare, name, rule), f"{whose}, {rule.method} fitted to {rule.rows} rows")
         yield WAIT
         if shop.pool is not None:
-            program, whose = shop.leader, shop.pool.best.label.partition(", labels scored")[0]
+            program, whose = (
+                shop.leader,
+                shop.pool.best.label.partition(", labels scored")[0].partition(", the labels'")[0],
+            )
 
 
 def choice_of(program: dspy.Module) -> tuple[str, dict[str, Any]]:
@@ -126,6 +134,27 @@ def score(
     with ThreadPoolExecutor(shop.problem.threads, thread_name_prefix="labels") as pool:
         rows = list(pool.map(one, known))
     return np.asarray(rows).reshape(len(rows), len(texts)), np.asarray([indices[_key(case[name])] for case in known])
+
+
+def without_prior(labels: Sequence[str], logprobs: np.ndarray[Any, Any]) -> LabelRule:
+    """The bias under which every label has the same mean probability over the rows, for which no row's label is looked at.
+
+    What a model gives a label on average over inputs is its lean, where the labels are about equally frequent among these. To
+    divide by that mean once is "batch calibration" (Zhou et al. 2024, arXiv:2309.17249); since probabilities are made to sum to 1
+    afterwards, the means are then not alike yet, and the step is repeated until they are.
+
+    Args:
+        logprobs: rows × labels, natural; at least one row.
+    """
+    bias = np.zeros(len(labels))
+    for _ in range(STEPS):
+        means = _softmax(logprobs + bias).mean(axis=0) * len(labels)
+        bias -= np.log(np.maximum(means, 1e-12))
+        if np.abs(means - 1).max() < 1e-3:
+            break
+    bias -= bias.mean()
+    known = {"bias": tuple(map(float, bias)), "method": "prior correction", "rows": len(logprobs)}
+    return plain_rule(labels).model_copy(update=known)
 
 
 def fit(labels: Sequence[str], logprobs: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> LabelRule | None:

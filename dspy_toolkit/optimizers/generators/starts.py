@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dspy_toolkit.optimizers.choice import Infeasible
+from dspy_toolkit.optimizers.generators.ensembles import runs_of
 from dspy_toolkit.optimizers.generators.workshop import Workshop
 from dspy_toolkit.optimizers.pool.entry import Cost, Made
 from dspy_toolkit.optimizers.profile import Profile
@@ -22,4 +23,4 @@ def cost(profile: Profile, settings: PoolSettings) -> Cost | Infeasible:
 def candidates(shop: Workshop) -> Iterator[Made]:
     """Each of the problem's starts, once."""
     for start in shop.problem.starts:
-        yield Made(start.program.deepcopy(), start.label)
+        yield Made(start.program.deepcopy(), start.label, runs=runs_of(start.program))

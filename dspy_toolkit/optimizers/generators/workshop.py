@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
-from dspy_toolkit.lm.levers import clear
+from dspy_toolkit.lm.ensembles import ensemble_of
+from dspy_toolkit.lm.levers import clear, pull
 from dspy_toolkit.lm.meter import Meter, MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.metrics import as_feedback, as_float
@@ -79,8 +80,16 @@ class Workshop:
 
     @property
     def leader(self) -> dspy.Module:
-        """The candidate to build on."""
-        return self.problem.program if self.pool is None else self.pool.best.program
+        """The candidate to build on; of an ensemble its first member."""
+        if self.pool is None:
+            return self.problem.program
+        program = self.pool.best.program
+        if not any(ensemble_of(predictor) for predictor in program.predictors()):
+            return program
+        alone = program.deepcopy()  # its predictor is the first member, beside having them all
+        for predictor in alone.predictors():
+            pull(predictor, ensemble=None)
+        return alone
 
     @property
     def seed(self) -> int:
@@ -208,4 +217,5 @@ def with_parts(program: dspy.Module, instructions: list[str] | None, demos: list
             predictor.signature = signature_of(predictor).with_instructions(instructions[number])
         if demos is not None:
             predictor.demos = list(demos[number])
+            pull(predictor, neighbors=None)  # these take the place of those, too
     return made

@@ -19,6 +19,8 @@ class Made(NamedTuple):
     """Its scores on the first validation rows, where making it has scored it already."""
     tokens: float = 0.0
     """Prompt tokens of one run in that scoring, on average."""
+    runs: float = 1.0
+    """How many runs of the baseline one of it costs as much as."""
 
 
 WAIT = None
@@ -41,6 +43,8 @@ class Entry:
     """Latency of one run, on average; 0 where the cache answered."""
     lm_calls: int = 0
     """Logical calls that the search had spent when it was scored first."""
+    runs: float = 1.0
+    """How many runs of the baseline one of it costs as much as."""
     number: int = 0
     """Its place in the order of making; the baseline has 0."""
 
@@ -76,6 +80,8 @@ class Family:
     """Gain over the baseline that its candidates are expected to have, in [-1, 1], before any was seen."""
     urgent: int = 0
     """Its first candidates, so many, are asked for before those of all others."""
+    last: bool = False
+    """Whether it is asked once the others' candidates have climbed, and has `cost.step` calls kept for it."""
     waits: Entry | None = None
     """While this one leads, it has no candidate."""
     made: int = 0

@@ -27,6 +27,8 @@ from dspy_toolkit.optimizers.pool.policy import climbing, improvement, ranked, s
 WAVE = 4
 """Candidates that are scored together: an engine's batch, or several workers, have enough to do."""
 
+LAST_SHARE = 1 / 4
+"""Of the budget, that is kept at most for candidates that are made of others."""
 MOST_REPEATS = 10
 """Candidates in a row that were there already, from which a generator counts as having no more."""
 
@@ -91,6 +93,7 @@ class Pool:
             try:
                 self._fill()
                 self._climb()
+                self._combine()
                 self._challenge()
             except BudgetExhausted:
                 self.exhausted = True
@@ -124,6 +127,8 @@ class Pool:
         """Make candidates while there is room for their way up; each family's gains say who is asked next."""
         way = climbing(self.steps) * self.calls_per_run
         reserve = (self.steps[-1] - self.steps[0]) * self.calls_per_run  # the baseline's own way up
+        for_last = sum(family.cost.step for family in self.families if family.last)
+        reserve += for_last if for_last <= LAST_SHARE * self.budget else 0
         while wave := self._wave(lambda made: self.left - reserve - (len(self.entries) - 1 + made) * way):
             self._rise(wave, self.steps[0])
 
@@ -139,6 +144,22 @@ class Pool:
             self.say(f"{len(going)} of {len(alive)} candidates on {after} rows")
             self._rise([self.baseline, *going], after)
             alive = going
+
+    def _combine(self) -> None:
+        """Candidates that are made of those that climbed, on more and more rows as long as they are not behind the best."""
+        for family in (family for family in self.families if family.last):
+            while not (family.ended or self.perfect) and (family.waits is None or family.waits is not self.best):
+                best = self.best
+                if family.cost.step * self.steps[0] / self.steps[-1] > self.left:
+                    break
+                if (entry := self._make(family)) is None:
+                    continue
+                for step in (step for step in self.steps if step <= best.rows):
+                    if self._calls(entry, step) > self.left:
+                        break
+                    self._rise([entry], step)
+                    if entry not in self.entries or entry.mean(step) < best.mean(step):
+                        break
 
     def _challenge(self) -> None:
         """Candidates one wave at a time, as long as anything is left to make one and score it."""
@@ -159,11 +180,15 @@ class Pool:
         """Calls that make no further candidate go into more rows for the best that were not scored on all."""
         while not self.perfect:
             behind = [(entry, self._next(entry)) for entry in self.entries if entry.rows < self.steps[-1]]
-            fitting = [(entry, rows) for entry, rows in behind if (rows - entry.rows) * self.calls_per_run <= self.left]
+            fitting = [(entry, rows) for entry, rows in behind if self._calls(entry, rows) <= self.left]
             if not fitting:
                 return
             entry, rows = max(fitting, key=lambda pair: (self.expected(pair[0]), -pair[0].number))
             self._rise([entry], rows)
+
+    def _calls(self, entry: Entry, rows: int) -> float:
+        """LM calls that scoring it on rows up to `rows` is expected to take."""
+        return (rows - entry.rows) * self.calls_per_run * entry.runs
 
     def _next(self, entry: Entry) -> int:
         return next(step for step in self.steps if step > entry.rows)
@@ -178,7 +203,7 @@ class Pool:
             able = [
                 family
                 for family in self.families
-                if not family.ended
+                if not (family.ended or family.last)
                 and family.cost.step <= left
                 and (family.waits is None or family.waits is not self.best)
             ]
@@ -211,7 +236,9 @@ class Pool:
             return None
         number = sum(each.made for each in self.families) + 1
         family.made += 1
-        entry = Entry(family.name, made.label, made.program, list(made.values), made.tokens, number=number)
+        entry = Entry(
+            family.name, made.label, made.program, list(made.values), made.tokens, runs=made.runs, number=number
+        )
         name = self.prompt(entry)
         if name in self.known:
             family.repeats += 1

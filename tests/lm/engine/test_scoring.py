@@ -31,6 +31,8 @@ CLOSE = 1e-3
 
 PREFIX, SUFFIX = "[[ ## label ## ]]\n", "\n\n[[ ## completed ## ]]"
 DESKS = ("billing", "billing dispute", "technical support", "technical sales", "returns", "other")
+APART = ("technical support", "technical sales", "returns", "7", "12")
+"""None begins with another: of each its own tokens alone are counted."""
 NUMBERS = ("1", "12", "123", "-4", "2048")
 
 Open = Callable[[Kind], tuple[Engine, "BruteForce"]]
@@ -45,22 +47,26 @@ class BruteForce(Reference):
 
     def check(self, messages: list[dict[str, str]], reply: Reply, prefix: str, suffix: str) -> None:  # type: ignore[override]
         assert reply.label_logprobs is not None
+        labels = [scored.label for scored in reply.label_logprobs]
+        ended = ends_count(labels)
         for scored in reply.label_logprobs:
-            expected, tokens = self.expect(messages, prefix, scored.label, suffix)
+            expected, tokens = self.expect(messages, prefix, scored.label, suffix, ended=ended)
             assert scored.logprob == pytest.approx(expected, abs=CLOSE), scored
             assert scored.tokens == tokens
         best = max(reply.label_logprobs, key=lambda scored: scored.logprob)
         assert reply.text == f"{prefix}{best.label}{suffix}"
 
-    def expect(self, messages: list[dict[str, str]], *texts: str) -> tuple[float, int]:
+    def expect(self, messages: list[dict[str, str]], *texts: str, ended: bool) -> tuple[float, int]:
         """What `score` gives; the second time from memory."""
-        key = repr((messages, texts))
+        key = repr((messages, texts, ended))
         if key not in self.known:
-            self.known[key] = self.pool.submit(self.score, messages, *texts).result()
+            self.known[key] = self.pool.submit(self.score, messages, *texts, ended).result()
         return self.known[key]
 
-    def score(self, messages: list[dict[str, str]], prefix: str, label: str, suffix: str) -> tuple[float, int]:
-        """(log-probability of the label's tokens and of what ends it, how many these are)."""
+    def score(
+        self, messages: list[dict[str, str]], prefix: str, label: str, suffix: str, ended: bool
+    ) -> tuple[float, int]:
+        """(log-probability of the label's tokens and, where `ended`, of what ends it; how many these are)."""
         import mlx.core as mx
 
         prompt = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
@@ -70,12 +76,19 @@ class BruteForce(Reference):
         logits = self.model(mx.array([tokens]))[0, -len(own) - 1 :].astype(mx.float32)
         logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
         total = sum(logprobs[at, token].item() for at, token in enumerate(own))
+        if not ended:
+            return total, len(own)
         ends = after[:1] or sorted(self.tokenizer.eos_token_ids)
         total += math.log(sum(math.exp(logprobs[-1, token].item()) for token in ends))
         return total, len(own) + 1
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+
+def ends_count(labels: Any) -> bool:
+    """Whether what ends a label is counted: one of them begins with another."""
+    return any(one != other and other.startswith(one) for one in labels for other in labels)
 
 
 def score(engine: Engine, messages: list[dict[str, str]], labels: Any, prefix: str = PREFIX, suffix: str = SUFFIX,
@@ -104,6 +117,7 @@ def test_scores_are_those_of_a_full_pass_a_label(open_tiny: Open, kind: Kind) ->
     engine, brute = open_tiny(kind)
     prompt = turns("Where does topic 3 go?", RULES)
     asked = [(PREFIX, SUFFIX, (*DESKS, *NUMBERS)), ("", "", (*DESKS, *NUMBERS)), (PREFIX, "", ("yes",))]
+    asked += [(PREFIX, SUFFIX, APART), ("", "", APART)]
     for prefix, suffix, labels in (*asked, ("", SUFFIX, ("No", "Yes"))):
         brute.check(prompt, score(engine, prompt, labels, prefix, suffix).result(60), prefix, suffix)
 
@@ -113,7 +127,7 @@ def test_neighbours_and_kept_prefixes_change_no_score(open_tiny: Open, kind: Kin
     engine, brute = open_tiny(kind)
     prompts = [turns(f"Where does topic {n} go{', please' * (n % 3)}?", RULES) for n in range(6)]
     prompts += [turns("Hello!"), turns("Tell me more. " * 20)]
-    lists = [DESKS, NUMBERS, ("yes",)]
+    lists = [DESKS, NUMBERS, APART]
     for _ in range(2):  # with a prefix that nobody has seen, and with one that is kept
         scored = [score(engine, prompt, lists[at % 3]) for at, prompt in enumerate(prompts)]
         decoded = [send(engine, prompt) for prompt in prompts]
@@ -144,7 +158,7 @@ def test_labels_that_take_several_steps(open_tiny: Open, kind: Kind) -> None:
     assert story.result(60).completion_tokens > 0
     for n in (0, 39):
         prompt = turns("Where does topic 1 go?", RULES)
-        expected, _ = brute.expect(prompt, PREFIX, labels[n], SUFFIX)
+        expected, _ = brute.expect(prompt, PREFIX, labels[n], SUFFIX, ended=True)
         for reply in (replies[1], again):
             assert reply.label_logprobs is not None
             assert reply.label_logprobs[n].logprob == pytest.approx(expected, abs=CLOSE)

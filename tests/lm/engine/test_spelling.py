@@ -34,7 +34,12 @@ def test_what_is_counted(tokenizer: Tokenizer) -> None:
     assert spelled(tokenizer, ["bill", "bill more"]) == [["bill", ""], ["bill", " more", ""]]
     assert spelled(tokenizer, ["12", "1"], header) == [["1", "2", ""], ["1", ""]]
     # A token that is half the prefix's and half a label's is the label's, and so of all labels.
-    assert spelled(tokenizer, ["yes", "7"], "Answer: ") == [[" yes", ""], [" ", "7", ""]]
+    assert spelled(tokenizer, ["yes", "7"], "Answer: ") == [[" yes"], [" ", "7"]]
+    # What ends a label is counted where one goes on from another, of all of them.
+    assert spelled(tokenizer, ["bill", "pay"], header, end) == [["bill"], ["pay"]]
+    assert spelled(tokenizer, ["bill", "pay", "bill more"], header, end)[1] == ["pay", "\n"]
+    # Or where a token holds the end of a label and what follows it.
+    assert spelled(tokenizer, ["a", "b"], suffix="nd so on") == [["and"], ["b", "nd"]]
     # One token of the suffix does not tell them apart, a second does.
     assert spelled(tokenizer, ["bill", "bill by post"], suffix=" by now") == [
         ["bill", " by", " now"],
@@ -117,5 +122,6 @@ def test_labels_that_the_tokens_do_not_tell_apart() -> None:
     with pytest.raises(RequestRefused, match=r"\['Yes', 'yes'\] are the same tokens"):
         spell(LabelScores(labels=("Yes", "yes", "no")), lowered, ends=True)
     with pytest.raises(RequestRefused, match="no token that ends its turn"):
-        spell(LabelScores(labels=("yes", "no")), lowered, ends=False)
-    assert spell(LabelScores(labels=("yes", "no"), suffix="."), lowered, ends=False).counted[1] == (110, 111, 46)
+        spell(LabelScores(labels=("yes", "yes, please")), lowered, ends=False)
+    assert spell(LabelScores(labels=("yes", "no")), lowered, ends=False).counted[1] == (110, 111)
+    assert spell(LabelScores(labels=("no", "now"), suffix="."), lowered, ends=False).counted[0] == (110, 111, 46)

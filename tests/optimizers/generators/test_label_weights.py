@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dspy_toolkit.optimizers.generators.label_weights import fit
+from dspy_toolkit.optimizers.generators.label_weights import fit, without_prior
 
 LABELS = ("a", "b", "c")
 
@@ -55,3 +55,17 @@ def test_noise_teaches_next_to_nothing() -> None:
 @pytest.mark.parametrize("right", [np.zeros(40, dtype=int), np.asarray([0, 1, 2])])
 def test_one_label_or_few_rows_are_not_fitted(right: Any) -> None:
     assert fit(LABELS, np.zeros((len(right), 3)), right) is None
+
+
+def test_a_lean_is_taken_out_without_looking_at_a_label() -> None:
+    lean = (4.0, 0.0, -4.0)
+    logprobs, _ = leaning(90, lean, 2.0)
+    rule = without_prior(LABELS, logprobs)
+    assert (rule.method, rule.rows, rule.accuracy) == ("prior correction", 90, None)
+    assert np.mean([rule.probabilities(row) for row in logprobs], axis=0) == pytest.approx([1 / 3] * 3, abs=1e-3)
+    fresh, truth = leaning(2_000, lean, 2.0, seed=1)
+    assert accuracy(rule, fresh, truth) > float((fresh.argmax(1) == truth).mean()) + 0.25
+    even, right = leaning(2_000, (0.0, 0.0, 0.0), 2.0)
+    assert accuracy(without_prior(LABELS, even), even, right) == pytest.approx(
+        float((even.argmax(1) == right).mean()), abs=0.02
+    )

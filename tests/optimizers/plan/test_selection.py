@@ -51,7 +51,7 @@ def test_a_weak_reflector_keeps_out_what_lives_on_reflection() -> None:
 def test_a_race_differs_from_auto_in_who_enters_alone() -> None:
     seen = profile(reflector_ok=False, feedback=False, pass_rate=0.0, **LARGE)
     auto, race = select(seen, "auto", LIGHT), select(seen, "race", LIGHT)
-    assert set(taken(auto)) == {"labelled", "formats", "labels", "finetune"}
+    assert set(taken(auto)) == {"labelled", "knn", "formats", "labels", "finetune"}
     assert set(taken(race)) == set(GENERATORS)
     assert auto.settings.model_copy(update={"generators": (), "optimizer": "race"}) == race.settings.model_copy(
         update={"generators": ()}

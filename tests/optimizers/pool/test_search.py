@@ -76,12 +76,13 @@ def test_a_generator_that_fails_midway_is_left_behind_with_its_reason(
 
         shop.attempt(broken, metric=shop.float_metric)
 
-    use(monkeypatch, "mipro", broken)
+    # Asked for twice before others make the search end.
+    monkeypatch.setitem(GENERATORS, "mipro", replace(GENERATORS["mipro"], candidates=broken, urgent=2))
     toy.knows = by_instruction
     found, _ = raced(toy)
     failed = next(each for each in found.generators if each.name == "mipro")
     assert "optuna is not what it was" in failed.reason
-    assert found.winner == "gepa"
+    assert found.winner in ("gepa", "formats")
 
 
 def test_a_generator_that_has_nothing_to_give(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
