@@ -32,7 +32,18 @@ from dspy_toolkit.advising.situation import Situation
 if TYPE_CHECKING:
     from dspy_toolkit.advising.advice import Advice, advise
 
-__all__ = ["Advice", "Advisor", "Cell", "Columns", "Configuration", "Facts", "Situation", "advise", "context_from", "load_advisor"]
+__all__ = [
+    "Advice",
+    "Advisor",
+    "Cell",
+    "Columns",
+    "Configuration",
+    "Facts",
+    "Situation",
+    "advise",
+    "context_from",
+    "load_advisor",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.advising.advisor import Advisor, Configuration, Facts, load_advisor
+from dspy_toolkit.advising.cells import Frame
 from dspy_toolkit.advising.explaining import unsupported_numbers
 from dspy_toolkit.advising.landscape import COVER, Ranked, matching, quantiles
 from dspy_toolkit.advising.situation import UNKNOWN, Situation
 from dspy_toolkit.errors import ProjectError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dspy_toolkit.settings import Settings
 
 
@@ -67,7 +66,7 @@ def advise(
     description: str = "",
     *,
     settings: Settings | None = None,
-    own: pd.DataFrame | None = None,
+    own: Frame | None = None,
     **given: str,
 ) -> Advice:
     """Advise on a project.
@@ -107,7 +106,7 @@ def advise_on(
     *,
     read_by: str = "options alone",
     given: Mapping[str, str] | None = None,
-    own: pd.DataFrame | None = None,
+    own: Frame | None = None,
     ranges: bool = True,
 ) -> Advice:
     """Advise on a situation that is read already.
@@ -180,9 +179,7 @@ def explain(
     )
     if from_default is not None and chosen.configuration != dict(advisor.default):
         lines.append(f"The default ({advisor.default_note}) is predicted at {advisor.describe(from_default)}.")
-    lines.extend(
-        f"Not known: {each.field}; it may cost up to {each.matters:.3g} {advisor.unit}." for each in unknown
-    )
+    lines.extend(f"Not known: {each.field}; it may cost up to {each.matters:.3g} {advisor.unit}." for each in unknown)
     lines.extend(f"Outside the measured ground: {reason}." for reason in outside)
     lines.extend(facts.notes)
     lines.extend(f"Warning: {reason}." for reason in facts.violations)

@@ -13,14 +13,13 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dspy_toolkit.advising.cells import Cell, Value
+from dspy_toolkit.advising.cells import Cell, Frame, Value
 from dspy_toolkit.advising.landscape import LOSS, OWN_WEIGHT, Columns, Surrogate, check_runs, held_out_errors
 from dspy_toolkit.advising.situation import UNKNOWN, Situation
 from dspy_toolkit.errors import DatasetError, ProjectError, nearest
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
 GROUP = "dspy_toolkit.advisors"
 
@@ -90,7 +89,7 @@ class Advisor:
     """The outcome that the loss is made of, for reports."""
 
     @cached_property
-    def runs(self) -> pd.DataFrame:
+    def runs(self) -> Frame:
         """The committed runs.
 
         Raises:
@@ -107,7 +106,7 @@ class Advisor:
             ) from error
         return check_runs(found, self.columns, str(self.runs_file))
 
-    def scored(self, situation: Any, own: pd.DataFrame | None = None) -> pd.DataFrame:
+    def scored(self, situation: Any, own: Frame | None = None) -> Frame:
         """The runs with what is minimized in the situation, and the user's own among them."""
         import pandas as pd
 
@@ -120,7 +119,7 @@ class Advisor:
         """What the loss depends on: situations that agree on it share a surrogate."""
         return tuple(getattr(situation, name) for name in self.objective_fields)
 
-    def surrogate(self, situation: Any, own: pd.DataFrame | None = None) -> Surrogate:
+    def surrogate(self, situation: Any, own: Frame | None = None) -> Surrogate:
         """The surrogate for a situation, fitted once for each objective where there are no own runs."""
         if own is not None and len(own):
             return Surrogate(self.scored(situation, own), self.columns)
@@ -179,7 +178,9 @@ def load_advisor(name: str) -> Advisor:
     try:
         advisor = found[name].load()
     except (ImportError, AttributeError) as error:
-        raise ProjectError(f"The advisor {name} ({found[name].value}) cannot be loaded: {error}. Install its package again.") from error
+        raise ProjectError(
+            f"The advisor {name} ({found[name].value}) cannot be loaded: {error}. Install its package again."
+        ) from error
     if not isinstance(advisor, Advisor):
         raise ProjectError(f"{found[name].value} is {type(advisor).__name__}, not an Advisor. See docs/projects.")
     return advisor

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from pydantic import Field
 
@@ -27,11 +27,11 @@ from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import MeasurementFailed
 from dspy_toolkit.store import Frozen
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Value = str | float | int | bool
 """What a context, a configuration or an outcome is made of."""
+
+Frame: TypeAlias = Any
+"""A `pandas.DataFrame`: pandas' own types do not follow a selection of rows and columns."""
 
 CELL_SECONDS = 1_800.0
 """The longest that a cell may take on a busy machine."""
@@ -106,10 +106,14 @@ def measure_cell(cell: Cell, folder: Path, threads: int = 1) -> list[dict[str, A
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise MeasurementFailed(f"{cell}: not finished after {CELL_SECONDS:.0f} s. Run the same command again.") from error
+        raise MeasurementFailed(
+            f"{cell}: not finished after {CELL_SECONDS:.0f} s. Run the same command again."
+        ) from error
     if ended.returncode != 0:
         said = (ended.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise MeasurementFailed(f"{cell}: its process ended with {ended.returncode}: {said}. Run the same command again.")
+        raise MeasurementFailed(
+            f"{cell}: its process ended with {ended.returncode}: {said}. Run the same command again."
+        )
     found = json.loads(ended.stdout.splitlines()[-1])
     shared = {"family": cell.family, **cell.context, "seed": cell.seed}
     cost = {name: found[name] for name in ("cell_cpu_seconds", "cell_wall_seconds", "peak_mb")}
@@ -118,7 +122,7 @@ def measure_cell(cell: Cell, folder: Path, threads: int = 1) -> list[dict[str, A
     return rows
 
 
-def gather(cells: Iterable[Cell], folder: Path) -> pd.DataFrame:
+def gather(cells: Iterable[Cell], folder: Path) -> Frame:
     """One table of all finished cells; a cell that is not measured yet is left out."""
     import pandas as pd
 

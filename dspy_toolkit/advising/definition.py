@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.advising.program import advice_metric
-from dspy_toolkit.datasets import DatasetSpec
+from dspy_toolkit.datasets import DatasetSpec, Fractions
 from dspy_toolkit.project import Project
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def advice_project(advisor: Advisor, summary: str, program: Callable[[], dspy.Mo
             source="descriptions.jsonl",
             inputs=("request",),
             outputs=tuple(advisor.situation.model_fields),
+            # Some hundred rows: half to learn from, which training needs.
+            fractions=Fractions(train=0.5, val=0.2, sealed=0.3),
             group="context",
         ),
         reference_rules={"keyword rules": keyword_rule(advisor), "most frequent levels": most_frequent(advisor)},

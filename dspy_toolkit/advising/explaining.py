@@ -30,7 +30,9 @@ def unsupported_numbers(text: str, facts: Iterable[float | str], tolerance: floa
     return [
         number
         for number in numbers_in(text)
-        if not any(abs(abs(number) - abs(fact)) <= tolerance * abs(fact) + 1e-12 or _rounds(number, fact) for fact in known)
+        if not any(
+            abs(abs(number) - abs(fact)) <= tolerance * abs(fact) + 1e-12 or _rounds(number, fact) for fact in known
+        )
     ]
 
 

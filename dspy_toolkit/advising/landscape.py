@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.advising.cells import Value
+from dspy_toolkit.advising.cells import Frame, Value
 from dspy_toolkit.errors import DatasetError
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
 LOSS = "loss_"
 """The column with what is minimized, in the project's native unit."""
@@ -58,7 +57,7 @@ class Ranked:
     """How far the trees are apart; the range is a multiple of it."""
 
 
-def check_runs(runs: pd.DataFrame, columns: Columns, where: str) -> pd.DataFrame:
+def check_runs(runs: Frame, columns: Columns, where: str) -> Frame:
     """Raise DatasetError unless the runs have the columns that the landscape needs."""
     wanted = (*columns.context, *columns.configuration, *columns.outcomes, columns.family, columns.seed)
     if missing := [name for name in wanted if name not in runs.columns]:
@@ -68,7 +67,7 @@ def check_runs(runs: pd.DataFrame, columns: Columns, where: str) -> pd.DataFrame
     return runs
 
 
-def features(frame: pd.DataFrame, columns: Columns, like: pd.DataFrame) -> np.ndarray:
+def features(frame: Frame, columns: Columns, like: Frame) -> np.ndarray:
     """(rows, features): choices as 0 and 1 for each level that `like` has, numbers as they are or as logarithms."""
     import numpy as np
 
@@ -85,7 +84,7 @@ def features(frame: pd.DataFrame, columns: Columns, like: pd.DataFrame) -> np.nd
 class Surrogate:
     """ExtraTrees fitted to runs that have a `loss_` column."""
 
-    def __init__(self, runs: pd.DataFrame, columns: Columns, model: Any = None, seed: int = 0) -> None:
+    def __init__(self, runs: Frame, columns: Columns, model: Any = None, seed: int = 0) -> None:
         """Args: model: another regressor of scikit-learn's, for comparison."""
         from sklearn.ensemble import ExtraTreesRegressor
 
@@ -99,7 +98,7 @@ class Surrogate:
         # Where all trees agree, an error is still to be expected.
         self._floor = 0.05 * float(self.runs[LOSS].std() or 0.0) + 1e-9
 
-    def predict(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, table: Frame) -> tuple[np.ndarray, np.ndarray]:
         """(loss, spread) of contexts with configurations; the spread is the trees' deviation, never near 0."""
         import numpy as np
 
@@ -109,7 +108,7 @@ class Surrogate:
         each = np.stack([tree.predict(given) for tree in self._model.estimators_])
         return each.mean(0), each.std(0) + self._floor
 
-    def table(self, context: Mapping[str, str], allowed: Callable[[Mapping[str, Any]], bool]) -> pd.DataFrame:
+    def table(self, context: Mapping[str, str], allowed: Callable[[Mapping[str, Any]], bool]) -> Frame:
         """The allowed measured configurations in every measured context that fits, with `loss_` and `spread_` predicted."""
         columns = self.columns
         contexts = matching(self.runs, columns, context)[list(columns.context)].drop_duplicates()
@@ -142,18 +141,20 @@ class Surrogate:
         repeated = counts > 1
         if not repeated.any():
             return 0.0
-        pooled = float(np.average(variances[repeated].clip(upper=variances[repeated].quantile(0.95)), weights=counts[repeated] - 1))
+        pooled = float(
+            np.average(variances[repeated].clip(upper=variances[repeated].quantile(0.95)), weights=counts[repeated] - 1)
+        )
         return float(np.sqrt(pooled / counts[repeated].mean()))
 
 
-def mean_over_seeds(runs: pd.DataFrame, columns: Columns) -> pd.DataFrame:
+def mean_over_seeds(runs: Frame, columns: Columns) -> Frame:
     """One row for each family, context and configuration, with the mean loss; `weight_` is 1, or more for own runs."""
     keys = [columns.family, *columns.context, *columns.configuration]
-    weighted = runs.assign(weight_=runs["weight_"] if "weight_" in runs else 1.0)
+    weighted = runs.assign(weight_=runs.get("weight_", 1.0))
     return weighted.groupby(keys, sort=False).agg(**{LOSS: (LOSS, "mean"), "weight_": ("weight_", "max")}).reset_index()
 
 
-def matching(runs: pd.DataFrame, columns: Columns, context: Mapping[str, str]) -> pd.DataFrame:
+def matching(runs: Frame, columns: Columns, context: Mapping[str, str]) -> Frame:
     """The runs whose context is the given one; a part that is not given, or that was never measured, fits all."""
     for name in columns.context:
         if name in context and (here := runs[name] == context[name]).any():
@@ -162,7 +163,7 @@ def matching(runs: pd.DataFrame, columns: Columns, context: Mapping[str, str]) -
 
 
 def measured_loss(
-    runs: pd.DataFrame, columns: Columns, context: Mapping[str, str], configuration: Mapping[str, Value]
+    runs: Frame, columns: Columns, context: Mapping[str, str], configuration: Mapping[str, Value]
 ) -> float:
     """The mean measured loss of a configuration in a context (over families, seeds and what is not known)."""
     there = matching(runs, columns, context)
@@ -172,7 +173,7 @@ def measured_loss(
 
 
 def held_out_errors(
-    runs: pd.DataFrame, columns: Columns, allowed: Callable[[Mapping[str, Any]], bool], seed: int = 0
+    runs: Frame, columns: Columns, allowed: Callable[[Mapping[str, Any]], bool], seed: int = 0
 ) -> np.ndarray:
     """Measured minus predicted loss, in spreads, of what surrogates advise in contexts of families that they have not seen.
 
@@ -198,7 +199,7 @@ def held_out_errors(
     return np.concatenate(errors) if errors else np.array([])
 
 
-def folds(runs: pd.DataFrame, columns: Columns, seed: int = 0, count: int = FOLDS):
+def folds(runs: Frame, columns: Columns, seed: int = 0, count: int = FOLDS):
     """(kept, held out) by families, each family held out once."""
     import numpy as np
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.advising.advice import Advice, advise_on
-from dspy_toolkit.advising.landscape import LOSS, measured_loss, matching
+from dspy_toolkit.advising.landscape import LOSS, matching, measured_loss
 from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.metrics import Score
 
@@ -24,7 +24,9 @@ FIELDS_SHARE = 0.5
 """Of the score; the rest is the regret's."""
 
 
-def advice_program(signature: type[dspy.Signature], find: Callable[[], Advisor], explain: type[dspy.Signature] | None = None) -> dspy.Module:
+def advice_program(
+    signature: type[dspy.Signature], find: Callable[[], Advisor], explain: type[dspy.Signature] | None = None
+) -> dspy.Module:
     """A fresh program.
 
     Args:
@@ -96,20 +98,24 @@ def advice_metric(find: Callable[[], Advisor]) -> Callable[[Any, Any], Score]:
         try:
             chosen = chosen_in(advisor, read)
         except ProjectError as refusal:
-            return Score(value=FIELDS_SHARE * fields, feedback=f"{refusal} {'; '.join(said)}", measures={"fields": fields})
+            return Score(
+                value=FIELDS_SHARE * fields, feedback=f"{refusal} {'; '.join(said)}", measures={"fields": fields}
+            )
         if refused := advisor.allowed(meant, chosen):
             return Score(value=0, feedback=f"Not allowed: {refused}. {'; '.join(said)}", measures={"fields": fields})
         regret, scale = regret_of(advisor, meant, chosen)
         value = FIELDS_SHARE * fields + (1 - FIELDS_SHARE) * max(0.0, 1 - regret / scale if scale > 0 else 1.0)
         said.append(f"what was advised is {regret:.3g} {advisor.unit} worse than the best that was measured")
-        return Score(value=min(value, 1.0), feedback=". ".join(said) + ".", measures={"fields": fields, "regret": regret})
+        return Score(
+            value=min(value, 1.0), feedback=". ".join(said) + ".", measures={"fields": fields, "regret": regret}
+        )
 
     return advice_score
 
 
 def chosen_in(advisor: Advisor, situation: Situation) -> Mapping[str, Any]:
     """The measured configuration that is advised in a situation; remembered, since many descriptions mean the same one."""
-    cache, key = advisor._cache, ("chosen", situation)  # noqa: SLF001
+    cache, key = advisor._cache, ("chosen", situation)
     if key not in cache:
         cache[key] = advise_on(advisor, situation, ranges=False).measured
     return cache[key]
@@ -117,12 +123,14 @@ def chosen_in(advisor: Advisor, situation: Situation) -> Mapping[str, Any]:
 
 def regret_of(advisor: Advisor, situation: Situation, chosen: Mapping[str, Any]) -> tuple[float, float]:
     """(measured regret of a configuration in a situation, the regret of a random allowed one), in the native unit."""
-    cache, key = advisor._cache, ("measured", situation)  # noqa: SLF001
+    cache, key = advisor._cache, ("measured", situation)
     if key not in cache:
         columns, context = advisor.columns, advisor.context_of(situation)
         runs = matching(advisor.scored(situation), columns, context)
         means = runs.groupby(list(columns.configuration), sort=False)[LOSS].mean()
-        permitted = [advisor.permits(situation)(dict(zip(columns.configuration, row, strict=True))) for row in means.index]
+        permitted = [
+            advisor.permits(situation)(dict(zip(columns.configuration, row, strict=True))) for row in means.index
+        ]
         allowed = means[permitted]
         cache[key] = runs, float(allowed.min()), float((allowed - allowed.min()).mean())
     runs, best, random = cache[key]

@@ -16,17 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.advising.landscape import LOSS, Columns, Surrogate, folds, mean_over_seeds, quantiles
+from dspy_toolkit.advising.cells import Frame
+from dspy_toolkit.advising.landscape import LOSS, Surrogate, folds, mean_over_seeds, quantiles
 from dspy_toolkit.advising.situation import Situation
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
     from dspy_toolkit.advising.advisor import Advisor
-
-Pick = Callable[[dict[str, str]], "int | np.ndarray"]
-"""A context → the configuration's number, or weights over all of them."""
 
 NAMES = ("default", "random", "best constant", "nearest", "ridge", "Gaussian process", "ExtraTrees")
 GAUSSIAN_ROWS = 800
@@ -46,7 +43,7 @@ def _regressor(name: str) -> Any:
     return make_pipeline(StandardScaler(), GaussianProcessRegressor(kernel, normalize_y=True, random_state=0))
 
 
-def picks(name: str, advisor: Advisor, known: pd.DataFrame, table: pd.DataFrame) -> Callable[[dict[str, str]], np.ndarray]:
+def picks(name: str, advisor: Advisor, known: Frame, table: Frame) -> Callable[[dict[str, str]], np.ndarray]:
     """A reference fitted to the known runs: context → weights over the configurations of `table`, (n,), with sum 1."""
     import numpy as np
 
@@ -66,7 +63,8 @@ def picks(name: str, advisor: Advisor, known: pd.DataFrame, table: pd.DataFrame)
         # Where the default is not allowed, the allowed one that is nearest to it in order.
         return lambda context: one(int(found[0]) if len(found) else 0)
     if name in ("best constant", "nearest"):
-        def best(part: pd.DataFrame) -> int:
+
+        def best(part: Frame) -> int:
             centred = part[LOSS] - part.groupby([columns.family, *columns.context])[LOSS].transform("mean")
             averages = part.assign(**{LOSS: centred}).groupby(names)[LOSS].mean().reset_index()
             joined = table.merge(averages, on=names, how="left")[LOSS]
@@ -94,7 +92,7 @@ def picks(name: str, advisor: Advisor, known: pd.DataFrame, table: pd.DataFrame)
     return by_model
 
 
-def regrets(advisor: Advisor, situation: Situation, names: tuple[str, ...] = NAMES) -> pd.DataFrame:
+def regrets(advisor: Advisor, situation: Situation, names: tuple[str, ...] = NAMES) -> Frame:
     """Measured regret of each reference in each held-out context: columns reference, family, regret.
 
     Args:
@@ -126,7 +124,7 @@ def regrets(advisor: Advisor, situation: Situation, names: tuple[str, ...] = NAM
     return pd.DataFrame(found)
 
 
-def interval_over_families(frame: pd.DataFrame, draws: int = 2_000, seed: int = 0) -> tuple[float, float, float]:
+def interval_over_families(frame: Frame, draws: int = 2_000, seed: int = 0) -> tuple[float, float, float]:
     """(mean, low, high) of the regret: a 95 % bootstrap interval that draws families, not contexts."""
     import numpy as np
 

@@ -17,7 +17,9 @@ Numbers = Mapping[str, str]
 """Field → a regular expression whose first group is a number, or a number and a unit, that the field's bounds sort into a level."""
 
 
-def keyword_reader(kind: type[Situation], patterns: Patterns, numbers: Numbers | None = None) -> Callable[[str], dict[str, str]]:
+def keyword_reader(
+    kind: type[Situation], patterns: Patterns, numbers: Numbers | None = None
+) -> Callable[[str], dict[str, str]]:
     """A function from a description to the fields of a situation."""
     compiled = {
         name: {level: re.compile(pattern, re.IGNORECASE) for level, pattern in levels.items()}

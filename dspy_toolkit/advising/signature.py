@@ -24,6 +24,6 @@ def reading_signature(name: str, situation: type[Situation], instructions: str) 
     }
     for key, field in situation.model_fields.items():
         fields[key] = (field.annotation, dspy.OutputField(desc=field.description or key))
-    made = dspy.Signature(fields, instructions, signature_name=name)
+    made: Any = dspy.Signature(fields, instructions, signature_name=name)  # pyright: ignore[reportCallIssue]
     made.__module__ = situation.__module__
     return made

@@ -66,9 +66,7 @@ class Situation(Frozen):
             if text.casefold() == level.casefold():
                 return level
         if (bounds := cls.bounds.get(name)) and (found := _NUMBER.fullmatch(text)):
-            number = float(re.sub("[_,']", "", found[1])) * cls.units.get(name, _TIMES).get(
-                (found[2] or "").lower(), 1
-            )
+            number = float(re.sub("[_,']", "", found[1])) * cls.units.get(name, _TIMES).get((found[2] or "").lower(), 1)
             if number > 0:
                 return next((level for level, bound in bounds.items() if number < bound), list(bounds)[-1])
         also = " or a number above 0" if name in cls.bounds else ""

@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.advising.advice import Advice
-from dspy_toolkit.advising.cells import Cell, measure_cell
+from dspy_toolkit.advising.cells import Cell, Frame, measure_cell
 from dspy_toolkit.advising.landscape import LOSS, matching
 from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.locks import held
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from dspy_toolkit.advising.advisor import Advisor
 
 FIRST_SEED = 100
@@ -48,7 +46,7 @@ def own_file(home: Path, project: str) -> Path:
     return home / "landscapes" / project / "own.json"
 
 
-def own_runs(home: Path, project: str) -> pd.DataFrame | None:
+def own_runs(home: Path, project: str) -> Frame | None:
     """The user's own runs; None while there are none."""
     import pandas as pd
 
@@ -72,15 +70,21 @@ def _like(advisor: Advisor, advice: Advice) -> Cell:
         if all(cell.context.get(name, value) == value for name, value in context.items())
     ]
     if not found:
-        raise ProjectError(f"{advisor.name}: there is no cell like {dict(context)} to run. Leave --probe and --try out.")
+        raise ProjectError(
+            f"{advisor.name}: there is no cell like {dict(context)} to run. Leave --probe and --try out."
+        )
     return found[0]
 
 
 def _run(advisor: Advisor, cell: Cell, configuration: Mapping[str, Any], seed: int, home: Path) -> list[dict[str, Any]]:
-    like = [each for each in cell.configurations if all(configuration.get(name) == value for name, value in each.items())]
+    like = [
+        each for each in cell.configurations if all(configuration.get(name) == value for name, value in each.items())
+    ]
     if not like:
         wanted = dict(configuration)
-        like = [each for other in advisor.cells("full") for each in other.configurations if each.items() <= wanted.items()]
+        like = [
+            each for other in advisor.cells("full") for each in other.configurations if each.items() <= wanted.items()
+        ]
     one = cell.model_copy(update={"configurations": (dict(like[0]),), "seed": seed})
     return measure_cell(one, home / "landscapes" / "tried")
 
@@ -109,7 +113,9 @@ def try_out(advisor: Advisor, advice: Advice, count: int, home: Path, seeds: int
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     surrogate = advisor.surrogate(advice.situation)
     ranked = surrogate.rank(advisor.context_of(advice.situation), advisor.permits(advice.situation))
-    candidates = [advice.measured, *(each.configuration for each in ranked if each.configuration != advice.measured)][:count]
+    candidates = [advice.measured, *(each.configuration for each in ranked if each.configuration != advice.measured)][
+        :count
+    ]
     cell = _like(advisor, advice)
     tried: dict[int, list[list[dict[str, Any]]]] = {}
     study = optuna.create_study(
@@ -119,6 +125,7 @@ def try_out(advisor: Advisor, advice: Advice, count: int, home: Path, seeds: int
 
     def objective(trial: optuna.Trial) -> float:
         number = trial.suggest_int("candidate", 0, len(candidates) - 1)
+        so_far = None
         for step in range(seeds):
             rows = _run(advisor, cell, candidates[number], FIRST_SEED + step, home)
             _keep(home, advisor.name, rows)
@@ -127,6 +134,7 @@ def try_out(advisor: Advisor, advice: Advice, count: int, home: Path, seeds: int
             trial.report(so_far.loss, step + 1)
             if trial.should_prune():
                 raise optuna.TrialPruned
+        assert so_far is not None  # at least one seed
         return so_far.loss
 
     study.optimize(objective, n_trials=len(candidates))
@@ -135,12 +143,14 @@ def try_out(advisor: Advisor, advice: Advice, count: int, home: Path, seeds: int
     return sorted(trials, key=lambda each: (-len(each.losses), each.loss))
 
 
-def _trial(advisor: Advisor, advice: Advice, configuration: Mapping[str, Any], cells: list[list[dict[str, Any]]]) -> Trial:
+def _trial(
+    advisor: Advisor, advice: Advice, configuration: Mapping[str, Any], cells: list[list[dict[str, Any]]]
+) -> Trial:
     import pandas as pd
 
     losses, seconds = [], 0.0
     for rows in cells:
-        runs = pd.DataFrame(rows)
+        runs: Frame = pd.DataFrame(rows)
         runs[LOSS] = advisor.objective(runs, advice.situation)
         runs = matching(runs, advisor.columns, advisor.context_of(advice.situation))
         for name in advisor.columns.configuration:

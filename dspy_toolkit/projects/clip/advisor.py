@@ -38,7 +38,9 @@ PATTERNS = {
         "long": r"overnight|all night|weekend|days|take its time|no rush|no hurry|as long as",
     },
 }
-NUMBERS = {"pairs": r"(\d[\d,]*\s?k?)\s*(?:\w+[\s-]){0,2}?(?:pairs|captions|captioned|images|photos|pictures|scans|sketches|drawings)"}
+NUMBERS = {
+    "pairs": r"(\d[\d,]*\s?k?)\s*(?:\w+[\s-]){0,2}?(?:pairs|captions|captioned|images|photos|pictures|scans|sketches|drawings)"
+}
 
 
 def objective(runs: Any, situation: CLIPSituation) -> Any:
@@ -70,7 +72,11 @@ def configure(situation: CLIPSituation, chosen: Mapping[str, Any], facts: Facts)
 
 def outside(situation: CLIPSituation) -> list[str]:
     """More pairs than were measured."""
-    return ["at most hundreds of pairs were tuned on, and more were not measured"] if situation.pairs == "thousands" else []
+    return (
+        ["at most hundreds of pairs were tuned on, and more were not measured"]
+        if situation.pairs == "thousands"
+        else []
+    )
 
 
 def cost(configuration: Mapping[str, Any]) -> float:

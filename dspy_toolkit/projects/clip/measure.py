@@ -178,7 +178,9 @@ def _pretrained(seed: int) -> tuple[list[np.ndarray], tuple[np.ndarray, np.ndarr
         random.normal(0, np.sqrt(1 / HIDDEN), (HIDDEN, WIDTH)),
         random.normal(0, np.sqrt(1 / BUCKETS), (BUCKETS, WIDTH)),
     ]
-    [(_, weights)] = _tune(weights, np.concatenate(copies), np.concatenate([texts] * len(SIZES)), 2e-3, "none", [40], random)
+    [(_, weights)] = _tune(
+        weights, np.concatenate(copies), np.concatenate([texts] * len(SIZES)), 2e-3, "none", [40], random
+    )
     chosen = random.choice(len(codes), POOL, replace=False)
     return weights, (_render(FACES["same"], [codes[at] for at in chosen], 12, random), texts[chosen])
 
@@ -193,9 +195,15 @@ def _tune(
     random: np.random.Generator,
 ) -> list[tuple[int, list[np.ndarray]]]:
     """Adam with CLIP's loss; the weights after each of the numbers of passes."""
-    weights, images, texts = [part.astype(np.float32) for part in start], images.astype(np.float32), texts.astype(np.float32)
+    weights: list[np.ndarray]
+    weights, images, texts = (
+        [part.astype(np.float32) for part in start],
+        images.astype(np.float32),
+        texts.astype(np.float32),
+    )
     free = {"none": (0, 1, 2), "image tower": (2,), "text tower": (0, 1)}[locked]
-    first, second = [np.zeros_like(part) for part in weights], [np.zeros_like(part) for part in weights]
+    first: list[Any] = [np.zeros_like(part) for part in weights]
+    second: list[Any] = [np.zeros_like(part) for part in weights]
     reached, step = [], 0
     for number in range(1, max(passes) + 1):
         order = random.permutation(len(images))

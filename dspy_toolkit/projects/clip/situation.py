@@ -17,19 +17,22 @@ class CLIPSituation(Situation):
 
     bounds = {"pairs": {"dozens": 80, "hundreds": 1_000, "thousands": float("inf")}}
     content: Literal["familiar", "new", "unknown"] = Field(
-        "unknown", description="whether the pictured things are kinds that the model has seen, or wholly new ones"
+        default="unknown",
+        description="whether the pictured things are kinds that the model has seen, or wholly new ones",
     )
     style: Literal["same", "different", "unknown"] = Field(
-        "unknown", description="whether the pictures look like those it was trained on, or are of another style or device"
+        default="unknown",
+        description="whether the pictures look like those it was trained on, or are of another style or device",
     )
     pairs: Literal["dozens", "hundreds", "thousands", "unknown"] = Field(
-        "unknown", description="how many image-text pairs there are: below 80, below 1000, more"
+        default="unknown", description="how many image-text pairs there are: below 80, below 1000, more"
     )
     keep: Literal["must", "some", "no", "unknown"] = Field(
-        "unknown", description="whether what the model can do already must be kept, should partly be, or does not matter"
+        default="unknown",
+        description="whether what the model can do already must be kept, should partly be, or does not matter",
     )
     time: Literal["short", "long", "unknown"] = Field(
-        "unknown", description="whether training has to be over in minutes, or may take long"
+        default="unknown", description="whether training has to be over in minutes, or may take long"
     )
 
 
@@ -40,13 +43,13 @@ class CLIPConfiguration(Frozen):
 
     learning_rate: float = Field(gt=0, lt=1)
     epochs: int = Field(ge=1, le=1_000)
-    batch_size: int = Field(64, ge=8, le=65_536)
+    batch_size: int = Field(default=64, ge=8, le=65_536)
     locked: Literal["none", "image tower", "text tower"] = "none"
-    weight: float = Field(1.0, gt=0, le=1, description="WiSE-FT's share of the tuned weights")
-    warmup: int = Field(0, ge=0)
+    weight: float = Field(default=1.0, gt=0, le=1, description="WiSE-FT's share of the tuned weights")
+    warmup: int = Field(default=0, ge=0)
     loss_type: Literal["contrastive"] = "contrastive"
-    temperature: float = Field(0.07, gt=0, le=1)
-    pairs: int = Field(160, ge=2)
+    temperature: float = Field(default=0.07, gt=0, le=1)
+    pairs: int = Field(default=160, ge=2)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

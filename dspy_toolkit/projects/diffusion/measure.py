@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,6 +164,7 @@ def train_denoiser(patches: np.ndarray, schedule: str, seed: int) -> Callable[[n
     preload()
     import mlx.core as mx
     from mlx import nn, optimizers
+    from mlx.nn.utils import value_and_grad
 
     mx.set_default_device(mx.cpu)
     mx.random.seed(seed)
@@ -177,7 +178,7 @@ def train_denoiser(patches: np.ndarray, schedule: str, seed: int) -> Callable[[n
     def loss(model: nn.Module, given: mx.array, noise: mx.array) -> mx.array:
         return ((model(given) - noise) ** 2).mean()
 
-    gradients = nn.value_and_grad(model, loss)
+    gradients = value_and_grad(model, loss)
     state = [model.state, optimizer.state]
 
     def step(given: mx.array, noise: mx.array) -> mx.array:
@@ -237,14 +238,14 @@ def sample(
 
 
 def _ddim(clean: Any, x: np.ndarray, sigmas: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in pairwise(sigmas):
         found = clean(x, sigma)
         x = found + after / sigma * (x - found)
     return x
 
 
 def _ddpm(clean: Any, x: np.ndarray, sigmas: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in pairwise(sigmas):
         found = clean(x, sigma)
         up = np.sqrt(after**2 * (sigma**2 - after**2) / sigma**2)
         down = np.sqrt(after**2 - up**2)
@@ -253,7 +254,7 @@ def _ddpm(clean: Any, x: np.ndarray, sigmas: np.ndarray, random: np.random.Gener
 
 
 def _heun(clean: Any, x: np.ndarray, sigmas: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in pairwise(sigmas):
         slope = (x - clean(x, sigma)) / sigma
         ahead = x + (after - sigma) * slope
         if after > 0:
@@ -265,7 +266,7 @@ def _heun(clean: Any, x: np.ndarray, sigmas: np.ndarray, random: np.random.Gener
 
 def _dpmpp_2m(clean: Any, x: np.ndarray, sigmas: np.ndarray, random: np.random.Generator) -> np.ndarray:
     before, width_before = None, 1.0
-    for sigma, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, after in pairwise(sigmas):
         found = clean(x, sigma)
         if after == 0:
             return found

@@ -15,4 +15,6 @@ def make_program(explain: bool = False) -> dspy.Module:
     Args:
         explain: have the model pick among equally good candidates and explain; what it says is checked.
     """
-    return advice_program(DiffusionOptimizationSignature, lambda: advisor, SamplingScheduleSignature if explain else None)
+    return advice_program(
+        DiffusionOptimizationSignature, lambda: advisor, SamplingScheduleSignature if explain else None
+    )

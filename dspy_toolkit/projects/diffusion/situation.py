@@ -24,16 +24,17 @@ class DiffusionSituation(Situation):
     """The images, how the model was trained, and what an image may cost."""
 
     images: Literal["photos", "textures", "documents", "medical", "space", "other", "unknown"] = Field(
-        "unknown", description="what the images show; documents are text, digits and pages, space is the night sky"
+        default="unknown",
+        description="what the images show; documents are text, digits and pages, space is the night sky",
     )
     schedule: Literal["linear", "cosine", "unknown"] = Field(
-        "unknown", description="the noise schedule that the model was trained with"
+        default="unknown", description="the noise schedule that the model was trained with"
     )
     speed: Literal["fast", "balanced", "quality", "unknown"] = Field(
-        "unknown", description="at once (5 steps or fewer), some waiting (about a dozen), or the best there is"
+        default="unknown", description="at once (5 steps or fewer), some waiting (about a dozen), or the best there is"
     )
     repeatable: Literal["yes", "no", "unknown"] = Field(
-        "unknown", description="whether the same start must give the same image, with no noise added on the way"
+        default="unknown", description="whether the same start must give the same image, with no noise added on the way"
     )
 
 

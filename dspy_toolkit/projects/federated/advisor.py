@@ -86,7 +86,9 @@ def facts(situation: FederatedSituation, given: Mapping[str, str]) -> Facts:
 def outside(situation: FederatedSituation) -> list[str]:
     """Privacy by noise was not measured."""
     if situation.privacy == "required":
-        return ["no run added noise; a noise multiplier follows from your budget by an accountant, not from this advice"]
+        return [
+            "no run added noise; a noise multiplier follows from your budget by an accountant, not from this advice"
+        ]
     return []
 
 

@@ -52,7 +52,8 @@ def cells(grid: str = "full") -> tuple[Cell, ...]:
     from dspy_toolkit.advising.cells import Cell
 
     contexts = [
-        {"clients": clients, "skew": skew, "devices": devices} for clients, skew, devices in product(CLIENTS, SKEW, ABSENT)
+        {"clients": clients, "skew": skew, "devices": devices}
+        for clients, skew, devices in product(CLIENTS, SKEW, ABSENT)
     ]
     seeds = SEEDS
     if grid == "tiny":
@@ -190,7 +191,9 @@ def _local(
         order = random.permutation(len(labels))
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
-            for part, gradient, origin in zip(local, _gradients(local, images[rows], labels[rows]), weights, strict=True):
+            for part, gradient, origin in zip(
+                local, _gradients(local, images[rows], labels[rows]), weights, strict=True
+            ):
                 # Clipped element by element: a rate of 1 may diverge, and is then measured as the failure it is.
                 part -= rate * np.clip(gradient + pull * (part - origin), -5, 5)
     return local

@@ -22,19 +22,20 @@ class FederatedSituation(Situation):
         "rounds": {"few": 25, "many": INFINITE},
     }
     clients: Literal["a handful", "a dozen", "dozens", "a hundred", "unknown"] = Field(
-        "unknown", description="how many sites or devices: up to 8, 9 to 20, 21 to 60, more"
+        default="unknown", description="how many sites or devices: up to 8, 9 to 20, 21 to 60, more"
     )
     skew: Literal["even", "mild", "strong", "unknown"] = Field(
-        "unknown", description="how different the clients' data are: alike, somewhat, each has only some classes"
+        default="unknown",
+        description="how different the clients' data are: alike, somewhat, each has only some classes",
     )
     devices: Literal["reliable", "unreliable", "unknown"] = Field(
-        "unknown", description="whether the clients answer every round, or often drop out"
+        default="unknown", description="whether the clients answer every round, or often drop out"
     )
     rounds: Literal["few", "many", "unknown"] = Field(
-        "unknown", description="how many rounds of communication there can be: below 25, or more"
+        default="unknown", description="how many rounds of communication there can be: below 25, or more"
     )
     privacy: Literal["required", "not required", "unknown"] = Field(
-        "unknown", description="whether differential privacy (noise, a privacy budget) is demanded"
+        default="unknown", description="whether differential privacy (noise, a privacy budget) is demanded"
     )
 
 
@@ -50,9 +51,9 @@ class FederatedConfiguration(Frozen):
     num_clients: int = Field(ge=2, le=100_000)
     clients_per_round: int = Field(ge=1)
     min_clients: int = Field(ge=1)
-    batch_size: int = Field(32, ge=1, le=4_096)
-    proximal_mu: float = Field(0.0, ge=0, le=10)
-    server_learning_rate: float = Field(1.0, gt=0, le=1)
+    batch_size: int = Field(default=32, ge=1, le=4_096)
+    proximal_mu: float = Field(default=0.0, ge=0, le=10)
+    server_learning_rate: float = Field(default=1.0, gt=0, le=1)
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -98,7 +99,9 @@ class FederatedConfiguration(Frozen):
                 values["proximal-mu"] = self.proximal_mu
             if self.algorithm == "fedadam":
                 values["server-learning-rate"] = self.server_learning_rate
-            return toml_text(values, "flwr run . --run-config FILE; the keys are read by your app's server and client functions")
+            return toml_text(
+                values, "flwr run . --run-config FILE; the keys are read by your app's server and client functions"
+            )
         if tool == "toolkit":
             return yaml_text(
                 {

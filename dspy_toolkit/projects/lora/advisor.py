@@ -28,7 +28,12 @@ PATTERNS = {
         "prose": r"novel|stor(y|ies)|article|essay|blog|news|poem|book|documentation|manual|prose|wiki|report",
         "other": r"music|chess|dna|protein|midi|molecule",
     },
-    "memory": {"8GB": r"\b8\s?gb?\b", "16GB": r"\b16\s?gb?\b", "32GB": r"\b(24|32|36)\s?gb?\b", "64GB or more": r"\b(48|64|96|128|192)\s?gb?\b"},
+    "memory": {
+        "8GB": r"\b8\s?gb?\b",
+        "16GB": r"\b16\s?gb?\b",
+        "32GB": r"\b(24|32|36)\s?gb?\b",
+        "64GB or more": r"\b(48|64|96|128|192)\s?gb?\b",
+    },
     "model": {
         "under 1B": r"\b\d{2,3}\s?m\b|smollm|0\.[5-9]\s?b|tiny model|small(est)? model",
         "1-4B": r"\b(1|1\.[0-9]|2|3|3\.[0-9]|4)\s?b\b",
@@ -89,12 +94,16 @@ def facts(situation: LoRASituation, given: Mapping[str, str]) -> Facts:
     notes = []
     if (model := model_of(situation, given)) is not None:
         values |= {"parameters": model.parameters, "bits": model.bits, "model_layers": model.layers}
-        notes.append(f"The model has {model.parameters / 1e9:.3g} billion parameters in {model.bits:g} bits ({model.origin}).")
+        notes.append(
+            f"The model has {model.parameters / 1e9:.3g} billion parameters in {model.bits:g} bits ({model.origin})."
+        )
         values["billions"] = model.parameters / 1e9
     if "data_file" in given:
         rows, characters = row_lengths(given["data_file"])
         values |= {"rows": rows, "tokens": characters / CHARACTERS_PER_TOKEN, "characters": characters}
-        notes.append(f"The data has {rows} rows of {characters:.0f} characters on average, some {values['tokens']:.0f} tokens.")
+        notes.append(
+            f"The data has {rows} rows of {characters:.0f} characters on average, some {values['tokens']:.0f} tokens."
+        )
     notes.append(
         f"Losses were measured over at most {max(measure.ITERATIONS.values())} iterations on a model of 135 million parameters: "
         "with longer training, stop when the validation loss rises."
@@ -158,7 +167,9 @@ def outside(situation: LoRASituation) -> list[str]:
     if situation.text == "other":
         reasons.append("no text of this kind was trained on")
     if situation.model not in ("under 1B", "unknown"):
-        reasons.append("only a model of 135 million parameters was trained: the order of rates may carry over, the losses do not")
+        reasons.append(
+            "only a model of 135 million parameters was trained: the order of rates may carry over, the losses do not"
+        )
     return reasons
 
 
@@ -183,13 +194,18 @@ advisor = Advisor(
     default={"learning_rate": 1e-4, "rank": 4, "layers": 4},
     default_note="rate 0.0001, the measured one nearest to mlx_lm's 0.00001",
     unit="nats a token",
-    describe=lambda loss: f"validation loss {abs(loss):.2f} nats a token {'below' if loss < 0 else 'above'} the untrained model's",
+    describe=lambda loss: (
+        f"validation loss {abs(loss):.2f} nats a token {'below' if loss < 0 else 'above'} the untrained model's"
+    ),
     cost=cost,
     context_of=context_of,
     outside=outside,
     cells=measure.cells,
     keywords=keyword_reader(LoRASituation, PATTERNS, NUMBERS),
     facts=facts,
-    given={"model_folder": "of a model in mlx_lm's format, for its sizes", "data_file": "rows as mlx_lm reads them, for their lengths"},
+    given={
+        "model_folder": "of a model in mlx_lm's format, for its sizes",
+        "data_file": "rows as mlx_lm reads them, for their lengths",
+    },
     loss_column="loss",
 )

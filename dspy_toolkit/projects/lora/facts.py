@@ -71,7 +71,11 @@ def read_model(folder: str | Path) -> Model:
     layer = hidden * width * (2 * heads + 2 * groups) + 3 * hidden * wide
     embeddings = words * hidden * (1 if config.get("tie_word_embeddings", True) else 2)
     quantized = (config.get("quantization") or config.get("quantization_config") or {}).get("bits")
-    bits = float(quantized) if quantized else {"float32": 32.0}.get(str(config.get("torch_dtype") or config.get("dtype")), 16.0)
+    bits = (
+        float(quantized)
+        if quantized
+        else {"float32": 32.0}.get(str(config.get("torch_dtype") or config.get("dtype")), 16.0)
+    )
     return Model(float(embeddings + layers * layer), layers, hidden, wide, words, bits, str(path))
 
 
@@ -119,7 +123,9 @@ def row_lengths(path: str | Path, limit: int = 2_000) -> tuple[int, float]:
                 if count <= limit:
                     characters += len(_text_of(json.loads(line), place, number))
     except (OSError, ValueError) as error:
-        raise DatasetError(f"{place} cannot be read: {error}. Give a .jsonl file of rows as mlx_lm takes them.") from error
+        raise DatasetError(
+            f"{place} cannot be read: {error}. Give a .jsonl file of rows as mlx_lm takes them."
+        ) from error
     if not count:
         raise DatasetError(f"{place} has no rows. Give a .jsonl file of rows as mlx_lm takes them.")
     return count, characters / min(count, limit)
@@ -131,4 +137,6 @@ def _text_of(row: Any, place: Path, number: int) -> str:
             return " ".join(str(each.get("content", "")) for each in row["messages"] if isinstance(each, dict))
         if found := [str(row[name]) for name in ("text", "prompt", "completion") if name in row]:
             return " ".join(found)
-    raise DatasetError(f"{place}, line {number}: neither text, prompt and completion, nor messages. mlx_lm would refuse it.")
+    raise DatasetError(
+        f"{place}, line {number}: neither text, prompt and completion, nor messages. mlx_lm would refuse it."
+    )

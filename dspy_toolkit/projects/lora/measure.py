@@ -83,7 +83,7 @@ def measure(context: Mapping[str, Any], configurations: Sequence[Mapping[str, An
     for configuration in configurations:
         model.freeze()
         mx.random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002  (mlx_lm shuffles by the global generator)
+        np.random.seed(seed)  # mlx_lm shuffles by the global generator
         parameters = {"rank": configuration["rank"], "scale": float(ALPHA), "dropout": 0.0}
         linear_to_lora_layers(model, configuration["layers"], parameters)
         started = time.process_time()
@@ -107,7 +107,8 @@ def _train(model: Any, train: Any, val: Any, rate: float) -> dict[int, float]:
     import tempfile
 
     from mlx import optimizers
-    from mlx_lm.tuner.trainer import TrainingArgs, TrainingCallback
+    from mlx_lm.tuner.callbacks import TrainingCallback
+    from mlx_lm.tuner.trainer import TrainingArgs
     from mlx_lm.tuner.trainer import train as mlx_train
 
     losses: dict[int, float] = {}

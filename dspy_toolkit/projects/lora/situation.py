@@ -34,18 +34,22 @@ class LoRASituation(Situation):
     }
     units = {"model": {"m": 1e-3}, "memory": {"mb": 1e-3}}
     text: Literal["chat", "code", "prose", "records", "terms", "legal", "other", "unknown"] = Field(
-        "unknown", description="what the texts are; records are rows of fields, terms are glossaries and names"
+        default="unknown", description="what the texts are; records are rows of fields, terms are glossaries and names"
     )
     rows: Literal["dozens", "hundreds", "thousands", "more", "unknown"] = Field(
-        "unknown", description="how many training examples: below 100, below 1000, below 10000, more"
+        default="unknown", description="how many training examples: below 100, below 1000, below 10000, more"
     )
     length: Literal["short", "long", "unknown"] = Field(
-        "unknown", description="whether an example has fewer than 300 tokens, or more"
+        default="unknown", description="whether an example has fewer than 300 tokens, or more"
     )
-    model: Literal["under 1B", "1-4B", "7-8B", "larger", "unknown"] = Field("unknown", description="parameters of the model")
-    memory: Literal["8GB", "16GB", "32GB", "64GB or more", "unknown"] = Field("unknown", description="of the machine")
+    model: Literal["under 1B", "1-4B", "7-8B", "larger", "unknown"] = Field(
+        default="unknown", description="parameters of the model"
+    )
+    memory: Literal["8GB", "16GB", "32GB", "64GB or more", "unknown"] = Field(
+        default="unknown", description="of the machine"
+    )
     time: Literal["minutes", "hours", "unknown"] = Field(
-        "unknown", description="whether it has to be done within an hour, or may take hours or a night"
+        default="unknown", description="whether it has to be done within an hour, or may take hours or a night"
     )
 
 
@@ -57,17 +61,17 @@ class LoRAConfiguration(Frozen):
     model: str = "mlx/smollm2-135m"
     data: str = "data"
     rank: int = Field(ge=1, le=256)
-    scale: float = Field(2.0, gt=0, le=64, description="alpha / rank")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    scale: float = Field(default=2.0, gt=0, le=64, description="alpha / rank")
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     layers: int = Field(ge=-1, le=200, description="the last ones; -1 is all")
     modules: tuple[Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], ...] = ()
     """None given: mlx_lm's own choice, all linear layers."""
     learning_rate: float = Field(gt=0, le=0.1)
     batch_size: int = Field(ge=1, le=256)
     iterations: int = Field(ge=1, le=1_000_000)
-    epochs: int = Field(1, ge=1, le=100)
-    warmup: int = Field(0, ge=0)
-    max_length: int = Field(512, ge=8, le=131_072)
+    epochs: int = Field(default=1, ge=1, le=100)
+    warmup: int = Field(default=0, ge=0)
+    max_length: int = Field(default=512, ge=8, le=131_072)
     checkpoint: bool = False
 
     @model_validator(mode="after")
