@@ -75,7 +75,7 @@ def picks(name: str, advisor: Advisor, known: Frame, table: Frame) -> Callable[[
             return lambda context: one(constant)
 
         def nearest(context: dict[str, str]) -> np.ndarray:
-            shared = sum((means[key] == value).astype(int) for key, value in context.items())
+            shared: Any = sum((means[key] == value).astype(int) for key, value in context.items())
             return one(best(means[shared == shared.max()]))
 
         return nearest

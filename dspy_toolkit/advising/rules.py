@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 
 from dspy_toolkit.advising.situation import Situation
 
+LONGEST = 4_000
+"""Characters of a description that are read: patterns take time that grows faster than the text."""
+
 Patterns = Mapping[str, Mapping[str, str]]
 """Field → level → a regular expression, read without case, in order."""
 Numbers = Mapping[str, str]
@@ -28,7 +31,7 @@ def keyword_reader(
     counted = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in (numbers or {}).items()}
 
     def read(text: str) -> dict[str, str]:
-        found = kind().model_dump()
+        found, text = kind().model_dump(), text[:LONGEST]
         for name, pattern in counted.items():
             if match := pattern.search(text):
                 found[name] = kind.lenient({name: match[1].replace(" ", "")}).model_dump()[name]

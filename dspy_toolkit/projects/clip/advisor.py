@@ -39,7 +39,7 @@ PATTERNS = {
     },
 }
 NUMBERS = {
-    "pairs": r"(\d[\d,]*\s?k?)\s*(?:\w+[\s-]){0,2}?(?:pairs|captions|captioned|images|photos|pictures|scans|sketches|drawings)"
+    "pairs": r"(?<![\d,])(\d[\d,]{0,11}\s?k?)\s{0,3}(?:[a-z]{1,20}[\s-]){0,2}?(?:pairs|captions|captioned|images|photos|pictures|scans|sketches|drawings)"
 }
 
 

@@ -40,8 +40,8 @@ PATTERNS = {
     },
 }
 NUMBERS = {
-    "clients": r"(\d[\d,]*)\s*(?:\w+\s){0,2}?(?:clients?|hospitals?|phones?|sites?|devices?|branches|banks?|clinics?|schools?|cars?|nodes?|farms?|labs?|watches|stores?)",
-    "rounds": r"(\d[\d,]*)\s*(?:\w+\s)?(?:rounds?|syncs?|exchanges)",
+    "clients": r"(?<![\d,])(\d[\d,]{0,11})\s{0,3}(?:[a-z]{1,20}\s){0,2}?(?:clients?|hospitals?|phones?|sites?|devices?|branches|banks?|clinics?|schools?|cars?|nodes?|farms?|labs?|watches|stores?)",
+    "rounds": r"(?<![\d,])(\d[\d,]{0,11})\s{0,3}(?:[a-z]{1,20}\s)?(?:rounds?|syncs?|exchanges)",
 }
 
 

@@ -56,7 +56,7 @@ PATTERNS = {
     },
 }
 NUMBERS = {
-    "rows": r"(\d[\d,.]*\s?k?)\s*(?:\w+[\s-]){0,2}?(?:rows|examples|samples|chats?|tickets|conversations|pairs|documents|files|contracts|e?mails|records|lines|functions|stories|articles|entries|dialogues|messages|notes|questions|terms)\b"
+    "rows": r"(?<![\d,])(\d[\d,.]{0,11}\s?k?)\s{0,3}(?:[a-z]{1,20}[\s-]){0,2}?(?:rows|examples|samples|chats?|tickets|conversations|pairs|documents|files|contracts|e?mails|records|lines|functions|stories|articles|entries|dialogues|messages|notes|questions|terms)\b"
 }
 
 
