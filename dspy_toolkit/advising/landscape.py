@@ -1,6 +1,7 @@
 """A landscape: the runs that were measured, and a surrogate that ranks configurations by them.
 
-The surrogate is scikit-learn's ExtraTrees over what a person can know (the context) and the configuration. It ranks measured
+The surrogate is scikit-learn's ExtraTrees over what a person can know (the context) and the configuration, beside the
+configuration's mean. It ranks measured
 configurations only, so that nothing is interpolated that was never run. What is not known is averaged over. The range of what
 to expect is conformal: the quantiles of the errors that surrogates made on families that they had not seen.
 
@@ -11,7 +12,7 @@ the project says (`Advisor.objective`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.advising.cells import Frame, Value
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
 LOSS = "loss_"
 """The column with what is minimized, in the project's native unit."""
-TREES = 100
+TREES = 60
+LEAF = 4
+"""Measured cells in a leaf, at least: fewer follow the noise of single cells."""
 ADVISED = 3
 """Configurations of each held-out context that say how wrong a prediction is: those that would be advised."""
 FOLDS = 5
@@ -82,31 +85,61 @@ def features(frame: Frame, columns: Columns, like: Frame) -> np.ndarray:
 
 
 class Surrogate:
-    """ExtraTrees fitted to runs that have a `loss_` column."""
+    """What runs that have a `loss_` column say about a configuration in a context.
+
+    A loss is a sum of three: how hard the context is, how good the configuration is on average, and what they do to each other. The
+    first and the third are ExtraTrees, the second is a mean. Trees that had to learn all three at once ranked worse than the one best
+    constant on families that they had not seen; so they are left with what differs from it.
+    """
 
     def __init__(self, runs: Frame, columns: Columns, model: Any = None, seed: int = 0) -> None:
-        """Args: model: another regressor of scikit-learn's, for comparison."""
+        """Args: model: a regressor of scikit-learn's that learns the loss as a whole instead, for comparison."""
         from sklearn.ensemble import ExtraTreesRegressor
 
         self.columns, self.seed = columns, seed
-        self.runs = mean_over_seeds(runs, columns)
-        self._sizes = runs
-        self._model = model or ExtraTreesRegressor(n_estimators=TREES, min_samples_leaf=1, random_state=seed)
-        given = features(self.runs, columns, self.runs)
-        weights = {"sample_weight": self.runs["weight_"].to_numpy()} if model is None else {}
-        self._model.fit(given, self.runs[LOSS].to_numpy(), **weights)
+        self.runs = made = mean_over_seeds(runs, columns)
+        self._sizes, self._model = runs, model
         # Where all trees agree, an error is still to be expected.
-        self._floor = 0.05 * float(self.runs[LOSS].std() or 0.0) + 1e-9
+        self._floor = 0.05 * float(made[LOSS].std() or 0.0) + 1e-9
+        given = features(made, columns, made)
+        if model is not None:
+            model.fit(given, made[LOSS].to_numpy())
+            return
+        places, names = [columns.family, *columns.context], list(columns.configuration)
+        mean = made.groupby(places, sort=False)[LOSS].transform("mean")
+        centred = made[LOSS] - mean
+        weighed = made.assign(sum_=centred * made["weight_"])
+        totals = weighed.groupby(names, sort=False)[["sum_", "weight_"]].sum()
+        self._effects = (totals["sum_"] / totals["weight_"]).rename("effect_").reset_index()
+        left = centred - self._effect_of(made)
+        weights = made["weight_"].to_numpy()
+        self._level = ExtraTreesRegressor(n_estimators=TREES, random_state=seed)
+        contexts = made.assign(level_=mean).drop_duplicates(places)
+        self._level.fit(
+            self._contexts(contexts), contexts["level_"].to_numpy(), sample_weight=contexts["weight_"].to_numpy()
+        )
+        self._rest = ExtraTreesRegressor(n_estimators=TREES, min_samples_leaf=LEAF, random_state=seed)
+        self._rest.fit(given, left.to_numpy(), sample_weight=weights)
+
+    def _contexts(self, table: Frame) -> np.ndarray:
+        return features(table, replace(self.columns, configuration=()), self.runs)
+
+    def _effect_of(self, table: Frame) -> np.ndarray:
+        names = list(self.columns.configuration)
+        return table[names].merge(self._effects, on=names, how="left")["effect_"].to_numpy()
 
     def predict(self, table: Frame) -> tuple[np.ndarray, np.ndarray]:
         """(loss, spread) of contexts with configurations; the spread is the trees' deviation, never near 0."""
         import numpy as np
 
         given = features(table, self.columns, self.runs)
-        if not hasattr(self._model, "estimators_"):
+        if self._model is not None:
             return self._model.predict(given), np.ones(len(given))
-        each = np.stack([tree.predict(given) for tree in self._model.estimators_])
-        return each.mean(0), each.std(0) + self._floor
+        places = self._contexts(table)
+        levels = np.stack([tree.predict(places) for tree in self._level.estimators_])
+        rests = np.stack([tree.predict(given) for tree in self._rest.estimators_])
+        spread = np.sqrt(levels.var(0) + rests.var(0)) + self._floor
+        return levels.mean(0) + self._effect_of(table) + rests.mean(0), spread
 
     def table(self, context: Mapping[str, str], allowed: Callable[[Mapping[str, Any]], bool]) -> Frame:
         """The allowed measured configurations in every measured context that fits, with `loss_` and `spread_` predicted."""

@@ -59,9 +59,17 @@ def picks(name: str, advisor: Advisor, known: Frame, table: Frame) -> Callable[[
     if name == "random":
         return lambda context: np.full(len(table), 1 / len(table))
     if name == "default":
-        found = np.flatnonzero((table[names] == [advisor.default[each] for each in names]).all(axis=1))
-        # Where the default is not allowed, the allowed one that is nearest to it in order.
-        return lambda context: one(int(found[0]) if len(found) else 0)
+        # Where the default is not allowed, the allowed one that shares most of it; of these, the nearest in numbers.
+        def distance(row: dict[str, Any]) -> tuple[int, float]:
+            differs = [each for each in names if row[each] != advisor.default[each]]
+            numbers = [
+                abs(np.log10(row[each] / advisor.default[each])) for each in differs if not isinstance(row[each], str)
+            ]
+            return len(differs), float(sum(numbers))
+
+        rows = table[names].to_dict("records")
+        closest = min(range(len(rows)), key=lambda number: distance(rows[number]))
+        return lambda context: one(closest)
     if name in ("best constant", "nearest"):
 
         def best(part: Frame) -> int:

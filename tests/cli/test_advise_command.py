@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.cli import advise as command
+from dspy_toolkit.cli.advise import advise
 from dspy_toolkit.errors import ProjectError, StoreError
 
 
@@ -18,14 +18,14 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_give_a_configuration_and_its_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "run config.toml"
-    command.advise("federated", yaml=file, clients="30", skew="strong")
+    advise("federated", yaml=file, clients="30", skew="strong")
     said = capsys.readouterr().out
     assert "clients: dozens" in said and "Not known: devices" in said and "Expected: accuracy" in said
     assert "num-server-rounds" in file.read_text()
 
 
 def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
-    command.advise("lora", output="json", memory="16GB", model="3B", rows="3000", text="chat")
+    advise("lora", output="json", memory="16GB", model="3B", rows="3000", text="chat")
     said = json.loads(capsys.readouterr().out)
     assert said["situation"]["rows"] == "thousands"
     assert said["range"] is None and said["outside"], "a 3B model was not measured"
@@ -34,10 +34,10 @@ def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_faults_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="no advice on 'fedrated'. Did you mean federated"):
-        command.advise("fedrated")
+        advise("fedrated")
     with pytest.raises(ProjectError, match="Did you mean clients"):
-        command.advise("federated", clients_="5")
+        advise("federated", clients_="5")
     with pytest.raises(StoreError, match="is a folder"):
-        command.advise("federated", yaml=tmp_path)
+        advise("federated", yaml=tmp_path)
     with pytest.raises(ProjectError, match="no export for 'keras'"):
-        command.advise("federated", tool="keras")
+        advise("federated", tool="keras")

@@ -80,8 +80,8 @@ def test_open_clips_arguments_are_its_flags() -> None:
     for flag in ("--lock-image", "--lock-text"):
         parser.add_argument(flag, action="store_true")
     for configuration in exported("clip"):
-        words = shlex.split(configuration.to_yaml(), comments=True)
-        read = parser.parse_args([word for word in words[3:] if word.strip()])
+        words = shlex.split(configuration.to_yaml().replace("\\\n", ""), comments=True)
+        read = parser.parse_args(words[3:])
         assert (read.lr, read.epochs) == (configuration.learning_rate, configuration.epochs)
         assert read.lock_image == (configuration.locked == "image tower")
         flat = yaml.safe_load(configuration.to_yaml("toolkit"))
@@ -91,7 +91,11 @@ def test_open_clips_arguments_are_its_flags() -> None:
 
 def test_mflux_is_told_the_steps_and_the_toolkit_a_class_name() -> None:
     for configuration in exported("diffusion"):
-        assert shlex.split(configuration.to_yaml()) == ["mflux-generate", "--steps", str(configuration.steps)]
+        assert shlex.split(configuration.to_yaml().replace("\\\n", "")) == [
+            "mflux-generate",
+            "--steps",
+            str(configuration.steps),
+        ]
         section = yaml.safe_load(configuration.to_yaml("toolkit"))["diffusion"]
         assert section["scheduler"].endswith("Scheduler") and 10 <= section["num_steps"] <= 100
 
@@ -124,18 +128,18 @@ def test_diffusers_builds_the_advised_scheduler() -> None:
 )
 def test_rules_across_fields_teach(kind: Any, values: dict[str, Any], said: str) -> None:
     good = {
-        FederatedConfiguration: dict(
-            algorithm="fedavg",
-            learning_rate=0.1,
-            local_epochs=1,
-            rounds=5,
-            num_clients=5,
-            clients_per_round=5,
-            min_clients=2,
-        ),
-        CLIPConfiguration: dict(learning_rate=1e-3, epochs=5),
-        DiffusionConfiguration: dict(sampler="ddim", evaluations=8),
-        LoRAConfiguration: dict(rank=8, layers=4, learning_rate=1e-3, batch_size=4, iterations=100),
+        FederatedConfiguration: {
+            "algorithm": "fedavg",
+            "learning_rate": 0.1,
+            "local_epochs": 1,
+            "rounds": 5,
+            "num_clients": 5,
+            "clients_per_round": 5,
+            "min_clients": 2,
+        },
+        CLIPConfiguration: {"learning_rate": 1e-3, "epochs": 5},
+        DiffusionConfiguration: {"sampler": "ddim", "evaluations": 8},
+        LoRAConfiguration: {"rank": 8, "layers": 4, "learning_rate": 1e-3, "batch_size": 4, "iterations": 100},
     }[kind]
     kind(**good)
     with pytest.raises(ValueError, match=said):
