@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dspy_toolkit.advising.cells import Cell, Frame, Value
-from dspy_toolkit.advising.landscape import LOSS, OWN_WEIGHT, Columns, Surrogate, check_runs, held_out_errors
+from dspy_toolkit.advising.landscape import LOSS, Columns, Surrogate, check_runs, held_out_errors
 from dspy_toolkit.advising.situation import UNKNOWN, Situation
 from dspy_toolkit.errors import DatasetError, ProjectError, nearest
 
@@ -106,13 +106,9 @@ class Advisor:
             ) from error
         return check_runs(found, self.columns, str(self.runs_file))
 
-    def scored(self, situation: Any, own: Frame | None = None) -> Frame:
-        """The runs with what is minimized in the situation, and the user's own among them."""
-        import pandas as pd
-
-        runs = self.runs
-        if own is not None and len(own):
-            runs = pd.concat([runs.assign(weight_=1.0), own.assign(weight_=OWN_WEIGHT)], ignore_index=True)
+    def scored(self, situation: Any, runs: Frame | None = None) -> Frame:
+        """Runs (the committed ones by default) with what is minimized in the situation."""
+        runs = self.runs if runs is None else runs
         return runs.assign(**{LOSS: self.objective(runs, situation)})
 
     def objective_key(self, situation: Any) -> tuple[str, ...]:
@@ -122,7 +118,7 @@ class Advisor:
     def surrogate(self, situation: Any, own: Frame | None = None) -> Surrogate:
         """The surrogate for a situation, fitted once for each objective where there are no own runs."""
         if own is not None and len(own):
-            return Surrogate(self.scored(situation, own), self.columns)
+            return Surrogate(self.scored(situation), self.columns, own=self.scored(situation, own))
         cache, key = self._cache, ("surrogate", *self.objective_key(situation))
         if key not in cache:
             cache[key] = Surrogate(self.scored(situation), self.columns)

@@ -35,7 +35,7 @@ def ask_champion(advisor: Advisor, description: str, settings: Settings | None =
     from dspy_toolkit.registry.programs import load_program
 
     loaded = load_program(settings, advisor.name)
-    if loaded.manifest is None or loaded.manifest.optimizer == "baseline":
+    if loaded.manifest is None or loaded.manifest.optimizer == "none":
         return None
     connection = connect(settings.for_project(loaded.project.name))
     with connection.context(), dspy.context(trace=[]):

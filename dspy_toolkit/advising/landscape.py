@@ -31,8 +31,8 @@ ADVISED = 3
 FOLDS = 5
 COVER = 0.8
 """Of what runs a range promises to cover."""
-OWN_WEIGHT = 5.0
-"""How many of the toolkit's runs one of the user's own counts as."""
+PREDICTED_RUNS = 1.0
+"""How many of the user's own runs a prediction counts as."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,21 @@ class Surrogate:
     constant on families that they had not seen; so they are left with what differs from it.
     """
 
-    def __init__(self, runs: Frame, columns: Columns, model: Any = None, seed: int = 0) -> None:
-        """Args: model: a regressor of scikit-learn's that learns the loss as a whole instead, for comparison."""
+    def __init__(
+        self, runs: Frame, columns: Columns, model: Any = None, seed: int = 0, own: Frame | None = None
+    ) -> None:
+        """Fit.
+
+        Args:
+            runs: what was measured, with a `loss_` column.
+            model: a regressor of scikit-learn's that learns the loss as a whole instead, for comparison.
+            own: the user's own runs, with a `loss_` column; they correct what is predicted in their contexts.
+        """
         from sklearn.ensemble import ExtraTreesRegressor
 
         self.columns, self.seed = columns, seed
         self.runs = made = mean_over_seeds(runs, columns)
-        self._sizes, self._model = runs, model
+        self._sizes, self._model, self._own = runs, model, own
         # Where all trees agree, an error is still to be expected.
         self._floor = 0.05 * float(made[LOSS].std() or 0.0) + 1e-9
         given = features(made, columns, made)
@@ -108,18 +116,13 @@ class Surrogate:
         places, names = [columns.family, *columns.context], list(columns.configuration)
         mean = made.groupby(places, sort=False)[LOSS].transform("mean")
         centred = made[LOSS] - mean
-        weighed = made.assign(sum_=centred * made["weight_"])
-        totals = weighed.groupby(names, sort=False)[["sum_", "weight_"]].sum()
-        self._effects = (totals["sum_"] / totals["weight_"]).rename("effect_").reset_index()
+        self._effects = made.assign(effect_=centred).groupby(names, sort=False)["effect_"].mean().reset_index()
         left = centred - self._effect_of(made)
-        weights = made["weight_"].to_numpy()
         self._level = ExtraTreesRegressor(n_estimators=TREES, random_state=seed)
         contexts = made.assign(level_=mean).drop_duplicates(places)
-        self._level.fit(
-            self._contexts(contexts), contexts["level_"].to_numpy(), sample_weight=contexts["weight_"].to_numpy()
-        )
+        self._level.fit(self._contexts(contexts), contexts["level_"].to_numpy())
         self._rest = ExtraTreesRegressor(n_estimators=TREES, min_samples_leaf=LEAF, random_state=seed)
-        self._rest.fit(given, left.to_numpy(), sample_weight=weights)
+        self._rest.fit(given, left.to_numpy())
 
     def _contexts(self, table: Frame) -> np.ndarray:
         return features(table, replace(self.columns, configuration=()), self.runs)
@@ -158,11 +161,30 @@ class Surrogate:
         made = self.table(context, allowed)
         if made.empty:
             return []
-        mean = made.groupby(names, sort=False)[[LOSS, "spread_"]].mean().reset_index().sort_values(LOSS, kind="stable")
+        mean = made.groupby(names, sort=False)[[LOSS, "spread_"]].mean().reset_index()
+        mean = self._corrected(mean, context).sort_values(LOSS, kind="stable")
         return [
             Ranked({name: _plain(row[name]) for name in names}, float(row[LOSS]), float(row["spread_"]))
             for row in mean.to_dict("records")
         ]
+
+    def _corrected(self, mean: Frame, context: Mapping[str, str]) -> Frame:
+        """Predictions drawn towards the user's own runs, the more the more there are.
+
+        Another task is harder or easier as a whole: the mean difference moves all predictions, and only what is left of a
+        configuration's own difference moves it against the others.
+        """
+        if self._own is None or self._own.empty:
+            return mean
+        names = list(self.columns.configuration)
+        there = matching(self._own, self.columns, context).groupby(names, sort=False)[LOSS].agg(["mean", "count"])
+        joined = mean.merge(there.reset_index(), on=names, how="left")
+        differs = joined["mean"] - joined[LOSS]
+        if differs.notna().any():
+            count, shift = joined["count"].fillna(0), differs.mean()
+            moved = shift + (differs - shift).fillna(0) * count / (count + PREDICTED_RUNS)
+            mean = mean.assign(**{LOSS: (joined[LOSS] + moved).to_numpy()})
+        return mean
 
     def standard_error(self) -> float:
         """Of a measured cell's mean over its seeds: the pooled deviation between seeds over the root of their number."""
@@ -181,10 +203,9 @@ class Surrogate:
 
 
 def mean_over_seeds(runs: Frame, columns: Columns) -> Frame:
-    """One row for each family, context and configuration, with the mean loss; `weight_` is 1, or more for own runs."""
+    """One row for each family, context and configuration, with the mean loss."""
     keys = [columns.family, *columns.context, *columns.configuration]
-    weighted = runs.assign(weight_=runs.get("weight_", 1.0))
-    return weighted.groupby(keys, sort=False).agg(**{LOSS: (LOSS, "mean"), "weight_": ("weight_", "max")}).reset_index()
+    return runs.groupby(keys, sort=False).agg(**{LOSS: (LOSS, "mean")}).reset_index()
 
 
 def matching(runs: Frame, columns: Columns, context: Mapping[str, str]) -> Frame:

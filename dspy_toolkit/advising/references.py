@@ -45,7 +45,10 @@ def _regressor(name: str) -> Any:
 
 def picks(name: str, advisor: Advisor, known: Frame, table: Frame) -> Callable[[dict[str, str]], np.ndarray]:
     """A reference fitted to the known runs: context → weights over the configurations of `table`, (n,), with sum 1."""
+    import warnings
+
     import numpy as np
+    from sklearn.exceptions import ConvergenceWarning
 
     columns = advisor.columns
     names = list(columns.configuration)
@@ -91,7 +94,10 @@ def picks(name: str, advisor: Advisor, known: Frame, table: Frame) -> Callable[[
     fitted = known
     if name == "Gaussian process" and len(means) > GAUSSIAN_ROWS:
         fitted = means.sample(GAUSSIAN_ROWS, random_state=0).assign(**{columns.seed: 0})
-    surrogate = Surrogate(fitted, columns, model)
+    with warnings.catch_warnings():
+        # A length scale or a variance at the end of its range: the fit is what it is, and stands in the table.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        surrogate = Surrogate(fitted, columns, model)
 
     def by_model(context: dict[str, str]) -> np.ndarray:
         asked = table.assign(**context)

@@ -1,7 +1,7 @@
 """Running advised configurations here: one, to correct an estimate (`probe`), or the best few, halved by Optuna (`try_out`).
 
-What was run is added to the user's own landscape in the home. Advice reads it, and each of its runs counts as several of the
-toolkit's, so that it wins as it grows.
+What was run is added to the user's own landscape in the home. Advice reads it, and it corrects what is predicted the more, the
+more it grows.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def test_the_surrogate_beats_chance_and_the_default_on_held_out_families() -> No
 
 
 def test_samplers_draw_from_a_gaussian_whose_denoiser_is_exact() -> None:
-    """For patches with deviation 0.5, the noise in x is known; every sampler must end near deviation 0.5."""
+    """For patches with deviation 0.5, the noise in x is known; with many steps every sampler must end at deviation 0.5."""
     from dspy_toolkit.projects.diffusion import measure
 
     for schedule in measure.SCHEDULES:
@@ -65,9 +65,9 @@ def test_samplers_draw_from_a_gaussian_whose_denoiser_is_exact() -> None:
 
         for sampler in measure.SAMPLERS:
             for spacing in measure.SPACINGS:
-                configuration = {"sampler": sampler, "evaluations": 40, "spacing": spacing}
+                configuration = {"sampler": sampler, "evaluations": 400, "spacing": spacing}
                 found = measure.sample(exact, levels, configuration, seed=1)
-                assert found.std() == pytest.approx(0.5, abs=0.06), (schedule, configuration)
+                assert found.std() == pytest.approx(0.5, abs=0.02), (schedule, configuration)
                 assert abs(found.mean()) < 0.03
 
 
