@@ -1,4 +1,4 @@
-"""Checks of the pages written by hand: README.md and docs/*.md.
+"""Checks of the pages written by hand: README.md, docs/*.md and docs/projects/*.md.
 
 Covered: a relative link leads to a file or folder that exists; a fenced `python` example compiles; every drill of
 tests/drills has a row in docs/reliability.md, and every row a drill. Not covered: links
@@ -24,7 +24,7 @@ ROW = re.compile(r"^\| (\d+) \|", re.M)
 def problems(root: Path) -> list[str]:
     """One line for each dead link, broken example and missing row."""
     found = []
-    for page in [*sorted(root.glob("*.md")), *sorted(root.glob("docs/*.md"))]:
+    for page in [*sorted(root.glob("*.md")), *sorted(root.glob("docs/*.md")), *sorted(root.glob("docs/projects/*.md"))]:
         text = page.read_text(encoding="utf-8")
         name = page.relative_to(root)
         found += [f"{name}, line {line}: {what}" for line, what in sorted([*_links(page, text), *_examples(text)])]

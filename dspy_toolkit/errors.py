@@ -19,6 +19,7 @@
     │   ├── DeadlineExceeded     not finished in time                                 (retryable)
     │   └── EngineFailed         the engine's thread failed; the next request restarts it  (retryable)
     ├── LeaseTimeout             another process holds the accelerator                (retryable)
+    ├── MeasurementFailed        a run of a landscape ended without a result           (retryable)
     ├── OptimizerError           an optimizer that is unknown, or cannot run on this project
     │   └── BudgetExhausted      the LM calls or the time that were granted are spent
     ├── LedgerError              the sealed test cannot be opened
@@ -123,6 +124,12 @@ class EngineFailed(EngineError):
 
 class LeaseTimeout(ToolkitError):
     """Another process holds the accelerator."""
+
+    retryable = True
+
+
+class MeasurementFailed(ToolkitError):
+    """A run of a landscape ended without a result."""
 
     retryable = True
 

@@ -1,5 +1,6 @@
 """The command `dspy-toolkit`: one file for each noun.
 
+advise    a configuration from measured ground
 boundary  how a command ends: errors, Ctrl-C, closed pipes
 doctor    checks this machine, home and configuration
 fetch     the embedded model, into this environment
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App
 
 from dspy_toolkit.cli import gate, judge, programs
+from dspy_toolkit.cli.advise import advise
 from dspy_toolkit.cli.boundary import boundary
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
@@ -56,6 +58,7 @@ app = App(
     group_parameters="Options",
     error_formatter=_usage_error,
 )
+app.command(advise)
 app.command(doctor)
 app.command(fetch_model)
 app.command(history)

@@ -51,8 +51,13 @@ class Section:
 
 
 def pages(root: Path) -> list[Path]:
-    """README.md, CONTRIBUTING.md and docs/*.md, in this order."""
-    return [root / "README.md", root / "CONTRIBUTING.md", *sorted(root.glob("docs/*.md"))]
+    """README.md, CONTRIBUTING.md, docs/*.md and docs/projects/*.md, in this order."""
+    return [
+        root / "README.md",
+        root / "CONTRIBUTING.md",
+        *sorted(root.glob("docs/*.md")),
+        *sorted(root.glob("docs/projects/*.md")),
+    ]
 
 
 def sections(root: Path = ROOT) -> list[Section]:
