@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -218,7 +218,7 @@ class ChatStream(HasOwnLog, Response):
             await response(self._request.scope, self._request.receive, send)
         return problem.code
 
-    async def _pieces(self) -> AsyncIterator[dict[str, Any]]:
+    async def _pieces(self) -> AsyncGenerator[dict[str, Any]]:
         from dspy_toolkit.lm.litellm.provider import import_litellm
 
         stream: Any = await import_litellm().acompletion(

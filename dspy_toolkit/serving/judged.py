@@ -10,6 +10,7 @@ import dspy
 from pydantic_core import to_jsonable_python
 
 from dspy_toolkit.serving.programs import Live
+from dspy_toolkit.serving.schemas import signature_of
 
 
 class ChooseAnswer(dspy.Signature):
@@ -23,7 +24,7 @@ class ChooseAnswer(dspy.Signature):
 
 async def best_of(live: Live, inputs: dict[str, Any], answers: Sequence[Mapping[str, Any]]) -> int:
     """The place of the best answer, from 0, by the judge that the settings name; the first where it names none of them."""
-    signature = live.program.predictors()[-1].signature
+    signature = signature_of(live.program.predictors()[-1])
     lm = live.connection.judge.for_one_request()
     with live.connection.context(lm), dspy.context(trace=[]):
         said = await dspy.Predict(ChooseAnswer).acall(

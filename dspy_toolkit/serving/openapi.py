@@ -76,9 +76,9 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     paths: dict[str, Any] = document["paths"]
     generic = {path: paths.pop(path) for path in GENERIC if path in paths}
-    back = getattr(app.state, "dspy_toolkit_serving", None)
-    for name in back.service.names() if back is not None else ():
-        _add_program(document, generic, name, _live(back.service, name))
+    service: Service = app.state.dspy_toolkit_serving.service
+    for name in service.names():
+        _add_program(document, generic, name, _live(service, name))
     bodies = {
         "/v1/chat/completions": chat_request_schema(),
         "/v1/feedback": _feedback_schema(),

@@ -20,6 +20,8 @@ from dspy_toolkit.errors import ProgramError
 from dspy_toolkit.project.signatures import fields_of
 
 if TYPE_CHECKING:
+    import dspy
+
     from dspy_toolkit.registry.programs import LoadedProgram
 
 PRIVILEGED = frozenset({"signature", "new_signature", "demos", "config", "lm", "prediction"})
@@ -57,8 +59,8 @@ def program_fields(loaded: LoadedProgram) -> ProgramFields:
             "Rename the field."
         )
     found, about = fields_of(loaded.program), dict(_descriptions(loaded))
-    predictors = [predictor for _, predictor in loaded.program.named_predictors()]
-    outputs = {key: found.get(key, Any) for key in predictors[-1].signature.output_fields}
+    predictors = loaded.program.predictors()
+    outputs = {key: found.get(key, Any) for key in signature_of(predictors[-1]).output_fields}
     outputs |= {key: found.get(key, Any) for key in loaded.project.dataset.outputs}
     # Of a module with code of its own nobody knows what it returns.
     alone = loaded.program is predictors[0]
@@ -68,10 +70,11 @@ def program_fields(loaded: LoadedProgram) -> ProgramFields:
         key: (lambda kind: kind if alone else NotRequired[kind])(Annotated[kind, Field(description=about.get(key))])
         for key, kind in outputs.items()
     }
-    given = TypedDict(f"{title}Inputs", ins)
-    given.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # pyright: ignore[reportAttributeAccessIssue]
-    made = TypedDict(f"{title}Prediction", {**EVIDENCE, **outs})
-    made.__pydantic_config__ = ConfigDict(extra="allow")  # pyright: ignore[reportAttributeAccessIssue]
+    # Typed dictionaries: a model would take some names of fields, such as `schema`, for its own.
+    make: Any = TypedDict
+    given, made = make(f"{title}Inputs", ins), make(f"{title}Prediction", {**EVIDENCE, **outs})
+    given.__pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    made.__pydantic_config__ = ConfigDict(extra="allow")
     corrected = {key: outputs[key] for key in (loaded.project.dataset.outputs or outputs)}
     return ProgramFields(
         inputs=TypeAdapter(given),
@@ -83,11 +86,17 @@ def program_fields(loaded: LoadedProgram) -> ProgramFields:
 
 
 def _descriptions(loaded: LoadedProgram) -> Iterator[tuple[str, str]]:
-    for _, predictor in loaded.program.named_predictors():
-        for name, field in predictor.signature.fields.items():
-            said = (field.json_schema_extra or {}).get("desc")
+    for predictor in loaded.program.predictors():
+        for name, field in signature_of(predictor).fields.items():
+            extra = field.json_schema_extra
+            said = extra.get("desc") if isinstance(extra, dict) else None
             if said and said != f"${{{name}}}":  # DSPy's own, which says nothing
                 yield name, str(said)
+
+
+def signature_of(predictor: Any) -> type[dspy.Signature]:
+    """Of a predictor; DSPy's own type says that it may be none."""
+    return predictor.signature
 
 
 def example_of(annotation: Any, name: str) -> Any:
@@ -100,7 +109,8 @@ def example_of(annotation: Any, name: str) -> Any:
     if origin in (Union, types.UnionType):
         return example_of(next(part for part in arguments if part is not type(None)), name)
     if isinstance(annotation, enum.EnumMeta):
-        return next(iter(annotation)).value
+        members: list[Any] = list(annotation)
+        return members[0].value
     plain: dict[Any, Any] = {str: f"an example of {name.replace('_', ' ')}", int: 1, float: 0.5, bool: True, list: []}
     if annotation in plain:
         return plain[annotation]

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from dspy.streaming import StreamListener
 from pydantic_core import to_jsonable_python
 
+from dspy_toolkit.serving.schemas import signature_of
+
 if TYPE_CHECKING:
     import dspy
 
@@ -33,7 +35,7 @@ class FieldStream:
         self.listeners = [
             StreamListener(field, predict=predictor, predict_name=name, allow_reuse=True)
             for name, predictor in program.named_predictors()
-            for field in predictor.signature.output_fields
+            for field in signature_of(predictor).output_fields
         ]
         self._of: dict[int, list[StreamListener]] = {}
         for listener in self.listeners:
@@ -54,7 +56,7 @@ class FieldStream:
         for predictor, _, prediction in trace:
             if (name := self._names.get(id(predictor))) is None:
                 continue
-            for field in predictor.signature.output_fields:
+            for field in signature_of(predictor).output_fields:
                 if (name, field) not in self._sent and field in prediction:
                     self._emit(name, field, _text(prediction[field]))
 

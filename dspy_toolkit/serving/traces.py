@@ -159,7 +159,7 @@ class _Spans(BaseCallback):
         )
         self._open[call_id] = span, instance
 
-    def _end(self, call_id: str, outputs: Any, exception: Exception | None) -> None:
+    def _end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
         span, instance = self._open.pop(call_id, (None, None))
         if span is None:
             return
@@ -174,11 +174,11 @@ class _Spans(BaseCallback):
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._begin(call_id, type(instance).__name__, "CHAIN", inputs.get("kwargs", inputs), instance)
 
-    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         self._end(call_id, outputs, exception)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._begin(call_id, "LM", "CHAT_MODEL", inputs.get("messages") or inputs.get("prompt"), instance)
 
-    def on_lm_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         self._end(call_id, outputs, exception)
