@@ -58,6 +58,7 @@ def run_server(settings: Settings) -> None:
         from dspy_toolkit.serving import create_app
         from dspy_toolkit.serving.keys import keys_file, read_keys
         from dspy_toolkit.serving.listening import Server, listen
+        from dspy_toolkit.serving.service import Service
     except ImportError as error:
         if error.name and error.name.split(".")[0] in ("fastapi", "uvicorn", "limits", "pybreaker", "starlette"):
             raise SettingsError(INSTALL) from None
@@ -68,16 +69,18 @@ def run_server(settings: Settings) -> None:
             f"{serving.host} can be reached from elsewhere, and there is no key. Run `dspy-toolkit serve keys add NAME`, or keep "
             "to 127.0.0.1."
         )
-    app = create_app(settings)
     with listen(serving.host, serving.port) as socket:
+        # Before uvicorn: what cannot be loaded is one line then.
+        service = Service(settings)
+        service.load()
         config = uvicorn.Config(
-            app,
+            create_app(settings, service),
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=int(serving.deadline_seconds) + 5,
         )
-        Server(config, app).serve_on(socket)
+        Server(config, service).run(sockets=[socket])
 
 
 def add_key(

@@ -319,9 +319,9 @@ class MeteredLM(dspy.LM):
         seconds = time.monotonic() - _began.get(time.monotonic())
         self.meter.record(**counts, truncated=truncated, seconds=seconds, usd=float(entry.get("cost") or 0.0))
         annotate(response, **counts)
-        if self.passing:
+        if self.passing and not counts["cached"]:  # a cached reply has those of the call that it is of
             self.engine_numbers.append(of_engine(response))
-        else:
+        elif not self.passing:
             super().update_history(entry)
         if is_empty(response) and not self.model.startswith(PREFIX):
             raise EngineFailed(f"{self.model} gave an empty reply. Try again later, or look into its server's log.")

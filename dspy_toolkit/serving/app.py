@@ -17,7 +17,6 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.serving import chat, routes
 from dspy_toolkit.serving.admission import Admission
 from dspy_toolkit.serving.edge import Backend, refusal
@@ -29,28 +28,25 @@ from dspy_toolkit.serving.service import Service
 from dspy_toolkit.settings import Settings
 
 
-def serving_router(settings: Settings) -> APIRouter:
+def serving_router(settings: Settings, service: Service | None = None) -> APIRouter:
     """The routes of the API with their life, for an application that includes them: `other.include_router(…)`.
 
     Args:
         settings: the home, the registry, the models, and `[serving]`.
+        service: what answers; made of the settings by default. One that is loaded already starts at once.
     """
 
     @asynccontextmanager
     async def life(app: Any) -> AsyncIterator[None]:
-        service = Service(settings)
+        answering = service or Service(settings)
         admission = Admission(settings.serving)
-        measures = service.measures = Measures(lambda: admission.active, lambda: admission.waiting)
-        app.state.dspy_toolkit_serving = Backend(settings, service, KeyRing(keys_file(settings)), admission, measures)
+        measures = answering.measures = Measures(lambda: admission.active, lambda: admission.waiting)
+        app.state.dspy_toolkit_serving = Backend(settings, answering, KeyRing(keys_file(settings)), admission, measures)
         try:
-            try:
-                await service.start()
-            except ToolkitError as error:
-                app.state.dspy_toolkit_failed = error  # for the command, which explains it without uvicorn's traceback
-                raise
+            await answering.start()
             yield
         finally:
-            await service.stop()
+            await answering.stop()
 
     router = APIRouter(lifespan=life)
     router.include_router(routes.router)
@@ -58,11 +54,12 @@ def serving_router(settings: Settings) -> APIRouter:
     return router
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     """An application that serves what the settings say, with the page at `/` and a description of itself at `/openapi.json`.
 
     Args:
         settings: the home, the registry, the models, and `[serving]`.
+        service: as of `serving_router`.
     """
     app = FastAPI(
         title="dspy-toolkit",
@@ -71,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         # Its logs hold the texts of exceptions.
         telemetry={"logs": False, "operation_spans": False},
     )
-    app.include_router(serving_router(settings))
+    app.include_router(serving_router(settings, service))
     app.include_router(page_router)
     app.openapi = lambda: describe_api(app)  # pyright: ignore[reportAttributeAccessIssue]
 

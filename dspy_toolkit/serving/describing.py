@@ -23,10 +23,7 @@ def describe(live: Live) -> dict[str, Any]:
         "inputs": live.fields.inputs.json_schema(),
         "outputs": live.fields.outputs.json_schema(mode="serialization"),
         "example": live.fields.example,
-        "levers": {
-            name: levers_in_words(levers_of(predictor))
-            for name, predictor in live.program.named_predictors()
-        },
+        "levers": {name: levers_in_words(levers_of(predictor)) for name, predictor in live.program.named_predictors()},
         "demonstrations": sum(len(predictor.demos) for predictor in live.program.predictors()),
     }
     if manifest is not None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import uvicorn
 
-from dspy_toolkit.errors import SettingsError, ToolkitError
+from dspy_toolkit.errors import SettingsError
+from dspy_toolkit.serving.service import Service
 
 BACKLOG = 2048
 
@@ -41,26 +41,18 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, for one application of ours."""
+    """uvicorn, for one application of ours; `run(sockets=[…])` serves until a signal."""
 
-    def __init__(self, config: uvicorn.Config, app: Any) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
-        self._app = app
-
-    def serve_on(self, listening: socket.socket) -> None:
-        """Serve until a signal. Raises what starting the application raised."""
-        self.run(sockets=[listening])
-        failed = getattr(self._app.state, "dspy_toolkit_failed", None)
-        if isinstance(failed, ToolkitError):
-            raise failed
+        self._service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
         await super().startup(sockets)
-        back = getattr(self._app.state, "dspy_toolkit_serving", None)
-        if self.should_exit or back is None or not sockets:
+        if self.should_exit or not sockets:
             return
         host, port = sockets[0].getsockname()[:2]
         where = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        served = ", ".join(str(entry.standing.live) for entry in back.service.entries.values())
+        served = ", ".join(str(entry.standing.live) for entry in self._service.entries.values())
         print(f"Serving {served} at {where} (a page to try it; Ctrl-C stops)", flush=True)

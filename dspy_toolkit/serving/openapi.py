@@ -65,6 +65,15 @@ REPLY: dict[str, Any] = {
     "messages": {"type": "array"},
     "trace_id": {"type": "string"},
 }
+EVENT = {
+    "type": "object",
+    "required": ["event", "data"],
+    "properties": {
+        "event": {"enum": ["start", "field", "prediction", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+}
+"""Of a stream, each."""
 GENERIC = ("/v1/programs/{name}/predict", "/v1/programs/{name}/predict/batch", "/v1/programs/{name}/stream")
 
 
@@ -117,7 +126,7 @@ def _add_program(document: dict[str, Any], generic: dict[str, Any], name: str, l
     rows["properties"] = {"rows": {"type": "array", "minItems": 1, "items": given}}
     replies = {"type": "object", "required": ["replies"], "properties": {"replies": {"type": "array", "items": both}}}
     shapes = {GENERIC[0]: (given, "application/json", made), GENERIC[1]: (rows, "application/json", replies)}
-    shapes[GENERIC[2]] = (given, "text/event-stream", {"type": "string"})
+    shapes[GENERIC[2]] = (given, "text/event-stream", EVENT)
     for path, (body, kind, said) in shapes.items():
         if path not in generic:
             continue

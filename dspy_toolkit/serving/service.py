@@ -141,7 +141,8 @@ class Service:
         Raises:
             ToolkitError: a program cannot be loaded, or there is nothing to serve.
         """
-        await asyncio.to_thread(self.load)
+        if not self.entries:
+            await asyncio.to_thread(self.load)
         self.watcher.start()
         self.ready = True
 
@@ -160,21 +161,18 @@ class Service:
         self.tracer.open()
 
     def _add(self, reference: str) -> Entry:
-        from dspy_toolkit.registry.programs import is_location, is_saved, is_version
+        from dspy_toolkit.registry import load_version
+        from dspy_toolkit.registry.programs import is_location, is_saved, is_version, project_name
 
-        location = reference if is_location(reference) and not is_saved(reference) else ""
-        follows = not is_version(reference) or reference.endswith("@champion")
-        plain = reference.removesuffix("@champion")
-        live_name = plain if is_version(plain) else ""
-        standing = stand(self.settings, reference, location, live_name or plain)
-        if live_name == "":
-            live_name = standing.live.name
-            if live_name != plain:  # a place: what is set for the name is known only now
-                standing = stand(self.settings, reference, location, live_name)
-        entry = Entry(live_name, reference, location, follows and standing.live.manifest is not None, standing)
-        # What has no champion yet may get one.
-        entry.follows = follows and not is_saved(reference)
-        self.entries[entry.name] = entry
+        saved, pinned = is_saved(reference), is_version(reference) and not reference.endswith("@champion")
+        location = reference if is_location(reference) and not saved else ""
+        if saved:
+            name = load_version(self.settings, reference)[1].project
+        else:
+            name = reference if pinned else project_name(reference.removesuffix("@champion"))
+        standing = stand(self.settings, reference, location, name)
+        entry = Entry(name, reference, location, not pinned and not saved, standing)
+        self.entries[name] = entry
         return entry
 
     def _check_ensemble(self, name: str, table: EnsembleTable) -> None:

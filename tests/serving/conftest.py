@@ -14,7 +14,7 @@ import httpx
 import pytest
 import uvicorn
 
-from dspy_toolkit.lm import close_engines
+from dspy_toolkit.lm.litellm.provider import withdraw
 from dspy_toolkit.registry import promote
 from dspy_toolkit.serving import create_app
 from dspy_toolkit.serving.edge import Backend
@@ -72,15 +72,23 @@ def wait_for(condition: Callable[[], Any], seconds: float = 15) -> Any:
     return found
 
 
+_made: list[FakeEngine] = []
+
+
 @pytest.fixture(autouse=True)
-def engines_end() -> Iterator[None]:
+def fakes_end() -> Iterator[None]:
+    """Of a test its own: the real engine belongs to the session."""
     yield
-    close_engines()
+    while _made:
+        engine = _made.pop()
+        withdraw(engine.model)
+        engine.close()
 
 
 def fake(home: Settings, replies: Any, **options: Any) -> tuple[Settings, FakeEngine]:
     """Settings of a home whose model is a fake, with the registry asked often, and the fake."""
     connection = fake_connection(replies, home, **options)
+    _made.append(fake_engine(connection))
     lm = home.lm.model_copy(update={"model": connection.model})
     serving = home.serving.model_copy(update={"poll_seconds": 0.1, "deadline_seconds": 20.0})
     return home.model_copy(update={"lm": lm, "serving": serving}), fake_engine(connection)

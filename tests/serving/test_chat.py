@@ -40,7 +40,7 @@ def test_the_official_client_chats_streams_and_asks_for_a_schema(promoted: Setti
             parts = list(stream)
         assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == "One two three."
         assert len([part for part in parts if part.choices]) > 2
-        assert [part.usage.total_tokens for part in parts if part.usage][0] > 0
+        assert next(part.usage.total_tokens for part in parts if part.usage) > 0
         schema: Any = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
         form: Any = {"type": "json_schema", "json_schema": {"name": "place", "schema": schema}}
         said = api.chat.completions.create(model=model, messages=HELLO, response_format=form)

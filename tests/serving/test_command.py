@@ -40,7 +40,7 @@ def test_what_cannot_be_served_is_one_line(
     command: Callable[..., Any],  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    open_to_all = command("serve", "--host", "0.0.0.0")  # noqa: S104
+    open_to_all = command("serve", "--host", "0.0.0.0")
     assert open_to_all.code == 1 and "keys add" in open_to_all.err
     nothing = command("serve", "--port", "0")
     assert nothing.code == 1 and "There is no champion to serve yet" in nothing.err and "Traceback" not in nothing.err
@@ -54,7 +54,10 @@ def test_what_cannot_be_served_is_one_line(
 
     monkeypatch.setattr(builtins, "__import__", without)
     missing = command("serve", "--port", "0")
-    assert missing.code == 1 and missing.err == "Error: Serving needs FastAPI and uvicorn. Run `pip install 'dspy-toolkit[serve]'`.\n"
+    assert (
+        missing.code == 1
+        and missing.err == "Error: Serving needs FastAPI and uvicorn. Run `pip install 'dspy-toolkit[serve]'`.\n"
+    )
 
 
 def test_the_command_serves_until_sigterm_and_finishes_what_it_accepted(promoted: Settings) -> None:

@@ -90,7 +90,11 @@ def test_over_http_members_answer_and_one_that_fails_does_not_fail_the_whole(
 
 
 def test_an_ensemble_that_makes_no_sense_is_refused() -> None:
-    for wrong in ({"members": ["a"]}, {"members": ["a", "b"], "weights": [1]}, {"members": ["a", "b"], "rule": "weighted"}):
+    for wrong in (
+        {"members": ["a"]},
+        {"members": ["a", "b"], "weights": [1]},
+        {"members": ["a", "b"], "rule": "weighted"},
+    ):
         with pytest.raises(ValueError):
             EnsembleTable.model_validate(wrong)
 

@@ -86,7 +86,9 @@ def test_time_is_shared_and_short_deadlines_of_clients_do_not_count() -> None:
         run(FallBack(), slow, seconds=0.05)
 
 
-def test_over_http_the_version_before_answers_and_says_so(promoted: Settings, save_questions: Callable[..., int]) -> None:
+def test_over_http_the_version_before_answers_and_says_so(
+    promoted: Settings, save_questions: Callable[..., int]
+) -> None:
     def reply(request: Any) -> Any:
         return "cut [[" if "numbers" in request.messages[0].content else {"label": "person"}
 
@@ -96,15 +98,15 @@ def test_over_http_the_version_before_answers_and_says_so(promoted: Settings, sa
         said = server.ask(text="Who?")
         metrics = server.http.get("/metrics").text
         about = server.http.get("/v1/programs/questions").json()
-    assert said.json()["version"] == 1 and said.json()["fell_back"] == [f"questions@2 on {settings.lm.model}: unreadable_reply"]
+    assert said.json()["version"] == 1 and said.json()["fell_back"] == [
+        f"questions@2 on {settings.lm.model}: unreadable_reply"
+    ]
     assert said.headers["x-fell-back"] == said.json()["fell_back"][0]
     assert 'fallbacks_total{option="questions@2",program="questions",why="unreadable_reply"} 1.0' in metrics
     assert about["falls_back_on"] == [f"questions@1 on {settings.lm.model}"]
 
 
-def test_a_listed_model_answers_where_the_engine_fails(
-    promoted: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_listed_model_answers_where_the_engine_fails(promoted: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with OpenAIServer(lambda _: {"label": "number"}) as other:
         monkeypatch.setenv("OPENAI_API_BASE", other.address)
         monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-environment")
@@ -114,5 +116,3 @@ def test_a_listed_model_answers_where_the_engine_fails(
     assert said.status_code == 200, said.text
     assert said.json()["prediction"] == {"label": "number"} and said.json()["model"] == "openai/other"
     assert "model_failed" in said.headers["x-fell-back"]
-
-

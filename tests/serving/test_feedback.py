@@ -83,7 +83,9 @@ def test_a_line_that_is_none_is_named(promoted: Settings) -> None:
     assert read_feedback(promoted.path(), "nobody") == []
 
 
-def test_rows_are_labelled_once_each_and_nothing_that_was_opened_comes_back(promoted: Settings, questions: Path) -> None:
+def test_rows_are_labelled_once_each_and_nothing_that_was_opened_comes_back(
+    promoted: Settings, questions: Path
+) -> None:
     home, project = promoted.path(), load_project(str(questions))
     for number, (text, said) in enumerate(
         {

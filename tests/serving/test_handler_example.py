@@ -15,7 +15,7 @@ from tests.serving.conftest import fake
 def test_the_documented_handler_falls_back(promoted: Settings, save_questions: Callable[..., int]) -> None:
     (section,) = [each for each in all_sections() if each.key == ("docs/serving.md", "ProductionDSPyHandler")]
     names: dict[str, Any] = {}
-    exec("\n".join(section.python), names)  # noqa: S102
+    exec("\n".join(section.python), names)
     promote(promoted, "questions", save_questions("This one is broken."))
 
     def reply(request: Any) -> Any:
@@ -29,7 +29,9 @@ def test_the_documented_handler_falls_back(promoted: Settings, save_questions: C
         async with names["ProductionDSPyHandler"](settings) as handler:
             return [
                 await handler.execute_with_fallback("questions", {"text": "Who?"}),
-                await handler.execute_with_fallback("questions", {"text": "everything fails"}, default={"label": "person"}),
+                await handler.execute_with_fallback(
+                    "questions", {"text": "everything fails"}, default={"label": "person"}
+                ),
             ]
 
     first, second = asyncio.run(ask())

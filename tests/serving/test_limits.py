@@ -75,7 +75,10 @@ HOSTILE: dict[str, tuple[bytes, int]] = {
     "a missing field": (b"{}", 422),
     "a wrong type": (b'{"text": {"a": 1}}', 422),
     "an unknown field": (b'{"text": "a", "other": 1}', 422),
-    "a privileged keyword": (b'{"text": "a", "lm": "openai/gpt", "demos": [], "config": {}, "signature": "a -> b"}', 422),
+    "a privileged keyword": (
+        b'{"text": "a", "lm": "openai/gpt", "demos": [], "config": {}, "signature": "a -> b"}',
+        422,
+    ),
     "too long a text": (json.dumps({"text": "a" * 3_000}).encode(), 413),
     "too large": (json.dumps({"text": "a" * 9_000}).encode(), 413),
 }
@@ -107,7 +110,9 @@ def test_hostile_bodies_are_told_what_is_wrong_and_nothing_of_themselves(promote
         for deadline in ("soon", "-1", "0", "nan", "inf"):
             assert server.ask(text="a", headers={"X-Deadline-Seconds": deadline}).status_code == 400
         assert server.http.post("/v1/programs/nobody/predict", json={}).json()["error"]["code"] == "no_such_program"
-        assert server.http.post("/v1/programs/questions@9/predict", json={}).json()["error"]["code"] == "no_such_version"
+        assert (
+            server.http.post("/v1/programs/questions@9/predict", json={}).json()["error"]["code"] == "no_such_version"
+        )
         assert server.http.get("/nowhere").json()["error"]["code"] == "not_found"
         assert server.http.get(PATH).status_code == 405
     assert not engine.requests

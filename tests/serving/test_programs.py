@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from dspy_toolkit.settings import Settings
 from tests.serving.conftest import fake, running
 

@@ -129,7 +129,7 @@ def test_who_goes_away_stops_the_tokens(promoted: Settings, steps: Path) -> None
     settings = serving(settings, programs=("questions", f"{steps}:sync"), threads=2)
 
     async def leave(port: int, path: str, wait: float) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        _reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = json.dumps({"text": f"{path} {wait}"}).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
@@ -155,11 +155,10 @@ def test_who_goes_away_from_an_async_program_frees_its_row_at_once(promoted: Set
     settings, engine = fake(promoted, lambda _: "word " * 400, seconds_per_token=0.05, check_grammar=False)
     with running(settings) as server:
         for path in ("predict", "stream"):
-            with pytest.raises(httpx.ReadTimeout):
-                with server.http.stream(
-                    "POST", f"/v1/programs/questions/{path}", json={"text": path}, timeout=0.4
-                ) as response:  # fmt: skip
-                    response.read()
+            with pytest.raises(httpx.ReadTimeout), server.http.stream(
+                "POST", f"/v1/programs/questions/{path}", json={"text": path}, timeout=0.4
+            ) as response:  # fmt: skip
+                response.read()
             wait_for(lambda: engine.stats().active == engine.stats().queued == 0, 5)
     assert engine.stats().cancelled == 2 and engine.stats().finished == 0
 
