@@ -107,7 +107,16 @@ class Tracer:
             yield Span()
             return
         import mlflow
+        from opentelemetry import context
 
+        # FastAPI continues the client's trace in this context, and a root with a parent elsewhere would be none.
+        outside = context.attach(context.Context())
+        try:
+            yield from self._traced(mlflow, name, inputs, ask)
+        finally:
+            context.detach(outside)
+
+    def _traced(self, mlflow: Any, name: str, inputs: dict[str, Any], ask: Ask) -> Iterator[Span]:
         tags = {"request_id": ask.request_id} | ({"traceparent": ask.traceparent} if ask.traceparent else {})
         with mlflow.start_span(name, span_type="CHAIN", trace_destination=self._location) as span:
             span.set_inputs(to_jsonable_python(inputs, fallback=str))
