@@ -3,6 +3,7 @@
 app         `create_app`: a whole application; `serving_router`: its routes, for an application of yours
 service     what answers: programs by name, falling back, ensembles; usable without HTTP
 programs    a program that is loaded, with the schemas of its fields; watching keeps it the registry's champion
+replies     what a request wants, and what it gets
 running     one program on one input, on an event loop; streaming sends its fields as they grow
 fallback    who answers where the first cannot; breakers
 ensembles   several answers become one
@@ -24,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dspy_toolkit.serving.app import create_app, serving_router
     from dspy_toolkit.serving.feedback import Feedback, read_feedback
+    from dspy_toolkit.serving.replies import Ask, Reply
     from dspy_toolkit.serving.service import Service
 
-__all__ = ["Feedback", "Service", "create_app", "read_feedback", "serving_router"]
+__all__ = ["Ask", "Feedback", "Reply", "Service", "create_app", "read_feedback", "serving_router"]
 
 
 def __getattr__(name: str) -> Any:
@@ -39,6 +41,10 @@ def __getattr__(name: str) -> Any:
         from dspy_toolkit.serving import feedback
 
         return getattr(feedback, name)
+    if name in ("Ask", "Reply"):
+        from dspy_toolkit.serving import replies
+
+        return getattr(replies, name)
     if name == "Service":
         from dspy_toolkit.serving.service import Service
 

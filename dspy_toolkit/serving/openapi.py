@@ -83,11 +83,14 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas["Problem"] = PROBLEM
     document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    paths: dict[str, Any] = document["paths"]
-    generic = {path: paths.pop(path) for path in GENERIC if path in paths}
+    generic, others = {}, {}
+    for path, methods in document["paths"].items():
+        (generic if path in GENERIC else others)[path] = methods
+    document["paths"] = paths = {}  # what people come for is first
     service: Service = app.state.dspy_toolkit_serving.service
     for name in service.names():
         _add_program(document, generic, name, _live(service, name))
+    paths |= others
     bodies = {
         "/v1/chat/completions": chat_request_schema(),
         "/v1/feedback": _feedback_schema(),

@@ -16,6 +16,7 @@ from pydantic_core import to_json, to_jsonable_python
 from dspy_toolkit.serving.edge import Backend, HasOwnLog, Route, as_json, backend, caller, log_request, refusal
 from dspy_toolkit.serving.feedback import Feedback, add_feedback
 from dspy_toolkit.serving.problems import ClientGone, Problem, problem_of
+from dspy_toolkit.serving.replies import Ask, Reply
 from dspy_toolkit.serving.requests import (
     check_lengths,
     deadline_of,
@@ -25,7 +26,6 @@ from dspy_toolkit.serving.requests import (
     until_gone,
     while_connected,
 )
-from dspy_toolkit.serving.service import Ask, Reply
 
 router = APIRouter(route_class=Route)
 

@@ -28,7 +28,7 @@ from pydantic_core import to_jsonable_python
 from dspy_toolkit.serving.problems import problem_of
 
 if TYPE_CHECKING:
-    from dspy_toolkit.serving.service import Ask, Reply
+    from dspy_toolkit.serving.replies import Ask, Reply
     from dspy_toolkit.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -154,7 +154,7 @@ function finish(card, reply) {
   if (reply.agreement !== undefined) numbers.push(`${(100 * reply.agreement).toFixed(0)} % agree`);
   if (reply.fell_back.length) numbers.push(`fell back: ${reply.fell_back.join("; ")}`);
   card.querySelector(".numbers").textContent = numbers.join(" · ");
-  card.querySelector("h2").textContent = `${reply.program}${reply.version ? `, version ${reply.version}` : ""}`;
+  card.querySelector("h2").textContent = `${reply.program.split("@")[0]}${reply.version ? `, version ${reply.version}` : ""}`;
   const sent = card.querySelector(".sent");
   for (const messages of reply.messages || []) {
     sent.hidden = false;
