@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 MAX_TOKENS = 24
 NAMES = ("serve", "guide", "generate", "mlflow")
 
@@ -25,18 +27,19 @@ def settings() -> Any:
     return load_settings(lm={"max_tokens": MAX_TOKENS}, serving={"deadline_seconds": 600, "programs": ["router"]})
 
 
-def guide(lm: Any, adapter: Any) -> Any:
-    """The guide's application: a program made asynchronous by threads."""
+class Question(BaseModel):
+    """What the guide's application takes."""
+
+    request: str
+
+
+def guide() -> Any:
+    """The guide's application: a program made asynchronous by threads, with the LM that DSPy is configured with."""
     import dspy
     from fastapi import FastAPI, HTTPException
-    from pydantic import BaseModel
 
     from dspy_toolkit.projects.router import project
 
-    class Question(BaseModel):
-        request: str
-
-    dspy.configure(lm=lm, adapter=adapter)
     program = dspy.asyncify(project.build())
     app = FastAPI()
 
@@ -52,6 +55,7 @@ def guide(lm: Any, adapter: Any) -> Any:
 
 def main(name: str, port: int, folder: Path) -> None:
     """Serve until the process is ended."""
+    import dspy
     import uvicorn
 
     if name == "serve":
@@ -88,7 +92,8 @@ def main(name: str, port: int, folder: Path) -> None:
 
         connection = connect(settings())
         lm, adapter = connection.lm, connection.adapter
-    uvicorn.run(guide(lm, adapter), port=port, log_level="warning")
+    dspy.configure(lm=lm, adapter=adapter)
+    uvicorn.run(guide(), port=port, log_level="warning")
 
 
 if __name__ == "__main__":

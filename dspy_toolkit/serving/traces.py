@@ -17,6 +17,7 @@ import os
 import random
 import re
 import secrets
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -87,7 +88,10 @@ class Tracer:
 
         with session(self._settings, "Traces cannot be kept") as client:
             found = experiment_id(client, self._settings)
-            import mlflow
+            with warnings.catch_warnings():
+                # By the first span otherwise: seconds on the event loop. It warns of MLflow's own types.
+                warnings.simplefilter("ignore")
+                import mlflow.pyfunc
             from mlflow.entities.trace_location import MlflowExperimentLocation
 
             mlflow.set_tracking_uri(self._settings.tracking_uri)

@@ -19,6 +19,11 @@ from dspy_toolkit.registry import promote, rollback
 from dspy_toolkit.settings import Settings
 from tests.serving.conftest import Running, fake, running, serving, wait_for
 
+pytestmark = pytest.mark.filterwarnings(
+    # LiteLLM makes it in a thread; who is cancelled meanwhile leaves it, and nothing was begun.
+    r"ignore:coroutine '.*MLXProvider\.a\w+' was never awaited:RuntimeWarning",
+)
+
 PATH = "/v1/programs/questions/predict"
 
 
