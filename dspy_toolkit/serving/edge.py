@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -19,11 +20,10 @@ from fastapi.routing import APIRoute
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
-from dspy_toolkit.printable import printable
 from dspy_toolkit.serving.admission import Admission
 from dspy_toolkit.serving.keys import KeyRing, Scope
 from dspy_toolkit.serving.measures import Measures
-from dspy_toolkit.serving.problems import ClientGone, Problem, problem_of
+from dspy_toolkit.serving.problems import ClientGone, Problem, in_words, problem_of
 from dspy_toolkit.serving.requests import check_origin, details
 from dspy_toolkit.serving.service import Service
 from dspy_toolkit.serving.traces import next_context
@@ -105,7 +105,7 @@ class Route(APIRoute):
             except ClientGone:
                 response = Response(status_code=GONE)
             except Exception as error:  # isolation boundary: the HTTP edge
-                response = refusal(error, request_id)
+                response = refusal(error, request_id, texts=backend(request).settings.serving.log_text)
                 said["code"] = _problem(error).code
             response.headers["X-Request-Id"] = request_id
             response.headers["traceparent"] = out
@@ -120,13 +120,18 @@ class HasOwnLog:
     """A response that is not over when its route returns, and logs itself."""
 
 
-def refusal(error: Exception, request_id: str) -> Response:
-    """The reply to a request that failed; what nobody expected is logged with its traceback."""
+def refusal(error: Exception, request_id: str, *, texts: bool = False) -> Response:
+    """The reply to a request that failed. What nobody expected is logged with where it happened.
+
+    Args:
+        texts: whether the log may hold what the exception says, which may be a text of the request.
+    """
     problem = _problem(error)
     if problem.code == "program_failed":
-        log.error("Request %s: %s", request_id, type(error).__name__, exc_info=error)
+        where = "".join(traceback.format_tb(error.__traceback__))
+        log.error("Request %s: %s\n%s", request_id, repr(error) if texts else type(error).__name__, where)
     elif problem.status >= 500:
-        log.warning("Request %s: %s: %s", request_id, type(error).__name__, printable(str(error))[:500])
+        log.warning("Request %s: %s: %s", request_id, problem.code, in_words(error))
     return as_json(problem.body(request_id), problem.status, problem.headers)
 
 

@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 
 import pybreaker
 
-from dspy_toolkit.serving.problems import Problem, is_of_the_model, is_of_the_request, problem_of
+from dspy_toolkit.serving.problems import Problem, in_words, is_of_the_model, is_of_the_request, problem_of
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class FallBack:
                 moves.append(Move(option.program, option.model, code))
                 if is_of_the_model(error):
                     out.add(option.model)
-                log.warning("%s (%s: %s)", moves[-1], type(error).__name__, str(error)[:500])
+                log.warning("%s (%s)", moves[-1], in_words(error))
             else:
                 self._count(option, None)
                 return answer, moves

@@ -88,6 +88,18 @@ def problem_of(error: BaseException) -> Problem:
     return Problem(500, "program_failed", "The program failed. Its log says why.")
 
 
+def in_words(error: BaseException) -> str:
+    """What failed, for a log that holds no text of a request: the toolkit's own words, of anything else its kind alone, since
+    DSPy's errors repeat the reply and a program's may repeat anything.
+    """
+    from dspy_toolkit.lm import root_error
+
+    known = root_error(error)
+    if known is None or isinstance(known, RequestRefused):
+        return type(error).__name__
+    return f"{type(known).__name__}: {str(known)[:500]}"
+
+
 def is_of_the_model(error: BaseException) -> bool:
     """Whether another program on the same model would meet this as well."""
     return problem_of(error).code in ("model_failed", "model_unavailable", "model_busy")

@@ -60,22 +60,25 @@ def load_live(settings: Settings, reference: str, location: str = "", model: str
         RegistryError, ProjectError, ProgramError, ModelError: it cannot be used.
     """
     from dspy_toolkit.lm import connect
-    from dspy_toolkit.registry import find_version
-    from dspy_toolkit.registry.programs import is_version, load_program
+    from dspy_toolkit.registry import champion, find_version
+    from dspy_toolkit.registry.programs import is_location, is_saved, is_version, load_program, project_name
 
     version: int | None = None
     if is_version(reference):
         version = find_version(settings, reference).version
         # By its number: the alias may move between this line and the next.
         reference = f"{reference.partition('@')[0]}@{version}"
+    elif not is_saved(reference):
+        name = project_name(reference)
+        if (version := champion(settings, name).version) is not None:
+            location = location or (reference if is_location(reference) else "")
+            reference = f"{name}@{version}"
     loaded = load_program(settings, reference, location)
-    if loaded.manifest is not None and version is None:
-        found = find_version(settings, f"{loaded.project.name}@champion") if "/" not in reference else None
-        version = found.version if found and found.program_sha256 == loaded.manifest.program_sha256 else None
     its_own = settings.for_project(loaded.project.name)
     if model is not None:
-        task = type(its_own.lm).model_validate({"model": model})
-        its_own = its_own.model_copy(update={"lm": task})
+        # A key and an address belong to the model that they were written beside.
+        said = its_own.lm.model_dump(exclude_unset=True, exclude={"model", "api_key", "api_base"})
+        its_own = its_own.model_copy(update={"lm": type(its_own.lm).model_validate({**said, "model": model})})
     return Live(
         name=loaded.project.name,
         version=version,

@@ -144,7 +144,7 @@ class EventStream(HasOwnLog, Response):
             except OSError:  # of a server whose client has gone
                 pass
             except Exception as error:  # isolation boundary: the HTTP edge
-                response = refusal(error, ask.request_id)
+                response = refusal(error, ask.request_id, texts=self._back.settings.serving.log_text)
                 response.headers.update({name: self.headers[name] for name in ("x-request-id", "traceparent")})
                 outcome = problem_of(error).code
                 self.status_code = response.status_code
@@ -167,7 +167,7 @@ class EventStream(HasOwnLog, Response):
             async with _in_time(ask):
                 reply = await self._back.service.predict(self._name, self._inputs, ask)
         except Exception as error:  # isolation boundary: one request
-            refusal(error, ask.request_id)  # for the log
+            refusal(error, ask.request_id, texts=self._back.settings.serving.log_text)  # for the log
             events.put_nowait(("error", problem_of(error).body(ask.request_id)["error"]))
         else:
             events.put_nowait(("prediction", reply.as_json()))

@@ -26,7 +26,7 @@ from dspy_toolkit.sections import EnsembleTable
 from dspy_toolkit.serving.challengers import Challengers
 from dspy_toolkit.serving.ensembles import Vote, agreement, combine
 from dspy_toolkit.serving.fallback import FallBack, Option
-from dspy_toolkit.serving.problems import Problem, problem_of
+from dspy_toolkit.serving.problems import Problem, in_words, problem_of
 from dspy_toolkit.serving.programs import Live, load_live
 from dspy_toolkit.serving.remembered import Remembered, Served
 from dspy_toolkit.serving.replies import Ask, Reply
@@ -310,7 +310,7 @@ class Service:
                 second = await run(other, inputs, self._threads)
         except Exception as error:  # isolation boundary: what goes on beside a request does not concern it
             outcome = problem_of(error).code
-            log.info("%s beside %s: %s", other, reply.answer.live, error)
+            log.info("%s beside %s: %s", other, reply.answer.live, in_words(error))
         else:
             both = {reply.answer.live: reply.answer.prediction, other: second.prediction}
             challenger = standing.challenger

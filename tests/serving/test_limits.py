@@ -182,3 +182,19 @@ def test_stopping_finishes_what_was_accepted(promoted: Settings) -> None:
         for thread in threads:
             thread.join()
     assert said == [200] * 4
+
+
+def test_the_log_holds_no_text_of_a_request_unless_asked(promoted: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    replies = [{"label": "person"}, "unreadable secret-reply"] * 2
+    for texts in (False, True):
+        settings, _ = fake(promoted, replies, check_grammar=False)
+        caplog.clear()
+        with caplog.at_level("INFO", "dspy_toolkit"), running(serving(settings, log_text=texts)) as server:
+            for number in range(2):
+                server.ask(text=f"secret-question {number}", headers={"X-Request-Id": "mine"})
+        lines = [json.loads(each.getMessage()) for each in caplog.records if each.name.endswith("serving.access")]
+        assert [line["status"] for line in lines] == [200, 502] and lines[0]["client_request_id"] == "mine"
+        assert lines[0]["program"] == "questions" and lines[0]["version"] == 1
+        ours = "\n".join(each.getMessage() for each in caplog.records if each.name.startswith("dspy_toolkit.serving"))
+        assert ("secret-question" in ours) is texts
+        assert "secret-reply" not in ours
