@@ -70,6 +70,7 @@ class FallBack:
         """
         self._failures, self._seconds, self._share, self._patience = failures, seconds, share, patience
         self._breakers: dict[str, tuple[pybreaker.CircuitBreaker, pybreaker.CircuitMemoryStorage]] = {}
+        self._failed_at: dict[str, float] = {}
 
     async def run(self, options: Sequence[Option[T]], deadline: float) -> tuple[T, list[Move]]:
         """The first answer, and who did not answer before it.
@@ -93,6 +94,7 @@ class FallBack:
             if self._is_open(option):
                 moves.append(Move(option.program, option.model, "breaker_open"))
                 continue
+            began = time.monotonic()
             allowed = left if number == len(options) - 1 else left * self._share
             try:
                 async with asyncio.timeout(allowed):
@@ -101,13 +103,14 @@ class FallBack:
                 if is_of_the_request(error):
                     raise
                 last, code = error, problem_of(error).code
-                self._count(option, code, in_time=code != "deadline_exceeded" or allowed >= self._patience)
+                if code != "deadline_exceeded" or allowed >= self._patience:
+                    self._count(option, code, began)
                 moves.append(Move(option.program, option.model, code))
                 if is_of_the_model(error):
                     out.add(option.model)
                 log.warning("%s (%s)", moves[-1], in_words(error))
             else:
-                self._count(option, None)
+                self._count(option, None, began)
                 return answer, moves
         if last is not None:
             raise last
@@ -142,18 +145,24 @@ class FallBack:
             for storage in storages
         )
 
-    def _count(self, option: Option[T], code: str | None, *, in_time: bool = True) -> None:
-        """Tell the breakers how it ended: a model's fault is not its program's, and a full queue is nobody's."""
-        if code == "model_busy" or not in_time:
+    def _count(self, option: Option[T], code: str | None, began: float) -> None:
+        """Tell the breakers how it ended: a model's fault is not its program's, and a full queue is nobody's.
+
+        Args: began: when it was asked, of `time.monotonic`.
+        """
+        if code == "model_busy":
             return
         of_model = code in ("model_failed", "model_unavailable")
         if not of_model:
-            _tell(self._breaker(f"program {option.program}")[0], failed=code is not None)
-        _tell(self._breaker(f"model {option.model}")[0], failed=of_model or code == "deadline_exceeded")
+            self._tell(f"program {option.program}", began, failed=code is not None)
+        self._tell(f"model {option.model}", began, failed=of_model or code == "deadline_exceeded")
 
-
-def _tell(breaker: pybreaker.CircuitBreaker, *, failed: bool) -> None:
-    # An open one says so in place of counting: what began before it opened changes nothing.
-    with suppress(_Failed, pybreaker.CircuitBreakerError), breaker.calling():
+    def _tell(self, name: str, began: float, *, failed: bool) -> None:
         if failed:
-            raise _Failed
+            if began <= self._failed_at.get(name, -1.0):  # one fault ends many requests at once, and counts once
+                return
+            self._failed_at[name] = time.monotonic()
+        # An open one says so in place of counting: what began before it opened changes nothing.
+        with suppress(_Failed, pybreaker.CircuitBreakerError), self._breaker(name)[0].calling():
+            if failed:
+                raise _Failed

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from dspy_toolkit.errors import EngineFailed, RequestRefused
@@ -116,3 +117,35 @@ def test_a_listed_model_answers_where_the_engine_fails(promoted: Settings, monke
     assert said.status_code == 200, said.text
     assert said.json()["prediction"] == {"label": "number"} and said.json()["model"] == "openai/other"
     assert "model_failed" in said.headers["x-fell-back"]
+
+
+def test_an_engine_whose_thread_dies_under_load_answers_the_next_request(promoted: Settings) -> None:
+    settings, engine = fake(promoted, lambda _: {"label": "person"}, seconds_per_token=0.01)
+    whole, left = engine._generate, [1]
+
+    def dies_once(sequence: Any) -> Any:
+        if left and "4" in sequence.request.messages[-1].content:
+            left.pop()
+            raise MemoryError("the thread is gone")
+        return whole(sequence)
+
+    def serve(self: Any) -> None:
+        while self._wait_for_work():
+            if (sequence := self._next()) is not None:
+                self._finish([(sequence, dies_once(sequence))])
+
+    engine._serve = serve.__get__(engine)  # type: ignore[method-assign]
+    with running(serving(settings, fall_back_on=())) as server:
+
+        async def many() -> list[httpx.Response]:
+            async with httpx.AsyncClient(base_url=server.address, timeout=60) as http:
+                path = "/v1/programs/questions/predict"
+                return await asyncio.gather(*(http.post(path, json={"text": f"row {n}"}) for n in range(8)))
+
+        said = asyncio.run(many())
+        after = server.ask(text="afterwards")
+    assert {answer.status_code for answer in said} <= {200, 503}
+    failed = [answer for answer in said if answer.status_code == 503]
+    assert failed and all(answer.json()["error"]["code"] == "model_failed" for answer in failed)
+    assert all("retry-after" in answer.headers for answer in failed)
+    assert after.status_code == 200  # one fault is one for the breaker, however many it ended
