@@ -16,7 +16,7 @@ def settings_page(path: Path) -> str:
     """Markdown: a table for each section."""
     from dspy_toolkit.settings import Section, Settings
 
-    source = read(path)
+    source, sections = read(path), read(path.with_name("sections.py"))
     parts = ["# Settings", f"```text\n{source.docstring}\n```"]
     own: dict[str, FieldInfo] = {}
     for name, field in Settings.model_fields.items():
@@ -25,7 +25,8 @@ def settings_page(path: Path) -> str:
             parts.append(f"## `[{name}]`")
             if section.__doc__:
                 parts.append(section.__doc__.strip())
-            parts.append(_table(source, section, section.model_fields, (name,)))
+            where = sections if section.__module__ == "dspy_toolkit.sections" else source
+            parts.append(_table(where, section, section.model_fields, (name,)))
         else:
             own[name] = field
     parts.insert(2, "## At the top\n\n" + _table(source, Settings, own, ()))

@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from dspy_toolkit.errors import SettingsError, nearest
+from dspy_toolkit.sections import Section, ServingSettings
 
 FILE_NAME = "dspy-toolkit.toml"
 PREFIX = "DSPY_TOOLKIT_"
@@ -72,12 +73,6 @@ def _check_budget(text: str) -> str:
 
 BudgetName = Annotated[str, AfterValidator(_check_budget)]
 """`light`, `medium`, `heavy`, LM calls (`800`), a time (`15m`, `2h`) or dollars (`2.50usd`)."""
-
-
-class Section(BaseModel):
-    """A table of the settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ModelSettings(Section):
@@ -285,6 +280,7 @@ class Settings(BaseSettings):
     optimize: OptimizeSettings = OptimizeSettings()
     registry: RegistrySettings = RegistrySettings()
     observe: ObserveSettings = ObserveSettings()
+    serving: ServingSettings = ServingSettings()
     projects: dict[str, dict[str, Any]] = {}
     """Overrides of one project: `[projects.router.lm] model = "…"`. `[projects.NAME] location = "path/to/file.toml"` lets the
     name stand for that project, in deployments too.

@@ -9,6 +9,8 @@ history   earlier optimizations
 judge     whether a judge agrees with people
 predict   run a program
 programs  list, show and roll back saved programs
+serve     programs behind an HTTP API, and its keys
+data      rows from what users said of answers
 findings  what doctor checks; model_findings, of the models
 
 The commands import heavy packages when they run, so that help is instant.
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from dspy_toolkit.cli import gate, judge, programs
+from dspy_toolkit.cli import data, gate, judge, programs, serve
 from dspy_toolkit.cli.advise import advise
 from dspy_toolkit.cli.boundary import boundary
 from dspy_toolkit.cli.doctor import doctor
@@ -75,6 +77,17 @@ programs_app.command(programs.list_programs, name="list")
 programs_app.command(programs.show_program, name="show")
 programs_app.command(programs.roll_back, name="rollback")
 app.command(programs_app)
+serve_app = App(name="serve")
+serve_app.default(serve.serve)
+keys_app = App(name="keys", help="Make, list and revoke the keys of those who may ask.")
+keys_app.command(serve.add_key, name="add")
+keys_app.command(serve.list_keys, name="list")
+keys_app.command(serve.revoke_key, name="revoke")
+serve_app.command(keys_app)
+app.command(serve_app)
+data_app = App(name="data", help="Rows of a dataset.")
+data_app.command(data.from_feedback)
+app.command(data_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -217,6 +217,11 @@ class Ledger:
         """Every opening, oldest first. Raises LedgerError when a line cannot be understood."""
         return self._read()[1]
 
+    def opened_rows(self) -> frozenset[str]:
+        """The names of all rows that any opening has shown. Raises LedgerError when a line cannot be understood."""
+        known, openings = self._read()
+        return frozenset().union(*(known[opening.grant.test_set] for opening in openings))
+
     def _read(self) -> tuple[dict[str, frozenset[str]], list[Opening]]:
         known: dict[str, frozenset[str]] = {}
         grants: dict[str, Grant] = {}

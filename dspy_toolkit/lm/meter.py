@@ -18,6 +18,7 @@ span is written.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import threading
 import time
@@ -36,7 +37,7 @@ from dspy_toolkit.lm.litellm.fallback import staying_here
 from dspy_toolkit.lm.litellm.patience import Patience
 from dspy_toolkit.lm.litellm.provider import count_prompt
 from dspy_toolkit.lm.models.weights import PREFIX
-from dspy_toolkit.lm.spans import annotate
+from dspy_toolkit.lm.spans import annotate, of_engine
 from dspy_toolkit.lm.usage import Usage
 
 log = logging.getLogger(__name__)
@@ -188,6 +189,20 @@ class MeteredLM(dspy.LM):
         """The setting that names the model, for messages."""
         self.judge: Callable[[str | None], MeteredLM] | None = None
         """Gives the LM that grades what this one says, by the model that a metric names or None; `connect` sets it."""
+        self.passing = False
+        """Whether nothing is kept of a call, and the prompt of a cached reply is not counted."""
+        self.engine_numbers: list[dict[str, float]] = []
+        """Of a passing LM: what the engine said of each call, see `spans`."""
+
+    def for_one_request(self, on_call: Callable[[int], None] | None = None) -> MeteredLM:
+        """A copy with a meter of its own for a process that answers for months: DSPy's histories would hold every prompt.
+
+        Args:
+            on_call: told the count of calls before each; what it raises ends the program.
+        """
+        lm = copy.copy(self)
+        lm.meter, lm.passing, lm.engine_numbers = Meter(on_call=on_call), True, []
+        return lm
 
     def part(self) -> MeteredLM:
         """A copy with a meter of its own, whose calls count on this one's too."""
@@ -290,7 +305,9 @@ class MeteredLM(dspy.LM):
         """Called by DSPy for each reply, cached or not: count it, then keep it as DSPy does."""
         response, usage = entry["response"], entry["usage"]
         tokens = usage.get("prompt_tokens")
-        if tokens is None:
+        if tokens is None and self.passing:
+            tokens = 0
+        elif tokens is None:
             # DSPy's cache forgets the usage; what a prompt costs is the same the second time.
             tokens = count_prompt(self.model, entry["messages"] or [{"role": "user", "content": entry["prompt"]}])
         counts = {
@@ -302,7 +319,10 @@ class MeteredLM(dspy.LM):
         seconds = time.monotonic() - _began.get(time.monotonic())
         self.meter.record(**counts, truncated=truncated, seconds=seconds, usd=float(entry.get("cost") or 0.0))
         annotate(response, **counts)
-        super().update_history(entry)
+        if self.passing and not counts["cached"]:  # a cached reply has those of the call that it is of
+            self.engine_numbers.append(of_engine(response))
+        elif not self.passing:
+            super().update_history(entry)
         if is_empty(response) and not self.model.startswith(PREFIX):
             raise EngineFailed(f"{self.model} gave an empty reply. Try again later, or look into its server's log.")
 

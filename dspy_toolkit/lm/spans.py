@@ -54,7 +54,7 @@ def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_toke
             return
         numbers: dict[str, float] = {"calls": 1, "cached_calls": int(cached)}
         if not cached:
-            numbers |= {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, **_of_engine(response)}
+            numbers |= {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, **of_engine(response)}
         with _lock:  # threads of one program may share a span
             span.set_attributes(
                 {PREFIX + name: (span.get_attribute(PREFIX + name) or 0) + value for name, value in numbers.items()}
@@ -72,7 +72,7 @@ def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_toke
         log.debug("The span cannot be annotated: %s: %s.", type(error).__name__, error)
 
 
-def _of_engine(response: Any) -> dict[str, float]:
+def of_engine(response: Any) -> dict[str, float]:
     """The numbers of all choices together: they are generated side by side, so that the longest time is the call's."""
     hidden = getattr(response, "_hidden_params", None)
     choices = hidden.get("engine") if isinstance(hidden, dict) else None

@@ -89,6 +89,34 @@ CHANGES = ROLES | {
     "observe.log_level": Change("DEBUG", because="a person sees more"),
     "observe.progress": Change(False, because="a person sees less"),
     "observe.show_sealed_rows": Change(True, because="a person sees more of what was found"),
+    **{
+        f"serving.{name}": Change(value, because="it says who is answered, how, and how much of it; runs serve nobody")
+        for name, value in {
+            "host": "0.0.0.0",
+            "port": 9000,
+            "programs": ["router"],
+            "deadline_seconds": 5,
+            "poll_seconds": 5,
+            "concurrency": 2,
+            "queue_size": 2,
+            "key_concurrency": 2,
+            "rate_per_minute": 2,
+            "max_body_bytes": 2048,
+            "max_field_characters": 2,
+            "max_batch": 2,
+            "max_tokens": 2,
+            "threads": 2,
+            "fall_back_on": ["openai/other"],
+            "fall_back_share": 0.5,
+            "breaker_failures": 2,
+            "breaker_seconds": 2,
+            "remember_requests": 2,
+            "trace_share": 0.5,
+            "log_text": True,
+            "ensembles": {"several": {"members": ["a", "b"]}},
+            "challengers": {"router": {"version": 2}},
+        }.items()
+    },
     "projects": Change(
         {"other": {"lm": {"model": REMOTE}}}, because="another project's; this one's are laid over the above"
     ),

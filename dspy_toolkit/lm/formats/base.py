@@ -86,7 +86,7 @@ class Format(Base):
         if not choice.alone:
             (values, *_) = super().__call__(lm, dict(lm_kwargs), signature, demos, inputs)
         messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages):
+        with adapter_message_call(lm, messages), dspy.context(send_stream=None):  # scores have no pieces to show
             outputs = lm(messages=messages, **self._asked(choice, lm_kwargs, signature, values))
         return [{**values, **choice.taken(outputs)}]
 
@@ -98,7 +98,7 @@ class Format(Base):
         if not choice.alone:
             (values, *_) = await super().acall(lm, dict(lm_kwargs), signature, demos, inputs)
         messages = self.format(signature, demos, inputs)
-        with adapter_message_call(lm, messages):
+        with adapter_message_call(lm, messages), dspy.context(send_stream=None):
             outputs = await lm.acall(messages=messages, **self._asked(choice, lm_kwargs, signature, values))
         return [{**values, **choice.taken(outputs)}]
 

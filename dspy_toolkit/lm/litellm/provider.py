@@ -44,6 +44,8 @@ def import_litellm() -> Any:
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     # Its own typed dictionaries, under pydantic 2.14; some of its modules are imported by the first call only.
     warnings.filterwarnings("ignore", "Items? '.*' on TypedDict class .* using the `ReadOnly` qualifier", UserWarning)
+    # It makes the coroutine in a thread, and who is cancelled meanwhile leaves it: nothing was begun.
+    warnings.filterwarnings("ignore", r"coroutine '.*MLXProvider\.a\w+' was never awaited", RuntimeWarning)
     import litellm
 
     litellm.suppress_debug_info = True

@@ -1,0 +1,106 @@
+"""Several answers become one.
+
+    majority            the answer that most members gave; of equal counts the one whose first member comes first
+    weighted            the same with the members' weights
+    first_valid         that of the first member, in their order, that gave one with all outputs
+    mean_probabilities  the label whose mean probability, by weight, is highest; for one output that is a choice with fitted labels
+    judge               the one that a language model takes for the best
+
+Two answers are the same when their outputs are, as JSON. A member that failed has no say; where all failed, so does the ensemble.
+Covered: the rules, on answers. Not covered: asking the members (`service`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dspy_toolkit.errors import ProgramError
+from dspy_toolkit.sections import EnsembleRule
+
+Prediction = Mapping[str, Any]
+Judge = Callable[[Sequence[Prediction]], Awaitable[int]]
+"""The place of the best of some answers."""
+
+
+@dataclass(frozen=True)
+class Vote:
+    """A member's answer."""
+
+    member: str
+    prediction: Prediction
+    weight: float = 1.0
+
+
+async def combine(rule: EnsembleRule, votes: Sequence[Vote], outputs: Sequence[str], judge: Judge) -> dict[str, Any]:
+    """One prediction of several.
+
+    Args:
+        votes: of the members that answered, in the members' order; at least one.
+        outputs: the names of what is voted on.
+        judge: asked by the rule of that name, where two answers differ.
+
+    Raises:
+        ProgramError: the rule cannot be used on these answers.
+    """
+    if rule == "mean_probabilities":
+        return _mean(votes, outputs)
+    if rule == "first_valid":
+        valid = (vote for vote in votes if all(vote.prediction.get(name) is not None for name in outputs))
+        return dict(next(valid, votes[0]).prediction)
+    kinds = _kinds(votes, outputs)
+    if rule == "judge" and len(kinds) > 1:
+        firsts = [found[0].prediction for found in kinds]
+        return dict(firsts[await judge(firsts)])
+    # Of equal weights the first is taken: max keeps the first of equals.
+    best = max(kinds, key=lambda found: sum(vote.weight for vote in found))
+    said = dict(best[0].prediction)
+    if "confidence" in said or "probabilities" in said:  # one member's, which is not the ensemble's
+        said.pop("confidence", None)
+        said.pop("probabilities", None)
+    return said
+
+
+def agreement(votes: Sequence[Vote], prediction: Prediction, outputs: Sequence[str]) -> float:
+    """The share of the members' weight that is for a prediction."""
+    chosen = _key(prediction, outputs)
+    total = sum(vote.weight for vote in votes)
+    return sum(vote.weight for vote in votes if _key(vote.prediction, outputs) == chosen) / total
+
+
+def _kinds(votes: Sequence[Vote], outputs: Sequence[str]) -> list[list[Vote]]:
+    """The votes by what they say, in the order of their first members."""
+    kinds: dict[str, list[Vote]] = {}
+    for vote in votes:
+        kinds.setdefault(_key(vote.prediction, outputs), []).append(vote)
+    return list(kinds.values())
+
+
+def _key(prediction: Prediction, outputs: Sequence[str]) -> str:
+    return json.dumps({name: prediction.get(name) for name in outputs}, sort_keys=True, ensure_ascii=False)
+
+
+def _mean(votes: Sequence[Vote], outputs: Sequence[str]) -> dict[str, Any]:
+    scored = [vote for vote in votes if isinstance(vote.prediction.get("probabilities"), Mapping)]
+    if not scored:
+        raise ProgramError(
+            "No member of the ensemble has fitted labels, and so no probabilities to average. Take the rule majority, or "
+            "optimize a member with `--optimizer labels`."
+        )
+    total = sum(vote.weight for vote in scored)
+    labels = list(scored[0].prediction["probabilities"])
+    mean = {
+        label: sum(vote.weight * vote.prediction["probabilities"].get(label, 0.0) for vote in scored) / total
+        for label in labels
+    }
+    best = max(labels, key=lambda label: mean[label])
+    # What a label stands for is known from a member that took it, else from the label's own text.
+    name = outputs[-1]
+    taken = {
+        max(found, key=lambda label: found[label]): vote.prediction.get(name)
+        for vote in scored
+        if (found := vote.prediction["probabilities"])
+    }
+    return {name: taken.get(best, best), "probabilities": mean, "confidence": mean[best]}

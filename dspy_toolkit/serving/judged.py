@@ -1,0 +1,39 @@
+"""A language model takes the best of several answers to one input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dspy
+from pydantic_core import to_jsonable_python
+
+from dspy_toolkit.serving.programs import Live
+from dspy_toolkit.serving.schemas import signature_of
+
+
+class ChooseAnswer(dspy.Signature):
+    """Say which of the numbered answers fits the input best."""
+
+    task: str = dspy.InputField(desc="what an answer is asked to be")
+    given: str = dspy.InputField(desc="the input")
+    answers: str = dspy.InputField(desc="one a line, numbered from 1")
+    best: int = dspy.OutputField(desc="the number of the best answer")
+
+
+async def best_of(live: Live, inputs: dict[str, Any], answers: Sequence[Mapping[str, Any]]) -> int:
+    """The place of the best answer, from 0, by the judge that the settings name; the first where it names none of them."""
+    signature = signature_of(live.program.predictors()[-1])
+    lm = live.connection.judge.for_one_request()
+    with live.connection.context(lm), dspy.context(trace=[]):
+        said = await dspy.Predict(ChooseAnswer).acall(
+            task=signature.instructions,
+            given=_line(inputs),
+            answers="\n".join(f"{number}. {_line(answer)}" for number, answer in enumerate(answers, start=1)),
+        )
+    return said.best - 1 if 1 <= said.best <= len(answers) else 0
+
+
+def _line(value: Any) -> str:
+    return json.dumps(to_jsonable_python(value, fallback=str), ensure_ascii=False)

@@ -1,0 +1,197 @@
+"""A share of the requests as MLflow traces: the program, its modules and LM calls as spans, the engine's numbers on them.
+
+A trace holds inputs and outputs. A request's W3C context (`traceparent`) becomes the trace's tag, so that both can be found from
+each other; MLflow's own ids stay, since a root that claims a remote parent would be shown nowhere. With
+`OTEL_EXPORTER_OTLP_ENDPOINT` set, MLflow sends the same spans there as well.
+
+Tracing sets MLflow's process-wide tracking address, and is off (`serving.trace_share` = 0) unless asked for. What fails in it is
+logged and concerns no request.
+
+Covered: sampling, spans, feedback on a trace. Not covered: handing the context on to remote models.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import secrets
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from dspy.utils.callback import BaseCallback
+from pydantic_core import to_jsonable_python
+
+from dspy_toolkit.serving.problems import problem_of
+
+if TYPE_CHECKING:
+    from dspy_toolkit.serving.replies import Ask, Reply
+    from dspy_toolkit.settings import Settings
+
+log = logging.getLogger(__name__)
+
+TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_ours: ContextVar[Any] = ContextVar("_ours", default=None)
+"""The span of this request."""
+
+
+def next_context(given: str | None) -> tuple[str | None, str]:
+    """A request's W3C context: that which it came with, where it is one, and the one that its reply gets."""
+    match = TRACEPARENT.fullmatch(given or "")
+    trace = match[1] if match else secrets.token_hex(16)
+    return (given if match else None), f"00-{trace}-{secrets.token_hex(8)}-00"
+
+
+class Span:
+    """A request that is traced, or one that is not."""
+
+    def __init__(self, span: Any = None) -> None:
+        self._span = span
+
+    def answered(self, reply: Reply) -> None:
+        """It has an answer."""
+        if self._span is None:
+            return
+        answer = reply.answer
+        reply.trace_id = self._span.trace_id
+        self._span.set_outputs(answer.prediction)
+        self._span.set_attributes(
+            {
+                "dspy_toolkit.program": str(answer.live),
+                "dspy_toolkit.model": answer.live.model,
+                "dspy_toolkit.cached": answer.cached,
+                "dspy_toolkit.fell_back": [str(move) for move in reply.moves],
+            }
+        )
+
+
+class Tracer:
+    """Writes traces of a server's requests."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._share = settings, settings.serving.trace_share
+        self._location: Any = None
+        self._random = random.Random()
+
+    def open(self) -> None:
+        """Prepare MLflow, where anything is to be traced. Raises RegistryError when it cannot be reached."""
+        if self._share <= 0:
+            return
+        if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+            # Without it MLflow would send the spans there only.
+            os.environ.setdefault("MLFLOW_TRACE_ENABLE_OTLP_DUAL_EXPORT", "true")
+        from dspy_toolkit.tracking.mlflow_client import experiment_id, session
+
+        with session(self._settings, "Traces cannot be kept") as client:
+            found = experiment_id(client, self._settings)
+            with warnings.catch_warnings():
+                # By the first span otherwise: seconds on the event loop. It warns of MLflow's own types.
+                warnings.simplefilter("ignore")
+                import mlflow.pyfunc
+            from mlflow.entities.trace_location import MlflowExperimentLocation
+
+            mlflow.set_tracking_uri(self._settings.tracking_uri)
+            self._location = MlflowExperimentLocation(experiment_id=found)
+
+    def close(self) -> None:
+        """Write what waits to be written."""
+        if self._location is not None:
+            import mlflow
+
+            mlflow.flush_trace_async_logging()
+
+    @contextmanager
+    def request(self, name: str, inputs: dict[str, Any], ask: Ask) -> Iterator[Span]:
+        """Around a request; drawn whether it is traced."""
+        if self._location is None or self._random.random() >= self._share:
+            yield Span()
+            return
+        import mlflow
+        from opentelemetry import context
+
+        # FastAPI continues the client's trace in this context, and a root with a parent elsewhere would be none.
+        outside = context.attach(context.Context())
+        try:
+            yield from self._traced(mlflow, name, inputs, ask)
+        finally:
+            context.detach(outside)
+
+    def _traced(self, mlflow: Any, name: str, inputs: dict[str, Any], ask: Ask) -> Iterator[Span]:
+        tags = {"request_id": ask.request_id} | ({"traceparent": ask.traceparent} if ask.traceparent else {})
+        with mlflow.start_span(name, span_type="CHAIN", trace_destination=self._location) as span:
+            span.set_inputs(to_jsonable_python(inputs, fallback=str))
+            mlflow.update_current_trace(client_request_id=ask.request_id, tags=tags)
+            token = _ours.set(span)
+            try:
+                yield Span(span)
+            except Exception as error:
+                span.set_attribute("dspy_toolkit.problem", problem_of(error).code)
+                raise
+            finally:
+                _ours.reset(token)
+
+    def callbacks(self) -> list[Any]:
+        """DSPy's callbacks for a run inside this request."""
+        span = _ours.get()
+        return [] if span is None else [_Spans(span)]
+
+    def log_feedback(self, trace_id: str, rating: float | None, labels: dict[str, Any] | None) -> None:
+        """Say on a trace what was said of its answer. Takes a thread that may wait; never raises."""
+        try:
+            import mlflow
+            from mlflow.entities import AssessmentSource
+
+            source = AssessmentSource(source_type="HUMAN", source_id="feedback")
+            if rating is not None:
+                mlflow.log_feedback(trace_id=trace_id, name="rating", value=rating, source=source)
+            for name, value in (labels or {}).items():
+                mlflow.log_expectation(trace_id=trace_id, name=name, value=value, source=source)
+        except Exception as error:  # isolation boundary: the feedback is on disk, whether or not MLflow has it too
+            log.warning("The trace %s has no feedback: %s: %s", trace_id, type(error).__name__, error)
+
+
+class _Spans(BaseCallback):
+    """A span for each module and each call of a language model, under the request's."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._open: dict[str, tuple[Any, Any]] = {}
+
+    def _begin(self, call_id: str, name: str, kind: str, inputs: Any, instance: Any) -> None:
+        import mlflow
+        from dspy.utils.callback import ACTIVE_CALL_ID
+
+        above = self._open.get(ACTIVE_CALL_ID.get() or "")
+        parent = above[0] if above else self._root
+        span = mlflow.start_span_no_context(
+            name, span_type=kind, parent_span=parent, inputs=to_jsonable_python(inputs, fallback=str)
+        )
+        self._open[call_id] = span, instance
+
+    def _end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
+        span, instance = self._open.pop(call_id, (None, None))
+        if span is None:
+            return
+        numbers = getattr(instance, "engine_numbers", None)
+        if numbers:
+            span.set_attributes({f"dspy_toolkit.lm.{name}": value for name, value in numbers[-1].items()})
+        if exception is not None:
+            span.record_exception(exception)
+        plain = dict(outputs.items()) if hasattr(outputs, "items") else outputs
+        span.end(outputs=to_jsonable_python(plain, fallback=str), status="ERROR" if exception else "OK")
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._begin(call_id, type(instance).__name__, "CHAIN", inputs.get("kwargs", inputs), instance)
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        self._end(call_id, outputs, exception)
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._begin(call_id, "LM", "CHAT_MODEL", inputs.get("messages") or inputs.get("prompt"), instance)
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        self._end(call_id, outputs, exception)
