@@ -28,6 +28,7 @@ from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.record import plot_of, report_path
 from dspy_toolkit.project import DataPart
 from dspy_toolkit.run import CompareInput, Comparison, Compilation, ReleasedRun, Run, SelectInput
+from tasks.events import tell
 
 UPDATE_SECONDS = 3.0
 
@@ -143,4 +144,8 @@ def run(context: Context, given: ReleasedRun, run_id: str) -> None:
     create_link_artifact(
         page.as_uri(), "The run's report", artifact_key(given.project, "report"), description=f"{given.name}: {page}"
     )
+    if decision.outcome == "promoted":
+        name = f"{given.project}@{decision.version}"
+        shown = f"dspy-toolkit programs show {name}"
+        tell("promoted", given.project, f"{name} is live. {decision.reason}", look=str(page), command=shown)
     print_summary(context, given, report=page)

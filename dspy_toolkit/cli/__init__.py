@@ -1,6 +1,7 @@
 """The command `dspy-toolkit`: one file for each noun.
 
 boundary  how a command ends: errors, Ctrl-C, closed pipes
+deploy    a project of the user's own on a schedule, with Prefect
 doctor    checks this machine, home and configuration
 fetch     the embedded model, into this environment
 gate      two files of scores: is the new program better?
@@ -22,6 +23,7 @@ from cyclopts import App
 
 from dspy_toolkit.cli import gate, judge, programs
 from dspy_toolkit.cli.boundary import boundary
+from dspy_toolkit.cli.deploy import deploy
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
 from dspy_toolkit.cli.history import history
@@ -56,6 +58,7 @@ app = App(
     group_parameters="Options",
     error_formatter=_usage_error,
 )
+app.command(deploy)
 app.command(doctor)
 app.command(fetch_model)
 app.command(history)
