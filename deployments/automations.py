@@ -59,7 +59,11 @@ def automations(pages: str, block_id: Any) -> list[AutomationCore]:
         pages: the address of Prefect's pages.
         block_id: of the notification block.
     """
-    return [*(_of_state(kind, pages, block_id) for kind in RUN_STATES), _zombies(), *(_of_kind(k, block_id) for k in KINDS)]
+    return [
+        *(_of_state(kind, pages, block_id) for kind in RUN_STATES),
+        _zombies(),
+        *(_of_kind(k, block_id) for k in KINDS),
+    ]
 
 
 def _of_state(kind: str, pages: str, block_id: Any) -> AutomationCore:
@@ -104,7 +108,9 @@ def _zombies() -> AutomationCore:
             within=timedelta(seconds=HEARTBEAT_SECONDS * MISSED_HEARTBEATS),
         ),
         actions=[
-            ChangeFlowRunState(state=StateType.CRASHED, message="Its process has not been heard of for three heartbeats.")
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="Its process has not been heard of for three heartbeats."
+            )
         ],
     )
 
@@ -124,8 +130,6 @@ def _of_kind(kind: str, block_id: Any) -> AutomationCore:
             threshold=1,
         ),
         actions=[
-            SendNotification(
-                block_document_id=block_id, subject=f"{kind} {{{{ event.payload.about }}}}", body=body
-            )
+            SendNotification(block_document_id=block_id, subject=f"{kind} {{{{ event.payload.about }}}}", body=body)
         ],
     )

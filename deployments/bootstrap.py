@@ -26,11 +26,11 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from deployments.places import HOST, POOL, Places, Ports
+from deployments.places import HOST, MARK, POOL, Places, Ports
 from deployments.services import Service, end_all, marked
 from dspy_toolkit.cli.boundary import boundary, show_log
 from dspy_toolkit.durable import make_home
-from dspy_toolkit.errors import SettingsError
+from dspy_toolkit.errors import SettingsError, nearest
 from dspy_toolkit.locks import held
 from dspy_toolkit.settings import load_settings
 
@@ -40,7 +40,9 @@ UP_SECONDS = 240.0
 ORDER = ("server", "mlflow", "pages", "serving", "worker")
 """As they are started; ended the other way round."""
 
-app = App(name="python -m deployments.bootstrap", help="Start, look at and stop everything on this machine.", version_flags=[])
+app = App(
+    name="python -m deployments.bootstrap", help="Start, look at and stop everything on this machine.", version_flags=[]
+)
 
 
 def _port(variable: str) -> Parameter:
@@ -116,6 +118,24 @@ def status() -> None:
     raise SystemExit(0 if well else 1)
 
 
+@app.command
+def run(service: str) -> None:
+    """Be one service, in the foreground, for a unit that keeps it running: server, mlflow, pages, serving or worker.
+
+    `make up` tells the server what it must know; this does not. Ports are those of the last `make up`.
+
+    Args:
+        service: its name.
+    """
+    places = places_of(None)
+    found = services_of(places)
+    if service not in found:
+        raise SettingsError(f"{service!r} is no service here.{nearest(service, found)}")
+    os.chdir(CLONE)
+    os.environ[MARK] = places.environment[MARK]
+    os.execv(found[service].command[0], found[service].command)  # noqa: S606  (a list that this code wrote)
+
+
 def places_of(ports: Ports | None) -> Places:
     """This clone, the home of the settings, and the ports: those given, else those of the last `up`."""
     settings = load_settings()
@@ -134,7 +154,7 @@ def places_of(ports: Ports | None) -> Places:
             raise SettingsError("It is up at other ports already; `make status` shows them. Run `make down` first.")
         write_file(kept, canonical_json(vars(ports)))
     places = Places(CLONE, settings, ports)
-    os.environ.update({name: value for name, value in places.environment.items() if name != "TOOLKIT_SERVICES"})
+    os.environ.update({name: value for name, value in places.environment.items() if name != MARK})
     return places
 
 
@@ -241,7 +261,11 @@ def print_status(places: Places, services: dict[str, Service]) -> bool:
         healthy = process is not None and (name != "worker" or services["server"].healthy()) and service.healthy()
         well = well and healthy
         state = "up" if healthy else "down" if process is None else "not well"
-        since = f"pid {process.pid}, since {datetime.fromtimestamp(process.create_time()):%Y-%m-%d %H:%M}" if process else ""  # noqa: DTZ006
+        since = (
+            f"pid {process.pid}, since {datetime.fromtimestamp(process.create_time()):%Y-%m-%d %H:%M}"
+            if process
+            else ""
+        )
         print(f"{name:<8} {state:<8}  {service.address:<24} {since}".rstrip())
     return well
 

@@ -64,18 +64,17 @@ class Data:
 
     def projects(self) -> list[str]:
         """Those that something is recorded of."""
-        from dspy_toolkit.tracking.history import read_history
+        from dspy_toolkit.tracking.nights import projects_with_nights
 
-        def names() -> list[str]:
-            return sorted({run.project for run in read_history(self.places.settings).runs})
-
-        return self._kept("projects", names)
+        return self._kept("projects", lambda: projects_with_nights(self.places.settings))
 
     def nights(self, project: str) -> list[Night]:
         """The oldest first."""
         from dspy_toolkit.tracking.nights import past_nights
 
-        return self._kept(f"nights {project}", lambda: [Night(**each) for each in past_nights(self.places.settings, project)])
+        return self._kept(
+            f"nights {project}", lambda: [Night(**each) for each in past_nights(self.places.settings, project)]
+        )
 
     def looks(self, project: str) -> list[Look]:
         """The oldest first."""
@@ -181,7 +180,7 @@ class Handler(BaseHTTPRequestHandler):
     server_version = "dspy-toolkit"
     sys_version = ""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Show a page."""
         if not self._from_here():
             return
@@ -194,7 +193,11 @@ class Handler(BaseHTTPRequestHandler):
             elif path == "/":
                 self._answer(200, index(self.data).encode(), "text/html; charset=utf-8")
             elif (name := path.removeprefix("/projects/")) in self.data.projects():
-                links = [("All projects", "/"), ("Prefect", self.data.places.server), ("MLflow", self.data.places.mlflow)]
+                links = [
+                    ("All projects", "/"),
+                    ("Prefect", self.data.places.server),
+                    ("MLflow", self.data.places.mlflow),
+                ]
                 made = page(name, self.data.nights(name), self.data.looks(name), links)
                 self._answer(200, made.encode(), "text/html; charset=utf-8")
             else:
@@ -202,7 +205,7 @@ class Handler(BaseHTTPRequestHandler):
         except ToolkitError as error:
             self._answer(503, f"{error}\n".encode(), "text/plain; charset=utf-8")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """Take an alert."""
         if not self._from_here():
             return

@@ -155,7 +155,9 @@ class Places:
         """Raise SettingsError where a prefect.toml is there that `make up` has not made."""
         path = self.clone / CLIENT_FILE
         if path.exists() and not path.read_text(encoding="utf-8").startswith(FIRST_LINE):
-            raise SettingsError(f"{path} is there already, and `make up` has not made it. Move it away: its place is needed.")
+            raise SettingsError(
+                f"{path} is there already, and `make up` has not made it. Move it away: its place is needed."
+            )
 
     def remove_client_file(self) -> None:
         """Take away what `write_client_file` made, and nothing else."""

@@ -62,7 +62,9 @@ class Service:
         except (FileNotFoundError, psutil.Error):
             return None
         except (ValueError, KeyError, TypeError) as error:
-            raise SettingsError(f"{self.file} cannot be read: {error}. Remove it, and see that its process has ended.") from None
+            raise SettingsError(
+                f"{self.file} cannot be read: {error}. Remove it, and see that its process has ended."
+            ) from None
         return found
 
     def start(self, environment: Mapping[str, str], working_folder: Path) -> None:
@@ -81,6 +83,8 @@ class Service:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        # It outlives this process, which will not wait for it; Python warns of one that nobody has waited for.
+        started.returncode = 0
         kept = {"pid": started.pid, "started": psutil.Process(started.pid).create_time(), "command": list(self.command)}
         write_file(self.file, json.dumps(kept).encode())
 
@@ -124,11 +128,25 @@ def end_all(processes: Sequence[psutil.Process], first: psutil.Process | None = 
         for each in asked:
             with suppress(psutil.Error):
                 each.terminate()
-        _, left = psutil.wait_procs(asked, STOP_SECONDS)
+        left = wait_for(asked)
     for each in left:
         with suppress(psutil.Error):
             each.kill()
-    psutil.wait_procs(processes, STOP_SECONDS)
+    wait_for(processes)
+
+
+def wait_for(processes: Sequence[psutil.Process], seconds: float | None = None) -> list[psutil.Process]:
+    """Those that still run after so long. One that is over and that its parent has not looked at yet has ended."""
+    until = time.monotonic() + (STOP_SECONDS if seconds is None else seconds)
+    while (left := [each for each in processes if _runs(each)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def marked(home: Path) -> list[psutil.Process]:

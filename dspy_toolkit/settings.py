@@ -234,8 +234,10 @@ class ObserveSettings(Section):
 class MonitorSettings(Section):
     """Watching a live program."""
 
-    false_alarm_rate: float = Field(default=0.01, gt=0, lt=0.5)
-    """The chance of a false alarm over the whole life of a version, however often it is looked at."""
+    false_alarm_rate: float = Field(default=0.02, gt=0, lt=0.5)
+    """The chance of a false alarm over the whole life of a version, however often it is looked at; half of it for served replies,
+    half for new labelled rows.
+    """
     fresh_rows: int = Field(default=200, ge=1)
     """New labelled rows that the champion is run on, at most, in one look."""
     sealed_rows: int = Field(default=8, ge=0)

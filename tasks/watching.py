@@ -24,7 +24,7 @@ from dspy_toolkit.settings import load_settings
 from dspy_toolkit.tracking.looks import TAG, keep_look
 from tasks.events import tell
 from tasks.policy import RETRYING, accelerator, open_project
-from tasks.show import artifact_key
+from tasks.show import artifact_key, link
 
 CHALLENGER = "optimize-program/nightly-{project}"
 """The deployment that looks for a better program."""
@@ -53,6 +53,7 @@ def record_look(found: Watch, name: str) -> str:
     """A run of MLflow's, tagged, and the artifacts of the run's page; the MLflow run's id."""
     with step("record"):
         run_id = keep_look(load_settings(), found, name)
+        link(load_settings(), run_id)
     rows = [
         {
             "what": name,
@@ -68,7 +69,9 @@ def record_look(found: Watch, name: str) -> str:
     lines = [f"- {drift.sentence}{' **drifted**' if drift.drifted else ''}" for drift in found.drift]
     if (sure := found.calibration) is not None:
         off = "off" if sure.off else "within chance"
-        lines.append(f"- confidence: {sure.confidence:.1%} in the mean, right {sure.right:.1%}; error {sure.error:.3f}, {off}")
+        lines.append(
+            f"- confidence: {sure.confidence:.1%} in the mean, right {sure.right:.1%}; error {sure.error:.3f}, {off}"
+        )
     if found.seconds_median is not None:
         lines.append(f"- seconds a reply: {found.seconds_median:.2f} in the middle, {found.seconds_p95:.2f} for 95 %")
     lines.append(f"- asked again: {found.asked_again} rows, {found.otherwise} answered otherwise")
@@ -99,9 +102,21 @@ def act_on_fall(found: Watch, location: str, auto_rollback: bool) -> str:
     if not found.suspected:
         return "nothing"
     log.warning("%s", found.sentence)
-    tell("regression", found.project, found.sentence, look=page, command=f"dspy-toolkit programs rollback {found.project}")
+    tell(
+        "regression",
+        found.project,
+        found.sentence,
+        look=page,
+        command=f"dspy-toolkit programs rollback {found.project}",
+    )
     if found.confirmed and auto_rollback and (back := _roll_back(found)) is not None:
-        tell("rolled-back", found.project, f"{name} has fallen; {found.project}@{back} is live again.", look=page, command=shown)
+        tell(
+            "rolled-back",
+            found.project,
+            f"{name} has fallen; {found.project}@{back} is live again.",
+            look=page,
+            command=shown,
+        )
     _begin_search(found, location)
     return "rolled back" if champion(load_settings(), found.project).version != found.version else "told"
 

@@ -84,12 +84,17 @@ def make_entry(
     check_known(project, settings)
     title = load_project(project, settings).name
     if timezone not in available_timezones():
-        raise SettingsError(f"{timezone!r} is no time zone.{nearest(timezone, _like(timezone))} Write one such as Europe/Berlin.")
+        raise SettingsError(
+            f"{timezone!r} is no time zone.{nearest(timezone, _like(timezone))} Write one such as Europe/Berlin."
+        )
     if optimizer and optimizer not in get_args(OptimizerName):
         raise SettingsError(f"{optimizer!r} is no optimizer.{nearest(optimizer, get_args(OptimizerName))}")
     parameters = {"project": project}
     if budget:
-        parse_budget(budget)
+        try:
+            parse_budget(budget)
+        except ValueError as error:
+            raise SettingsError(f"{error}.") from None
         parameters["budget"] = budget
     if optimizer:
         parameters["optimizer"] = optimizer
@@ -124,7 +129,9 @@ def add_entry(settings: Settings, entry: dict[str, Any], clone: Path) -> str:
     from dspy_toolkit.locks import held
 
     if not (clone / FLOW).is_file():
-        raise SettingsError(f"{clone} has no {FLOW}. Run this in a clone of dspy_toolkit, where the worker runs as well.")
+        raise SettingsError(
+            f"{clone} has no {FLOW}. Run this in a clone of dspy_toolkit, where the worker runs as well."
+        )
     if not any(os.environ.get(name) for name in SERVER_VARIABLES) and not (clone / "prefect.toml").is_file():
         raise SettingsError("No Prefect server is named. `make up` starts one, or set PREFECT_API_URL.")
     file, deployed = settings.path(FILE), f"optimize-program/{entry['name']}"
@@ -197,7 +204,9 @@ def ask_prefect(clone: Path, *command: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise SettingsError(f"Prefect did not answer within {SECONDS:g} s. Is the server up? `make status` says.") from None
+        raise SettingsError(
+            f"Prefect did not answer within {SECONDS:g} s. Is the server up? `make status` says."
+        ) from None
     said = (ended.stdout + ended.stderr).strip()
     if ended.returncode:
         raise SettingsError("Prefect refuses it:\n" + "\n".join(said.splitlines()[-12:]))

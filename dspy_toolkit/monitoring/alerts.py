@@ -85,11 +85,11 @@ def send(settings: Settings, subject: str, body: str) -> tuple[bool, ...]:
     delivered = []
     for number, target in enumerate(targets, start=1):
         said = _opened(target.get_secret_value(), number)
-        for pause in (*PAUSES, None):
+        done = bool(said.notify(title=f"dspy-toolkit: {subject}", body=body))
+        for pause in PAUSES if not done else ():
+            time.sleep(pause)
             if done := bool(said.notify(title=f"dspy-toolkit: {subject}", body=body)):
                 break
-            if pause is not None:
-                time.sleep(pause)
         if not done:
             log.warning("Alert %r was not taken by alerts.targets, number %d.", subject, number)
         delivered.append(done)
@@ -106,7 +106,9 @@ def _opened(target: str, number: int) -> Any:
             raise SettingsError("alerts.targets needs Apprise. Run `pip install apprise`.") from None
         said = apprise.Apprise()
         if not said.add(target):
-            raise SettingsError(f"alerts.targets, number {number}, is no address that Apprise knows, such as json://host/path.")
+            raise SettingsError(
+                f"alerts.targets, number {number}, is no address that Apprise knows, such as json://host/path."
+            )
     return said
 
 

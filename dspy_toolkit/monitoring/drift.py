@@ -74,7 +74,10 @@ def find_drift(
     """
     found: list[Drift] = []
     for field in before:
-        old, new = [value for value in before[field] if value is not None], [v for v in now.get(field, ()) if v is not None]
+        old, new = (
+            [value for value in before[field] if value is not None],
+            [v for v in now.get(field, ()) if v is not None],
+        )
         if min(len(old), len(new)) < FEWEST:
             continue
         texts = [str(value) for value in old], [str(value) for value in new]
@@ -96,7 +99,7 @@ def _lengths(field: str, old: Sequence[str], new: Sequence[str]) -> Drift:
     from scipy.stats import ks_2samp
 
     lengths = [len(text) for text in old], [len(text) for text in new]
-    tested = ks_2samp(*lengths, method="asymp")
+    tested: Any = ks_2samp(*lengths, method="asymp")
     said = [f"{median(side):.0f} characters in the middle" for side in lengths]
     return Drift(
         field=field, kind="length", size=float(tested.statistic), p=float(tested.pvalue), before=said[0], now=said[1]
@@ -144,7 +147,8 @@ def _values(field: str, old: Sequence[str], new: Sequence[str]) -> Drift:
     names = sorted(set(old) | set(new))
     table = np.array([[side[name] for name in names] for side in counts])
     shares = table / table.sum(axis=1, keepdims=True)
-    p = float(chi2_contingency(table).pvalue) if len(names) > 1 else 1.0
+    tested: Any = chi2_contingency(table) if len(names) > 1 else None
+    p = float(tested.pvalue) if tested is not None else 1.0
     moved = int(np.argmax(np.abs(shares[1] - shares[0])))
     return Drift(
         field=field,

@@ -54,6 +54,8 @@ def replies(settings: Settings, program: str) -> list[Reply]:
         except ValidationError as error:
             problem = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, problem["loc"])) or "the line"
-            raise DatasetError(f"{file}, line {number}: {where}: {problem['msg']}. Correct the line, or remove it.") from None
+            raise DatasetError(
+                f"{file}, line {number}: {where}: {problem['msg']}. Correct the line, or remove it."
+            ) from None
         found[reply.request_id] = reply
     return list(found.values())

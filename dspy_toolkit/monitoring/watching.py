@@ -21,7 +21,7 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.datasets import examples
+from dspy_toolkit.datasets import examples, read_file
 from dspy_toolkit.errors import MetricError, ObjectMissing
 from dspy_toolkit.evaluation import evaluate
 from dspy_toolkit.metrics import score
@@ -99,7 +99,9 @@ class Watch(Frozen):
     def sentence(self) -> str:
         """For people."""
         said = [f"{name}: {fall.sentence}" for name, fall in self.falls]
-        return f"{self.project}@{self.version}. " + (" ".join(said) or "There are no labelled replies and no new labelled rows.")
+        return f"{self.project}@{self.version}. " + (
+            " ".join(said) or "There are no labelled replies and no new labelled rows."
+        )
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,8 @@ def watch(context: Context, progress: Progress | None = None) -> Watch | None:
     served = [each for each in replies(context.settings, context.project.name) if each.version == version]
     scored = [(reply, value) for reply in served if (value := _score(context, reply)) is not None]
     alpha = context.settings.monitor.false_alarm_rate / 2
-    test = partial(fall_of, reference=reference.mean, alpha=alpha, reference_rows=reference.rows or None)
-    known = reference.mean is not None
+    known, mean = reference.mean is not None, reference.mean or 0.0
+    test = partial(fall_of, reference=mean, alpha=alpha, reference_rows=reference.rows or None)
     waited = [each.seconds for each in served if not each.cached and each.seconds is not None]
     again, otherwise = _ask_again(context, live, reference, progress)
     sure = [(_confidence(reply), value) for reply, value in scored]
@@ -188,7 +190,8 @@ def _rows(context: Context, live: LoadedProgram) -> tuple[pd.DataFrame | None, p
         old = {name: store.read_frame(ref) for name, ref in kinds.items()}
     except ObjectMissing:
         old = {}
-    now = prepare(context, data_part(context.project, context.settings))
+    content = read_file(context.project.data_path)
+    now = prepare(context, data_part(context.project, context.settings, content))
     open_rows = pd.concat([store.read_frame(now.train), store.read_frame(now.val)], ignore_index=True)
     if not old:
         return None, open_rows.iloc[:0]
@@ -264,7 +267,9 @@ def _score(context: Context, reply: Reply) -> float | None:
     if missing := [name for name in spec.outputs if name not in reply.labels]:
         log.warning("Reply %s has no label for %s.", reply.request_id, ", ".join(missing))
         return None
-    row = {name: [reply.inputs.get(name)] for name in spec.inputs} | {name: [reply.labels[name]] for name in spec.outputs}
+    row = {name: [reply.inputs.get(name)] for name in spec.inputs} | {
+        name: [reply.labels[name]] for name in spec.outputs
+    }
     frame = pd.DataFrame({"_row": ["0"], "_group": ["0"], **row})
     [example] = examples(frame, spec, fields_of(context.project.build()))
     try:

@@ -117,7 +117,9 @@ def looks_chart(looks: Sequence[Look]) -> Markup:
         x = _across(place, len(known))
         assert look.mean is not None
         if look.reference is not None:
-            parts.append(_dot(x, axis.place(look.reference), "k7", f"promoted with {percent(look.reference)}", hollow=True))
+            parts.append(
+                _dot(x, axis.place(look.reference), "k7", f"promoted with {percent(look.reference)}", hollow=True)
+            )
         said = f"{look.when:%Y-%m-%d %H:%M}: {percent(look.mean)} on {look.n} replies, e-value {look.e_value:.3g}"
         parts.append(_dot(x, axis.place(look.mean), "k2", said))
     parts.append(_ends(known[0].when, known[-1].when))

@@ -19,6 +19,11 @@ MOST = 200
 DECISIONS = ("promoted", "refused", "unchanged")
 
 
+def projects_with_nights(settings: Settings) -> list[str]:
+    """The projects of which an optimization that came to a decision is recorded. Raises RegistryError."""
+    return sorted({run.data.tags.get(PROJECT_TAG, "") for run in _decided(settings, None, MOST * 5)})
+
+
 def past_nights(settings: Settings, project: str, limit: int = MOST) -> list[dict[str, Any]]:
     """The newest `limit` optimizations of a project that came to a decision, the oldest first.
 
@@ -28,10 +33,15 @@ def past_nights(settings: Settings, project: str, limit: int = MOST) -> list[dic
     Raises:
         RegistryError: MLflow cannot be read.
     """
+    return [_night(run) for run in reversed(_decided(settings, project, limit))]
+
+
+def _decided(settings: Settings, project: str | None, limit: int) -> list[Any]:
+    """The newest runs that came to a decision, the newest first."""
     if not exists(settings):
         return []
     found: list[Any] = []
-    with session(settings, f"The optimizations of {project} could not be read") as mlflow:
+    with session(settings, "The optimizations could not be read") as mlflow:
         experiment = mlflow.get_experiment_by_name(settings.registry.experiment)
         if experiment is None:
             return []
@@ -44,11 +54,11 @@ def past_nights(settings: Settings, project: str, limit: int = MOST) -> list[dic
         )
         for run in runs:
             # Not in the filter: a name that a user types must not become part of a query.
-            if run.data.tags.get(PROJECT_TAG) == project and run.data.tags.get("outcome") in DECISIONS:
+            if project in (None, run.data.tags.get(PROJECT_TAG)) and run.data.tags.get("outcome") in DECISIONS:
                 found.append(run)
             if len(found) == limit:
                 break
-    return [_night(run) for run in reversed(found)]
+    return found
 
 
 def _night(run: Any) -> dict[str, Any]:

@@ -140,7 +140,9 @@ def test_what_the_command_writes_is_of_the_same_form(playground: Any, monkeypatc
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_all_of_it_is_deployed_to_a_real_server(file: PrefectFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_all_of_it_is_deployed_to_a_real_server(
+    file: PrefectFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.settings import get_current_settings

@@ -10,8 +10,39 @@ from hypothesis import strategies as st
 from dspy_toolkit.monitoring.calibration import calibration
 from dspy_toolkit.monitoring.drift import FEWEST, find_drift
 
-WORDS = "red green blue house tree river stone cloud bread salt ship road light glass paper song".split()
-OTHERS = "kernel socket thread mutex packet cache lambda vector tensor shader buffer cursor daemon".split()
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "house",
+    "tree",
+    "river",
+    "stone",
+    "cloud",
+    "bread",
+    "salt",
+    "ship",
+    "road",
+    "light",
+    "glass",
+    "paper",
+    "song",
+]
+OTHERS = [
+    "kernel",
+    "socket",
+    "thread",
+    "mutex",
+    "packet",
+    "cache",
+    "lambda",
+    "vector",
+    "tensor",
+    "shader",
+    "buffer",
+    "cursor",
+    "daemon",
+]
 
 
 def texts(rng: random.Random, n: int, words: list[str] = WORDS, length: tuple[int, int] = (4, 9)) -> list[str]:

@@ -29,7 +29,7 @@ def test_no_bet_gains_in_expectation(mean: float, every: int) -> None:
 
 
 @given(mean=st.floats(0.05, 0.95), rows=st.integers(1, 60))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_the_old_rows_evidence_is_an_e_value(mean: float, rows: int) -> None:
     from scipy.stats import binom
 
@@ -39,6 +39,7 @@ def test_the_old_rows_evidence_is_an_e_value(mean: float, rows: int) -> None:
 
 
 @given(scores, st.floats(0, 1))
+@settings(deadline=None)
 def test_evidence_is_positive_and_grows_with_every_worse_row(values: list[float], reference: float) -> None:
     path = e_values(values, reference)
     assert path.shape == (len(values),) and (path > 0).all()
@@ -69,17 +70,17 @@ def test_without_rows_there_is_no_evidence() -> None:
         fall_of([1.5], 0.8)
 
 
-def first_alarms(rng: np.random.Generator, runs: int, rows: int, truth: float, promoted: float) -> np.ndarray:
-    """The row of each run's first alarm; infinite where there is none."""
-    found = [fall_of((rng.random(rows) < truth).astype(float), promoted).first for _ in range(runs)]
-    return np.array([np.inf if first is None else first for first in found])
+def alarms(rng: np.random.Generator, runs: int, rows: int, truth: float, promoted: float) -> float:
+    """The share of runs in which the alarm of `fall_of` is given, at 0.01."""
+    paths = (e_values((rng.random(rows) < truth).astype(float), promoted) for _ in range(runs))
+    return float(np.mean([path.max() >= 100 for path in paths]))
 
 
 def test_months_without_a_fall_are_quiet_and_a_fall_of_ten_points_is_found() -> None:
-    """The goal where it can be reached: see docs/monitoring.md for scores at which no test can reach it."""
+    """At a score at which a test can reach it: docs/monitoring.md has others, where none can."""
     rng = np.random.default_rng(14)
-    assert np.isfinite(first_alarms(rng, 100, 600, 0.95, 0.95)).sum() <= 1, "of 100 months of 600 labelled replies"
-    assert (first_alarms(rng, 60, 150, 0.85, 0.95) <= 150).mean() >= 0.8
+    assert alarms(rng, 1000, 600, 0.95, 0.95) <= 0.01, "at most 1 of 100 months of 600 labelled replies"
+    assert alarms(rng, 400, 150, 0.85, 0.95) >= 0.85
 
 
 def test_the_upper_end_covers_the_mean_at_every_row() -> None:
@@ -102,7 +103,7 @@ def test_a_graded_score_is_as_good_as_a_right_or_wrong_one() -> None:
 def test_the_false_alarm_rate_and_the_power_over_many_months() -> None:
     rng = np.random.default_rng(7)
     for promoted, least in ((0.95, 0.85), (0.9, 0.65), (0.8, 0.35)):
-        alarms = np.isfinite(first_alarms(rng, 1000, 600, promoted, promoted)).mean()
-        found = (first_alarms(rng, 1000, 150, promoted - 0.1, promoted) <= 150).mean()
-        print(f"{promoted:.2f}: false alarms {alarms:.3%} of months, found within 150: {found:.1%}")
-        assert alarms <= 0.01 and found >= least
+        false = alarms(rng, 4000, 600, promoted, promoted)
+        found = alarms(rng, 2000, 150, promoted - 0.1, promoted)
+        print(f"{promoted:.2f}: false alarms {false:.3%} of months, found within 150: {found:.1%}")
+        assert false <= 0.01 and found >= least
