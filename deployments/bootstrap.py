@@ -12,14 +12,16 @@ Not covered: starting again what has died (run `make up` again, or install the u
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -29,14 +31,17 @@ from cyclopts import App, Parameter
 from deployments.places import HOST, MARK, POOL, Places, Ports
 from deployments.services import Service, end_all, marked
 from dspy_toolkit.cli.boundary import boundary, show_log
-from dspy_toolkit.durable import make_home
+from dspy_toolkit.durable import make_home, write_file
 from dspy_toolkit.errors import SettingsError, nearest
 from dspy_toolkit.locks import held
 from dspy_toolkit.settings import load_settings
+from dspy_toolkit.store import canonical_json
 
 CLONE = Path(__file__).resolve().parents[1]
 UP_SECONDS = 240.0
 """For all of it, on a busy machine; a minute where the machine is idle."""
+RUNS_AT_ONCE = 4
+"""Of one worker. Each is a process that takes some hundred megabytes, and one at a time has the accelerator."""
 ORDER = ("server", "mlflow", "pages", "serving", "worker")
 """As they are started; ended the other way round."""
 
@@ -49,23 +54,31 @@ def _port(variable: str) -> Parameter:
     return Parameter(env_var=variable)
 
 
-ServerPort = Annotated[int, _port("PREFECT_SERVER_API_PORT")]
-MlflowPort = Annotated[int, _port("MLFLOW_PORT")]
-ServingPort = Annotated[int, _port("SERVING_PORT")]
-PagesPort = Annotated[int, _port("PAGES_PORT")]
+ServerPort = Annotated[int | None, _port("PREFECT_SERVER_API_PORT")]
+MlflowPort = Annotated[int | None, _port("MLFLOW_PORT")]
+ServingPort = Annotated[int | None, _port("SERVING_PORT")]
+PagesPort = Annotated[int | None, _port("PAGES_PORT")]
 
 
 @app.command
 def up(
     *,
-    server_port: ServerPort = Ports.server,
-    mlflow_port: MlflowPort = Ports.mlflow,
-    serving_port: ServingPort = Ports.serving,
-    pages_port: PagesPort = Ports.pages,
+    server_port: ServerPort = None,
+    mlflow_port: MlflowPort = None,
+    serving_port: ServingPort = None,
+    pages_port: PagesPort = None,
 ) -> None:
-    """Start what does not run, and tell the server all that it must know. Again is as good as once."""
+    """Start what does not run, and tell the server all that it must know. Again is as good as once.
+
+    Args:
+        server_port: Of Prefect's server and pages; as each of these where the last `up` had it, 4200 at first.
+        mlflow_port: Of MLflow's pages; 5000 at first.
+        serving_port: Where programs answer; 8000 at first.
+        pages_port: Of our own pages; 8090 at first.
+    """
     began = time.monotonic()
-    places = places_of(Ports(server_port, mlflow_port, serving_port, pages_port))
+    given = {"server": server_port, "mlflow": mlflow_port, "serving": serving_port, "pages": pages_port}
+    places = places_of({name: port for name, port in given.items() if port is not None})
     with alone(places):
         places.check_client_file()
         services = services_of(places)
@@ -74,15 +87,16 @@ def up(
         for name in ORDER[:-1]:
             if name in services:
                 services[name].start(places.environment, CLONE)
+        from deployments.registering import deploy, register  # some seconds, while the services begin
+
         services["server"].wait(until)
         places.write_client_file()
-        from deployments.registering import deploy, register
-
         register(places)
         services["worker"].start(places.environment, CLONE)
         deploy(places)
-        for service in services.values():
-            service.wait(until)
+        for name, service in services.items():
+            if name != "serving" or not nothing_promoted(places):
+                service.wait(until)
     print_status(places, services)
     print(
         f"\nAll of it is up, after {time.monotonic() - began:.0f} s. Prefect's pages ask for the password in {CLONE}/prefect.toml.\n"
@@ -93,7 +107,7 @@ def up(
 @app.command
 def down() -> None:
     """Cancel what runs, then end all that `up` started."""
-    places = places_of(None)
+    places = places_of({})
     with alone(places):
         services = services_of(places)
         if (server := services["server"]).process() is not None and server.healthy():
@@ -113,7 +127,7 @@ def down() -> None:
 @app.command
 def status() -> None:
     """Show what runs; exit code 1 when something is not well."""
-    places = places_of(None)
+    places = places_of({})
     well = print_status(places, services_of(places))
     raise SystemExit(0 if well else 1)
 
@@ -127,7 +141,7 @@ def run(service: str) -> None:
     Args:
         service: its name.
     """
-    places = places_of(None)
+    places = places_of({})
     found = services_of(places)
     if service not in found:
         raise SettingsError(f"{service!r} is no service here.{nearest(service, found)}")
@@ -136,32 +150,26 @@ def run(service: str) -> None:
     os.execv(found[service].command[0], found[service].command)  # noqa: S606  (a list that this code wrote)
 
 
-def places_of(ports: Ports | None) -> Places:
-    """This clone, the home of the settings, and the ports: those given, else those of the last `up`."""
+def places_of(given: Mapping[str, int]) -> Places:
+    """This clone, the home of the settings, and the ports: those given, else those of the last `up`.
+
+    Raises:
+        SettingsError: it is up at other ports.
+    """
     settings = load_settings()
     show_log(settings)
     os.umask(0o077)  # logs and secrets are the user's alone
     make_home(settings.path())
     kept = settings.path("services", "ports.json")
-    if ports is None:
-        ports = Ports(**_read(kept)) if kept.exists() else Ports()
-    else:
-        from dspy_toolkit.durable import write_file
-        from dspy_toolkit.store import canonical_json
-
-        running = settings.path("services", "server.json").exists()
-        if running and kept.exists() and Ports(**_read(kept)) != ports:
-            raise SettingsError("It is up at other ports already; `make status` shows them. Run `make down` first.")
+    last = Ports(**json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else Ports()
+    ports = replace(last, **given)
+    if ports != last and settings.path("services", "server.json").exists():
+        raise SettingsError("It is up at other ports already; `make status` shows them. Run `make down` first.")
+    if given:
         write_file(kept, canonical_json(vars(ports)))
     places = Places(CLONE, settings, ports)
     os.environ.update({name: value for name, value in places.environment.items() if name != MARK})
     return places
-
-
-def _read(path: Path) -> dict[str, int]:
-    import json
-
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextmanager
@@ -196,12 +204,12 @@ def services_of(places: Places) -> dict[str, Service]:
     )  # fmt: skip
     if can_serve():
         found["serving"] = service(
-            "serving", places.serving, lambda: listens(ports.serving),
+            "serving", places.serving, lambda: answers(f"{places.serving}/healthz"),
             "-c", "from dspy_toolkit.cli import main; main()", "serve", "--host", HOST, "--port", str(ports.serving),
         )  # fmt: skip
     found["worker"] = service(
         "worker", "", lambda: _online(places),
-        "-m", "prefect", "worker", "start", "--pool", POOL, "--name", places.worker,
+        "-m", "prefect", "worker", "start", "--pool", POOL, "--name", places.worker, "--limit", str(RUNS_AT_ONCE),
     )  # fmt: skip
     return found
 
@@ -211,6 +219,14 @@ def can_serve() -> bool:
     from dspy_toolkit.cli import app as commands
 
     return "serve" in commands
+
+
+def nothing_promoted(places: Places) -> bool:
+    """Whether there is no program to serve yet."""
+    from dspy_toolkit.registry import champion, list_projects
+
+    settings = places.settings
+    return all(champion(settings, name).version is None for name in list_projects(settings))
 
 
 def _online(places: Places) -> bool:
@@ -259,8 +275,11 @@ def print_status(places: Places, services: dict[str, Service]) -> bool:
         service = services[name]
         process = service.process()
         healthy = process is not None and (name != "worker" or services["server"].healthy()) and service.healthy()
-        well = well and healthy
         state = "up" if healthy else "down" if process is None else "not well"
+        if not healthy and name == "serving" and nothing_promoted(places):
+            print(f"{name:<8} nothing is promoted yet; `make up` starts it afterwards")
+            continue
+        well = well and healthy
         since = (
             f"pid {process.pid}, since {datetime.fromtimestamp(process.create_time()):%Y-%m-%d %H:%M}"
             if process

@@ -273,7 +273,7 @@ def main() -> None:
     options = argparse.ArgumentParser(prog="python -m deployments.pages")
     options.add_argument("--port", type=int, default=Ports.pages)
     port = options.parse_args().port
-    serve(places_of(None), port).serve_forever()
+    serve(places_of({}), port).serve_forever()
 
 
 if __name__ == "__main__":

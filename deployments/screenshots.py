@@ -70,7 +70,10 @@ def addresses(places: Places) -> dict[str, str]:
         deployments = prefect.request("POST", "/deployments/count", json={}).json()
         if runs:
             found["run"] = f"{places.server}/runs/flow-run/{runs[0]['id']}"
-            wanted = {"artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}, "key": {"like_": "%decision%"}}, "limit": 1}
+            wanted = {
+                "artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}, "key": {"like_": "%decision%"}},
+                "limit": 1,
+            }
             for artifact in prefect.request("POST", "/artifacts/filter", json=wanted).json():
                 found["artifact"] = f"{places.server}/artifacts/artifact/{artifact['id']}"
         if deployments:
@@ -99,7 +102,7 @@ def main() -> None:
     options.add_argument("folder", type=Path)
     folder = options.parse_args().folder
     with boundary():
-        for path in take(places_of(None), folder):
+        for path in take(places_of({}), folder):
             print(f"{path} {path.stat().st_size:,} bytes")
 
 

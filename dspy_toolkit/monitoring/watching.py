@@ -196,7 +196,7 @@ def _rows(context: Context, live: LoadedProgram) -> tuple[pd.DataFrame | None, p
     if not old:
         return None, open_rows.iloc[:0]
     seen = {str(row) for frame in old.values() for row in frame["_row"]}
-    fresh = open_rows[[str(row) not in seen for row in open_rows["_row"]]].reset_index(drop=True)
+    fresh: Any = open_rows[[str(row) not in seen for row in open_rows["_row"]]].reset_index(drop=True)
     chosen_on = pd.concat([frame for name, frame in old.items() if name != "sealed"], ignore_index=True)
     return chosen_on, sample_rows(fresh, context.settings.monitor.fresh_rows)
 
@@ -244,7 +244,8 @@ def _ask_again(
 
     known = {str(row): round(float(value), DIGITS) for row, value in zip(before["_row"], before["value"], strict=True)}
     table = pd.concat(rows, ignore_index=True)
-    table = sample_rows(table[[str(row) in known for row in table["_row"]]].reset_index(drop=True), count)
+    known_rows: Any = table[[str(row) in known for row in table["_row"]]]
+    table = sample_rows(known_rows.reset_index(drop=True), count)
     found, _ = _run(context, live, table, progress)
     if found is None:
         return 0, 0

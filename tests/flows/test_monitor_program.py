@@ -101,13 +101,24 @@ def test_new_labelled_rows_are_run_and_sealed_ones_stay_sealed(playground: Any, 
     from flows.optimize_program import optimize_program
 
     assert optimize_program(playground.location, optimizer="labelled", budget="60").outcome == "promoted"
-    new = [
-        f"How many {thing} were sold in {year}?,number"
-        for thing in ("boats", "lamps", "hats")
-        for year in range(1900, 1930)
+    things = [
+        "boats",
+        "lamps",
+        "hats",
+        "tents",
+        "drums",
+        "pearls",
+        "kites",
+        "stoves",
+        "ropes",
+        "clocks",
+        "vases",
+        "globes",
     ]
+    towns = ["Lima", "Oslo", "Cairo", "Hanoi", "Perth", "Quito", "Sofia", "Turin", "Dakar", "Minsk"]
+    new = [f"{1100 + 7 * n}: {thing} near {town}?" for n, thing in enumerate(things) for town in towns]
     with playground.rows.open("a") as file:
-        file.write("\n".join(new) + "\n")
+        file.writelines(f'"{text}",number\n' for text in new)
     monitor_program(playground.location)
     [look] = past_looks(playground.settings, "questions")
     assert 20 <= look.metrics["fresh_rows"] < len(new), "those that are not sealed"
