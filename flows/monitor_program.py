@@ -32,14 +32,20 @@ def monitor_program(project: str = "", auto_rollback: bool = False) -> dict[str,
     Returns:
         What was seen of each program, in a sentence.
     """
-    seen = {}
     look_at_machine()
+    seen, failed = {}, []
     for location in programs_to_watch(project):
-        found = look_at_program(location)
+        looked = look_at_program(location, return_state=True)
+        if not looked.is_completed():  # the others are looked at all the same
+            failed.append(looked)
+            continue
+        found = looked.result()
         if found is not None:
             record_look(found, flow_run.get_name() or "monitor")
             act_on_fall(found, location, auto_rollback)
             seen[found.project] = found.sentence
+    for looked in failed:
+        looked.result()  # raises what stopped it
     return seen
 
 

@@ -18,6 +18,7 @@ from prefect.settings import get_current_settings
 from dspy_toolkit.display.progress import step
 from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.monitoring.watching import Watch, watch
+from dspy_toolkit.project import project_names
 from dspy_toolkit.registry import champion, find_version, list_projects, rollback
 from dspy_toolkit.run import Request
 from dspy_toolkit.settings import load_settings
@@ -33,11 +34,17 @@ GIGABYTE = 1e9
 
 @task(task_run_name="which programs are live", cache_policy=NO_CACHE, **RETRYING)
 def programs_to_watch(project: str) -> list[str]:
-    """`project`, or where it is empty every project with a champion."""
+    """`project`, or where it is empty every project with a champion that this machine knows by its name."""
     if project:
         return [project]
     settings = load_settings()
-    return [name for name in list_projects(settings) if champion(settings, name).version is not None]
+    live = [name for name in list_projects(settings) if champion(settings, name).version is not None]
+    if unknown := sorted(set(live) - set(project_names(settings))):
+        get_run_logger().warning(
+            "Not looked at: %s. Write their places into dspy-toolkit.toml, as location in a table [projects.NAME].",
+            ", ".join(unknown),
+        )
+    return [name for name in live if name not in unknown]
 
 
 @task(task_run_name="look at {location}", cache_policy=NO_CACHE, **RETRYING)

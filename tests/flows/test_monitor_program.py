@@ -77,7 +77,9 @@ def test_a_fall_is_told_and_rolled_back_and_nothing_else_is(
     serve(playground, version, right=0, wrong=60, cached=True)  # no news about the program
     serve(playground, version, right=0, wrong=60, labels=None)
     serve(playground, version - 1, right=0, wrong=60)
-    assert "on 60 rows" in monitor_program(playground.location, auto_rollback=True)["questions"]
+    assert monitor_program() == {}, "a project that this machine does not know by its name"
+    monkeypatch.setenv("DSPY_TOOLKIT_PROJECTS__QUESTIONS__LOCATION", playground.location)
+    assert "on 60 rows" in monitor_program(auto_rollback=True)["questions"]
     assert (told, started, champion(settings, "questions").version) == ([], [], version)
     [look] = past_looks(settings, "questions")
     assert (look.metrics["served_mean"], look.metrics["replies"], look.metrics["labelled"]) == (1.0, 180.0, 60.0)

@@ -35,10 +35,13 @@ make up
 echo "=== of one's own"
 dspy-toolkit deploy films --cron "0 3 * * *" --timezone Europe/Berlin --optimizer bootstrap --budget 60
 prefect deployment run 'optimize-program/nightly-films'
-for i in $(seq 240); do
-    prefect flow-run ls --flow-name optimize-program --state-type RUNNING | grep -q films && break
-    sleep 0.5
-done
+running() { python -c "
+import sqlite3
+database = sqlite3.connect('.dspy-toolkit/prefect/prefect.db')
+rows = database.execute('SELECT name FROM flow_run WHERE state_type = ?', ('RUNNING',)).fetchall()
+raise SystemExit(('optimize films',) not in rows)
+"; }
+for i in $(seq 480); do running && break; sleep 0.5; done
 echo "=== down"
 """
 
