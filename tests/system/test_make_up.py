@@ -19,7 +19,7 @@ from tests.lm.openai_server import OpenAIServer
 from tests.monitoring.test_alerts import webhook
 from tests.system.fresh_clone import Model, environment, make_clone, terminal
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(2700)]
 
 BETWEEN = r"""
 echo "=== from another shell"
@@ -72,7 +72,7 @@ def test_one_command_brings_it_up_and_one_takes_it_down(films: Path, tmp_path: P
         home = clone / ".dspy-toolkit"
         try:
             with terminal("\n".join([begin, BETWEEN, end]), clone, reader, tmp_path / "log") as at:
-                printed = at.wait(1400)
+                printed = at.wait(2400)
         finally:
             left = started_by(home)
             for process in left:
