@@ -127,7 +127,7 @@ def index(data: Data) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>body{{font:1rem/1.5 system-ui,sans-serif;margin:0 auto;max-width:62rem;padding:1.5rem 1rem;color-scheme:light dark}}
 table{{border-collapse:collapse}}td,th{{border-top:1px solid #8886;padding:.3rem .6rem;text-align:left;vertical-align:top}}
-pre{{margin:0;white-space:pre-wrap;font:inherit}}</style></head><body>
+td:first-child,td:nth-child(2){{white-space:nowrap}}pre{{margin:0;white-space:pre-wrap;font:inherit}}</style></head><body>
 <h1>dspy_toolkit</h1>
 <h2>Projects over time</h2>{f"<ul>{rows}</ul>" if rows else "<p>Nothing is recorded yet.</p>"}
 <h2>Other pages</h2><ul>{links}<li><a href="/metrics">Figures for Prometheus</a></li></ul>

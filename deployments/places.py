@@ -120,6 +120,7 @@ class Places:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # three more processes, for evaluations that nobody starts there
             # Else MLflow, which imports it, has it ask another host for prices.
             "LITELLM_LOCAL_MODEL_COST_MAP": "True",
             # Leases on disk: those of a server that was killed are known to the next one, and expire.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,6 +23,14 @@ from dspy_toolkit.errors import SettingsError
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 1200, "height": 760}
 SETTLE_SECONDS = 4.0
+SHOWN = {
+    "runs": "optimize router",
+    "run": "optimize router",
+    "artifact": "candidate, val",
+    "deployments": "nightly-router",
+    "mlflow": "optimize router",
+}
+"""What is seen when a page has got what it asked for."""
 PATIENCE_SECONDS = 120.0
 
 
@@ -31,6 +40,7 @@ def take(places: Places, folder: Path) -> list[Path]:
     Raises:
         SettingsError: there is no Chromium.
     """
+    from playwright.sync_api import TimeoutError as NotThere
     from playwright.sync_api import sync_playwright
 
     browser_path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
@@ -46,18 +56,31 @@ def take(places: Places, folder: Path) -> list[Path]:
         page = context.new_page()
         for name, address in addresses(places).items():
             page.goto(address, timeout=PATIENCE_SECONDS * 1000, wait_until="domcontentloaded")
+            # The pages of Prefect and MLflow are programs of their own, which ask for what they show.
+            with suppress(NotThere):
+                page.get_by_text(SHOWN.get(name, "")).first.wait_for(timeout=PATIENCE_SECONDS * 1000)
             page.wait_for_timeout(SETTLE_SECONDS * 1000)
             made.append(folder / f"{name}.png")
             page.screenshot(path=made[-1])
+            _make_small(made[-1])
         browser.close()
     return made
+
+
+def _make_small(path: Path) -> None:
+    """Few colours are enough for a page, and make a file of a fraction of the size."""
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(96)
+    small.save(path, optimize=True)
 
 
 def addresses(places: Places) -> dict[str, str]:
     """Name → page: the newest run that completed, its artifacts, MLflow's runs, and ours."""
     from deployments.registering import client
 
-    found = {"runs": f"{places.server}/runs", "alerts": places.pages}
+    found = {"runs": f"{places.server}/runs"}
     with client() as prefect:
         filters = {"state": {"type": {"any_": ["COMPLETED"]}}}
         asked: dict[str, Any] = {
@@ -71,7 +94,7 @@ def addresses(places: Places) -> dict[str, str]:
         if runs:
             found["run"] = f"{places.server}/runs/flow-run/{runs[0]['id']}"
             wanted = {
-                "artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}, "key": {"like_": "%decision%"}},
+                "artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}, "key": {"like_": "%comparison%"}},
                 "limit": 1,
             }
             for artifact in prefect.request("POST", "/artifacts/filter", json=wanted).json():

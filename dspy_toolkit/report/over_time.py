@@ -8,6 +8,7 @@ Not covered: one run in full (`dspy_toolkit.report.gathering`), and who serves t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
@@ -23,7 +24,7 @@ from dspy_toolkit.store import Frozen
 if TYPE_CHECKING:
     from jinja2 import Template
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 300, 52, 18, 16, 40
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 300, 60, 18, 16, 40
 MOST = 60
 """Runs on one chart: two months of nights."""
 
@@ -127,12 +128,13 @@ def looks_chart(looks: Sequence[Look]) -> Markup:
 
 
 class _Up:
-    """The axis of scores, with some air."""
+    """The axis of scores, from and to a round number, with some air."""
 
     def __init__(self, values: Sequence[float]) -> None:
         low, high = min(values, default=0.0), max(values, default=1.0)
-        air = max(0.05, (high - low) * 0.15)
-        self.low, self.high = max(0.0, low - air), min(1.0, high + air)
+        self.step = next(step for step in (0.02, 0.05, 0.1, 0.25) if high - low <= 4 * step or step == 0.25)
+        self.low = max(0.0, math.floor(low / self.step - 0.3) * self.step)
+        self.high = min(1.0, math.ceil(high / self.step + 0.3) * self.step)
 
     def place(self, value: float) -> float:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
@@ -140,11 +142,11 @@ class _Up:
 
     def frame(self) -> Markup:
         parts = []
-        for step in range(5):
-            value = self.low + (self.high - self.low) * step / 4
+        for step in range(round((self.high - self.low) / self.step) + 1):
+            value = self.low + step * self.step
             y = self.place(value)
             parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "grid"))
-            parts.append(_text(LEFT - 6, y + 4, percent(value), "end"))
+            parts.append(_text(LEFT - 8, y + 4, f"{100 * value:.0f} %", "end"))
         return Markup("").join(parts)
 
 
