@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BLOCK = "dspy-toolkit-alerts"
 MISSED_HEARTBEATS = 3
+NOT_BEGUN_SECONDS = 600
+"""A run that a worker has taken and that has not begun by then will not: its worker was killed. A busy machine takes a minute."""
 RUN_STATES = {
     "failed": ("Failed", "`prefect flow-run logs {{ flow_run.id }}` shows why"),
     "crashed": ("Crashed", "`prefect flow-run retry {{ flow_run.id }}` runs it again: it goes on where it was"),
@@ -111,6 +113,31 @@ def _zombies() -> AutomationCore:
             ChangeFlowRunState(
                 state=StateType.CRASHED, message="Its process has not been heard of for three heartbeats."
             )
+        ],
+    )
+
+
+def _never_begun() -> AutomationCore:
+    """A run that a worker took, and that has not begun since, has crashed: it has no heartbeat that could be missed."""
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+    begun = ("Running", "AwaitingConcurrencySlot", "AwaitingRetry", "Scheduled", "Cancelling", *OVER)
+    return AutomationCore(
+        name="dspy-toolkit: a run was taken and has not begun",
+        description="Made by `make up`.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.Pending"},
+            expect={f"prefect.flow-run.{state}" for state in begun},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},  # pyright: ignore[reportArgumentType]
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=NOT_BEGUN_SECONDS),
+        ),
+        actions=[
+            ChangeFlowRunState(state=StateType.CRASHED, message="Its worker took it, and it has not begun since.")
         ],
     )
 
