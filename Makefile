@@ -6,7 +6,10 @@ STAMP := $(VENV)/.ready
 # Test processes side by side; each loads the embedded model and takes up to 3 GB.
 WORKERS ?= 2
 
-.PHONY: setup demo test test-system soak drills bench bench-optimizers check lock docs
+# Ports of `make up`, where others are to be taken: PORTS='--server-port 4300 --mlflow-port 5001'.
+PORTS ?=
+
+.PHONY: setup demo up down status test test-system soak drills bench bench-optimizers check lock docs
 
 setup: $(STAMP)
 
@@ -23,6 +26,18 @@ $(STAMP): requirements.lock pyproject.toml
 # another model, which DSPY_TOOLKIT_LM__MODEL names, what `auto` takes: prompts have more to find there, and it may be a remote one.
 demo: setup
 	$(BIN)/python -m flows.optimize_program --project router $(if $(DSPY_TOOLKIT_LM__MODEL),,--optimizer finetune --budget 8m)
+
+# Everything on this machine, running by itself: Prefect's server with a password, a worker, the deployments of prefect.yaml, alerts,
+# MLflow's and our own pages, serving. Again is as good as once. Afterwards `.venv/bin/prefect` finds the server from any shell here.
+up: setup
+	@$(BIN)/python -m deployments.bootstrap up $(PORTS)
+
+# Cancels what runs, then ends all that `make up` started.
+down: setup
+	@$(BIN)/python -m deployments.bootstrap down
+
+status: setup
+	@$(BIN)/python -m deployments.bootstrap status
 
 # The ordinary suite, with the real embedded model.
 test: setup

@@ -226,6 +226,30 @@ class ObserveSettings(Section):
     """
 
 
+class MonitorSettings(Section):
+    """Watching a live program."""
+
+    false_alarm_rate: float = Field(default=0.02, gt=0, lt=0.5)
+    """The chance of a false alarm over the whole life of a version, however often it is looked at; half of it for served replies,
+    half for new labelled rows.
+    """
+    fresh_rows: int = Field(default=200, ge=1)
+    """New labelled rows that the champion is run on, at most, in one look."""
+    sealed_rows: int = Field(default=8, ge=0)
+    """Sealed rows that it has answered before and is asked again, to see that it answers them as it did."""
+    disk_free_gb: float = Field(default=2.0, ge=0)
+    """Less than this free on the home's disk is told."""
+
+
+class AlertSettings(Section):
+    """Who is told what happens."""
+
+    targets: tuple[SecretStr, ...] = ()
+    """Addresses of Apprise, such as slack://…, mailto://user@host, json://host/path. Secrets, since passwords are in them."""
+    fold_minutes: float = Field(default=60, ge=0)
+    """Alerts of one subject within so many minutes are sent as one."""
+
+
 class Environment(EnvSettingsSource):
     """The environment variables; see `_keep_keys`."""
 
@@ -281,6 +305,8 @@ class Settings(BaseSettings):
     registry: RegistrySettings = RegistrySettings()
     observe: ObserveSettings = ObserveSettings()
     serving: ServingSettings = ServingSettings()
+    monitor: MonitorSettings = MonitorSettings()
+    alerts: AlertSettings = AlertSettings()
     projects: dict[str, dict[str, Any]] = {}
     """Overrides of one project: `[projects.router.lm] model = "…"`. `[projects.NAME] location = "path/to/file.toml"` lets the
     name stand for that project, in deployments too.
@@ -359,7 +385,7 @@ class Settings(BaseSettings):
         return self.model_copy(update=changes)
 
 
-OVERRIDABLE = ("lm", "reflection", "teacher", "judge", "data", "optimize", "registry", "observe")
+OVERRIDABLE = ("lm", "reflection", "teacher", "judge", "data", "optimize", "registry", "observe", "monitor")
 RENAMED = {
     ("lm", "reflection_model"): '[reflection] model = "…", with its own api_key and api_base',
     ("lm", "deadline_seconds"): "[lm] timeout",

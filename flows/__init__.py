@@ -2,7 +2,7 @@
 
 Importing this package, before Prefect is imported, points Prefect at a profile of this home (`HOME/prefect`, a local
 API), so that no row of data goes to somebody else's workspace by accident. PREFECT_API_URL, PREFECT_PROFILE or
-PREFECT_HOME, where one is set, decide instead. This is the one place where an import has an effect: Prefect reads its
+PREFECT_HOME, where one is set, decide instead, and so does a prefect.toml in this folder, such as `make up` makes. This is the one place where an import has an effect: Prefect reads its
 environment once.
 """
 
@@ -33,7 +33,8 @@ def prepare_environment() -> None:
         # Leases on disk: those of a server that was killed are known to the next one, and expire.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     }
-    if not any(name in os.environ for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")):
+    named = any(name in os.environ for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME"))
+    if not named and not os.path.exists("prefect.toml"):  # which names a server, and its password
         home = os.environ.get("DSPY_TOOLKIT_HOME") or Settings.model_fields["home"].default
         wanted["PREFECT_HOME"] = os.path.join(os.path.abspath(os.path.expanduser(home)), "prefect")
         # Prefect makes only the last folder. Where this one cannot be made, the flow reports it when it starts.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -21,6 +23,7 @@ from dspy_toolkit.tracking.machine import (
     keep,
     past_figures,
 )
+from tasks.events import tell
 from tasks.policy import RETRYING, accelerator
 
 
@@ -68,5 +71,8 @@ def record_measurement(measurement: Measurement, name: str) -> tuple[Regression,
             key="machine-warning",
             description="Figures that fell by a fifth or more below this machine's median",
         )
+        said = " ".join(regression.sentence for regression in regressions)
+        look = "the artifact machine-warning of this run"
+        tell("engine-slow", socket.gethostname(), said, look=look, command="dspy-toolkit doctor")
     print_figures(measurement, history, regressions)
     return regressions

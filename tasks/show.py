@@ -16,6 +16,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.transactions import Transaction, get_transaction
 from rich.markup import escape
 
@@ -28,6 +30,9 @@ from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.record import plot_of, report_path
 from dspy_toolkit.project import DataPart
 from dspy_toolkit.run import CompareInput, Comparison, Compilation, ReleasedRun, Run, SelectInput
+from dspy_toolkit.settings import Settings
+from dspy_toolkit.tracking.runs import tag_run
+from tasks.events import tell
 
 UPDATE_SECONDS = 3.0
 
@@ -117,9 +122,26 @@ def promoted(transaction: Transaction) -> ReleasedRun | None:
     return transaction.get("released", None)
 
 
+def link(settings: Settings, run_id: str) -> None:
+    """Tell the MLflow run which of Prefect's runs made it, and where that is shown; the artifacts say the way back."""
+    if flow_run.id is not None:
+        where = {
+            "prefect.flow_run_id": flow_run.id,
+            "prefect.flow_run": flow_run.name or "",
+            "prefect.page": page_of_run(),
+        }
+        tag_run(settings, run_id, where)
+
+
+def page_of_run() -> str:
+    """The address of this run on Prefect's pages; empty where a temporary server has none."""
+    return str(flow_run.ui_url or "") if get_current_settings().api.url is not None else ""
+
+
 def pool(context: Context, given: Compilation, run_id: str) -> None:
     """How the candidates of each generator fared."""
     found = given.compiled
+    link(context.settings, run_id)
     create_table_artifact(
         [each.model_dump() for each in found.generators],
         key=artifact_key(given.project, "pool"),
@@ -130,6 +152,7 @@ def pool(context: Context, given: Compilation, run_id: str) -> None:
 
 def run(context: Context, given: ReleasedRun, run_id: str) -> None:
     """The decision, its picture, and where the run's page is."""
+    link(context.settings, run_id)
     decision, figure = given.decision, plot_of(context, given)
     picture = f"\n\n![comparison](data:image/png;base64,{base64.b64encode(figure).decode()})\n" if figure else "\n"
     page = report_path(context, run_id)
@@ -143,4 +166,8 @@ def run(context: Context, given: ReleasedRun, run_id: str) -> None:
     create_link_artifact(
         page.as_uri(), "The run's report", artifact_key(given.project, "report"), description=f"{given.name}: {page}"
     )
+    if decision.outcome == "promoted":
+        name = f"{given.project}@{decision.version}"
+        shown = f"dspy-toolkit programs show {name}"
+        tell("promoted", given.project, f"{name} is live. {decision.reason}", look=str(page), command=shown)
     print_summary(context, given, report=page)

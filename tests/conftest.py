@@ -32,6 +32,10 @@ outputs = ["label"]
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before the first import of DSPy, which makes its cache's folder then: nothing outside this folder is touched."""
+    if os.path.exists("prefect.toml"):
+        raise pytest.UsageError(
+            "prefect.toml would lead the tests' runs to the server that is up. Run `make down` first."
+        )
     folder = tempfile.mkdtemp(prefix="dspy-toolkit-tests-")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
     os.environ.update(

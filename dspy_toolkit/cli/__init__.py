@@ -2,6 +2,7 @@
 
 advise    a configuration from measured ground
 boundary  how a command ends: errors, Ctrl-C, closed pipes
+deploy    a project of the user's own on a schedule, with Prefect
 doctor    checks this machine, home and configuration
 fetch     the embedded model, into this environment
 gate      two files of scores: is the new program better?
@@ -26,6 +27,7 @@ from cyclopts import App
 from dspy_toolkit.cli import data, gate, judge, programs, serve
 from dspy_toolkit.cli.advise import advise
 from dspy_toolkit.cli.boundary import boundary
+from dspy_toolkit.cli.deploy import deploy
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
 from dspy_toolkit.cli.history import history
@@ -61,6 +63,7 @@ app = App(
     error_formatter=_usage_error,
 )
 app.command(advise)
+app.command(deploy)
 app.command(doctor)
 app.command(fetch_model)
 app.command(history)

@@ -29,6 +29,7 @@ from dspy_toolkit.pipeline.nights import remember_night
 from dspy_toolkit.pipeline.release import manifest_of
 from dspy_toolkit.project import Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of
+from dspy_toolkit.project.states import levers_in_words, predictor_states
 from dspy_toolkit.registry import Decision
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, PROGRAM_FILE, manifest_bytes, program_bytes
 from dspy_toolkit.registry.programs import live_program
@@ -36,7 +37,7 @@ from dspy_toolkit.registry.unfinished import Unfinished, finish_or_undo
 from dspy_toolkit.report import gather, render
 from dspy_toolkit.report.plots import comparison_plot
 from dspy_toolkit.run import Compilation, ReleasedRun, Run
-from dspy_toolkit.store import digest
+from dspy_toolkit.store import Ref, digest
 from dspy_toolkit.tracking.runs import close_failed, open_run, record_run
 
 log = logging.getLogger(__name__)
@@ -187,6 +188,7 @@ def parameters_of(context: Context, made: Compilation) -> dict[str, Any]:
         "optimizer": compiled.optimizer,
         "winner": compiled.winner,
         "chosen": choice.optimizer,
+        "levers": levers_of(context, compiled.program),
         "search": search_of(ref, made.dataset, choice),
         "settings": choice.settings.model_dump(exclude={"optimizer"}),
         "budget": choice.budget,
@@ -201,6 +203,12 @@ def parameters_of(context: Context, made: Compilation) -> dict[str, Any]:
         "program": ref.program.fingerprint,
         "metric": name_of(context.project.metric),
     }
+
+
+def levers_of(context: Context, program: Ref) -> str:
+    """What a program has beside its prompts, in words; each said once."""
+    parts = predictor_states(context.store.read_json(program)).values()
+    return ", ".join(dict.fromkeys(lever for part in parts for lever in levers_in_words(part)))
 
 
 def search_of(ref: ProjectRef, dataset: Dataset, choice: Choice) -> str:

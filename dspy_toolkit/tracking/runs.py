@@ -113,6 +113,17 @@ def record_run(
     return run_id
 
 
+def tag_run(settings: Settings, run_id: str, tags: Mapping[str, Any]) -> None:
+    """Add tags to a run that is written already.
+
+    Raises:
+        RegistryError: MLflow cannot be written.
+    """
+    with session(settings, f"The run {run_id} could not be tagged") as mlflow:
+        for name, value in _flatten(tags):
+            mlflow.set_tag(run_id, _key(name), _cut(value, _LONGEST_TAG))
+
+
 def close_failed(settings: Settings, run_id: str) -> None:
     """Mark a run from `open_run` as FAILED. Where even that fails it is logged: the first error is the one to raise."""
     try:

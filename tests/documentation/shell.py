@@ -13,6 +13,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SHELLS = ("sh", "bash", "console", "shell")
 
 NIGHTLY = ("README.md", "Every night")
+UP = ("docs/deployments.md", "One command")
+OWN_TESTS = (NIGHTLY, UP)
+"""Run by tests of their own: tests/system/test_deployment.py and tests/system/test_make_up.py."""
 
 NOT_RUN = {
     ("README.md", "Two commands"): (
@@ -22,6 +25,10 @@ NOT_RUN = {
     ("README.md", "On a Mac, with a real model"): (
         "It needs a Mac and fetches gigabytes from the hub; the names of models and the folders of a hub are tested.",
         "tests/lm/models/test_weights.py",
+    ),
+    ("docs/deployments.md", "A project of your own"): (
+        "It needs the server that another section's `make up` has started.",
+        "tests/system/test_make_up.py",
     ),
     ("docs/operations.md", "Without a clone"): (
         "It fills an environment from the package index for minutes.",

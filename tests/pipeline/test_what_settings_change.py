@@ -86,6 +86,12 @@ CHANGES = ROLES | {
         "sqlite:///no/where.db", because="the champion and the runs found there are read anew"
     ),
     "registry.experiment": Change("other", because="the runs found there are read anew"),
+    "monitor.false_alarm_rate": Change(0.05, because="it is about a version that is live already"),
+    "monitor.fresh_rows": Change(20, because="it is about a version that is live already"),
+    "monitor.sealed_rows": Change(2, because="it is about a version that is live already"),
+    "monitor.disk_free_gb": Change(5, because="somebody is told sooner"),
+    "alerts.targets": Change(["json://127.0.0.1:9"], because="others are told"),
+    "alerts.fold_minutes": Change(5, because="somebody is told more often"),
     "observe.log_level": Change("DEBUG", because="a person sees more"),
     "observe.progress": Change(False, because="a person sees less"),
     "observe.show_sealed_rows": Change(True, because="a person sees more of what was found"),

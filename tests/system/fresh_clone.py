@@ -24,7 +24,12 @@ import psutil
 
 from tests.documentation.shell import ROOT
 
-PORTS = {4200: "PREFECT_SERVER_API_PORT", 5000: "MLFLOW_PORT", 8000: "DSPY_TOOLKIT_SERVING__PORT"}
+PORTS = {
+    4200: "PREFECT_SERVER_API_PORT",
+    5000: "MLFLOW_PORT",
+    8000: "DSPY_TOOLKIT_SERVING__PORT",
+    8090: "PAGES_PORT",
+}
 """Those that the pages name, and what sets another. Where one is taken on this machine a free one stands in its place, and
 nothing else of a block is changed."""
 STRIPPED = ("DSPY", "PREFECT", "MLFLOW", "LITELLM", "HF_", "PYTEST", "PYTHON", "OPENAI", "VIRTUAL_ENV")

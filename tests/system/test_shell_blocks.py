@@ -2,7 +2,7 @@
 
 In place of the embedded model the blocks have a server on loopback that speaks OpenAI's API: what they are about is the
 commands. Sections are run in the order of the pages, in one clone, as a reader would, and a later one may use what an
-earlier one made. The README's "Every night" is run by test_deployment.py, and `tests.documentation.shell.NOT_RUN` lists what
+earlier one made. The README's "Every night" is run by test_deployment.py, `make up` by test_make_up.py, and `tests.documentation.shell.NOT_RUN` lists what
 is not run, and why.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation.shell import NIGHTLY, Section, sections, to_run
+from tests.documentation.shell import OWN_TESTS, Section, sections, to_run
 from tests.lm.openai_server import OpenAIServer
 from tests.system.fresh_clone import Model, Terminal, environment, make_clone, terminal
 
@@ -70,7 +70,7 @@ def answered(at: Terminal, port: int, seconds: float = 400) -> bool:
     return False
 
 
-@pytest.mark.parametrize("section", [each for each in to_run() if each.key != NIGHTLY], ids=str)
+@pytest.mark.parametrize("section", [each for each in to_run() if each.key not in OWN_TESTS], ids=str)
 def test_a_section_does_what_it_says(section: Section, clone: Path, reader: dict[str, str], tmp_path: Path) -> None:
     committed = {each.key: each for each in sections(clone)}
     assert committed.get(section.key) == section, "The clone has what is committed: commit first."

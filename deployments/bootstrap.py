@@ -1,0 +1,294 @@
+"""Everything on one machine: `make up`, `make down`, `make status`.
+
+    up      server, MLflow's and our own pages, serving; then what the server must know; then the worker. What runs is left alone.
+    status  what runs, where, since when; exit code 1 when something is not well
+    down    runs are cancelled first; then everything that `up` started is ended, and nothing else
+
+The services outlive the shell. Prefect's commands find the server from any shell in this folder, by the file prefect.toml.
+
+Not covered: starting again what has died (run `make up` again, or install the units of deployments/units), and other machines
+(docs/scaling.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from deployments.places import HOST, MARK, POOL, Places, Ports
+from deployments.services import Service, end_all, marked
+from dspy_toolkit.cli.boundary import boundary, show_log
+from dspy_toolkit.durable import make_home, write_file
+from dspy_toolkit.errors import SettingsError, nearest
+from dspy_toolkit.locks import held
+from dspy_toolkit.settings import load_settings
+from dspy_toolkit.store import canonical_json
+
+CLONE = Path(__file__).resolve().parents[1]
+UP_SECONDS = 900.0
+"""For all of it, on a machine that has much else to do; on an idle one it is a matter of a minute."""
+RUNS_AT_ONCE = 4
+"""Of one worker. Each is a process that takes some hundred megabytes, and one at a time has the accelerator."""
+ORDER = ("server", "mlflow", "pages", "serving", "worker")
+"""As they are started; ended the other way round."""
+
+app = App(
+    name="python -m deployments.bootstrap", help="Start, look at and stop everything on this machine.", version_flags=[]
+)
+
+
+def _port(variable: str) -> Parameter:
+    return Parameter(env_var=variable)
+
+
+ServerPort = Annotated[int | None, _port("PREFECT_SERVER_API_PORT")]
+MlflowPort = Annotated[int | None, _port("MLFLOW_PORT")]
+ServingPort = Annotated[int | None, _port("DSPY_TOOLKIT_SERVING__PORT")]
+PagesPort = Annotated[int | None, _port("PAGES_PORT")]
+
+
+@app.command
+def up(
+    *,
+    server_port: ServerPort = None,
+    mlflow_port: MlflowPort = None,
+    serving_port: ServingPort = None,
+    pages_port: PagesPort = None,
+) -> None:
+    """Start what does not run, and tell the server all that it must know. Again is as good as once.
+
+    Args:
+        server_port: Of Prefect's server and pages; as each of these where the last `up` had it, 4200 at first.
+        mlflow_port: Of MLflow's pages; 5000 at first.
+        serving_port: Where programs answer; 8000 at first.
+        pages_port: Of our own pages; 8090 at first.
+    """
+    began = time.monotonic()
+    given = {"server": server_port, "mlflow": mlflow_port, "serving": serving_port, "pages": pages_port}
+    places = places_of({name: port for name, port in given.items() if port is not None})
+    with alone(places):
+        places.check_client_file()
+        services = services_of(places)
+        check_ports(places, services)
+        until = began + UP_SECONDS
+        for name in ORDER[:-1]:
+            if name in services:
+                services[name].start(places.environment, CLONE)
+        from deployments.registering import deploy, register  # some seconds, while the services begin
+
+        services["server"].wait(until)
+        places.write_client_file()
+        register(places)
+        services["worker"].start(places.environment, CLONE)
+        deploy(places)
+        for name, service in services.items():
+            if name != "serving" or not nothing_promoted(places):
+                service.wait(until)
+    print_status(places, services)
+    print(
+        f"\nAll of it is up, after {time.monotonic() - began:.0f} s. Prefect's pages ask for the password in {CLONE}/prefect.toml.\n"
+        "Start a run, from any shell in this folder:\n  .venv/bin/prefect deployment run 'optimize-program/nightly-router'"
+    )
+
+
+@app.command
+def down() -> None:
+    """Cancel what runs, then end all that `up` started."""
+    places = places_of({})
+    with alone(places):
+        services = services_of(places)
+        if (server := services["server"]).process() is not None and server.healthy():
+            from deployments.registering import CANCEL_SECONDS, end_runs
+
+            worker = services["worker"].process() is not None
+            if count := end_runs(places, patience=CANCEL_SECONDS if worker else 0):
+                print(f"{count} run{'' if count == 1 else 's'} cancelled")
+        for name in reversed(ORDER):
+            if name in services and services[name].stop():
+                print(f"{name} has ended")
+        # Runs that a worker had started and could not end.
+        end_all(marked(places.settings.path()))
+        places.remove_client_file()
+
+
+@app.command
+def status() -> None:
+    """Show what runs; exit code 1 when something is not well."""
+    places = places_of({})
+    well = print_status(places, services_of(places))
+    raise SystemExit(0 if well else 1)
+
+
+@app.command
+def run(service: str) -> None:
+    """Be one service, in the foreground, for a unit that keeps it running: server, mlflow, pages, serving or worker.
+
+    `make up` tells the server what it must know; this does not. Ports are those of the last `make up`.
+
+    Args:
+        service: its name.
+    """
+    places = places_of({})
+    found = services_of(places)
+    if service not in found:
+        raise SettingsError(f"{service!r} is no service here.{nearest(service, found)}")
+    os.chdir(CLONE)
+    os.environ[MARK] = places.environment[MARK]
+    os.execv(found[service].command[0], found[service].command)  # noqa: S606  (a list that this code wrote)
+
+
+def places_of(given: Mapping[str, int]) -> Places:
+    """This clone, the home of the settings, and the ports: those given, else those of the last `up`.
+
+    Raises:
+        SettingsError: it is up at other ports.
+    """
+    settings = load_settings()
+    show_log(settings)
+    os.umask(0o077)  # logs and secrets are the user's alone
+    make_home(settings.path())
+    kept = settings.path("services", "ports.json")
+    last = Ports(**json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else Ports()
+    ports = replace(last, **given)
+    if ports != last and settings.path("services", "server.json").exists():
+        raise SettingsError("It is up at other ports already; `make status` shows them. Run `make down` first.")
+    if given:
+        write_file(kept, canonical_json(vars(ports)))
+    places = Places(CLONE, settings, ports)
+    os.environ.update({name: value for name, value in places.environment.items() if name != MARK})
+    return places
+
+
+@contextmanager
+def alone(places: Places) -> Iterator[None]:
+    """One `up` or `down` at a time."""
+    with held(places.folder / "lock", UP_SECONDS, SettingsError), boundary():
+        yield
+
+
+def services_of(places: Places) -> dict[str, Service]:
+    """What this machine runs, by name, in the order of starting."""
+    ports, settings = places.ports, places.settings
+
+    def service(name: str, address: str, healthy: Callable[[], bool], *command: str) -> Service:
+        return Service(name, (sys.executable, *command), address, healthy, places.folder)
+
+    found = {
+        "server": service(
+            "server", places.server, lambda: answers(f"{places.api}/health"),
+            "-m", "prefect", "server", "start", "--host", HOST, "--port", str(ports.server),
+        )
+    }  # fmt: skip
+    if not settings.tracking_uri.startswith("http"):
+        found["mlflow"] = service(
+            "mlflow", places.mlflow, lambda: answers(f"{places.mlflow}/health"),
+            "-m", "mlflow", "server", "--backend-store-uri", settings.tracking_uri, "--workers", "1",
+            "--host", HOST, "--port", str(ports.mlflow), "--artifacts-destination", settings.path("artifacts").as_uri(),
+        )  # fmt: skip
+    found["pages"] = service(
+        "pages", places.pages, lambda: answers(f"{places.pages}/healthz"),
+        "-m", "deployments.pages", "--port", str(ports.pages),
+    )  # fmt: skip
+    if can_serve():
+        found["serving"] = service(
+            "serving", places.serving, lambda: answers(f"{places.serving}/healthz"),
+            "-c", "from dspy_toolkit.cli import main; main()", "serve", "--host", HOST, "--port", str(ports.serving),
+        )  # fmt: skip
+    found["worker"] = service(
+        "worker", "", lambda: _online(places),
+        "-m", "prefect", "worker", "start", "--pool", POOL, "--name", places.worker, "--limit", str(RUNS_AT_ONCE),
+    )  # fmt: skip
+    return found
+
+
+def can_serve() -> bool:
+    """Whether this version has the command `dspy-toolkit serve`."""
+    from dspy_toolkit.cli import app as commands
+
+    return "serve" in commands
+
+
+def nothing_promoted(places: Places) -> bool:
+    """Whether there is no program to serve yet."""
+    from dspy_toolkit.registry import champion, list_projects
+
+    settings = places.settings
+    return all(champion(settings, name).version is None for name in list_projects(settings))
+
+
+def _online(places: Places) -> bool:
+    from deployments.registering import worker_online
+
+    return worker_online(places)
+
+
+def check_ports(places: Places, services: dict[str, Service]) -> None:
+    """Raise SettingsError where somebody else answers at a port that a service is to have."""
+    for name, port in vars(places.ports).items():
+        if name in services and services[name].process() is None and listens(port):
+            raise SettingsError(
+                f"Port {port} of {HOST} is taken by something that `make up` has not started. End it, or choose another: "
+                f"`make up PORTS='--{name}-port {port + 1}'`."
+            )
+
+
+def answers(address: str) -> bool:
+    """Whether a page is there."""
+    try:
+        with urllib.request.urlopen(address, timeout=10) as page:  # noqa: S310  (ours, on loopback)
+            return page.status == 200
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def listens(port: int) -> bool:
+    """Whether something takes connections."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def print_status(places: Places, services: dict[str, Service]) -> bool:
+    """A line a service; whether all are well."""
+    well = True
+    for name in ORDER:
+        if name not in services:
+            why = {
+                "serving": "not part of this version",
+                "mlflow": f"elsewhere: {places.mlflow}",
+            }
+            print(f"{name:<8} {why[name]}")
+            continue
+        service = services[name]
+        process = service.process()
+        healthy = process is not None and (name != "worker" or services["server"].healthy()) and service.healthy()
+        state = "up" if healthy else "down" if process is None else "not well"
+        if not healthy and name == "serving" and nothing_promoted(places):
+            print(f"{name:<8} nothing is promoted yet; `make up` starts it afterwards")
+            continue
+        well = well and healthy
+        since = (
+            f"pid {process.pid}, since {datetime.fromtimestamp(process.create_time()):%Y-%m-%d %H:%M}"
+            if process
+            else ""
+        )
+        print(f"{name:<8} {state:<8}  {service.address:<24} {since}".rstrip())
+    return well
+
+
+if __name__ == "__main__":
+    with boundary():
+        app()

@@ -1,0 +1,137 @@
+"""What the Prefect server must know before a worker runs: the pool, the accelerator's limit, deployments, automations.
+
+Everything here may be done again: what is there is brought up to date. Also: runs that nobody will end are ended.
+
+Not covered: the automations themselves (`deployments.automations`), and what a deployment is (prefect.yaml).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from deployments.automations import register_automations
+from deployments.places import POOL, Places
+from dspy_toolkit.cli.deploy import FILE
+from dspy_toolkit.errors import SettingsError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+UNFINISHED = ("RUNNING", "PENDING", "CANCELLING")
+CANCEL_SECONDS = 25.0
+"""For the worker to end a cancelled run."""
+OVERDUE = timedelta(minutes=2)
+"""A scheduled run that is later than this was missed while nothing ran."""
+
+
+def register(places: Places) -> None:
+    """Tell the server all that it must know, except the deployments."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    from tasks.policy import limit_name
+
+    with client() as prefect:
+        prefect.create_work_pool(
+            WorkPoolCreate(name=POOL, type="process", base_job_template=_template()), overwrite=True
+        )
+        prefect.upsert_global_concurrency_limit_by_name(limit_name(), 1)
+        drop_missed(prefect)
+    register_automations(places)
+
+
+def deploy(places: Places) -> None:
+    """`prefect deploy --all`, for prefect.yaml and for what `dspy-toolkit deploy` wrote.
+
+    Raises:
+        SettingsError: Prefect refuses one of them; the end of what it said.
+    """
+    files = [places.clone / "prefect.yaml"]
+    if places.settings.path(FILE).exists():
+        files.append(places.settings.path(FILE))
+    environment = os.environ | places.environment | {"PREFECT_DEPLOYMENTS_CLEAR_SCHEDULES_ON_EMPTY": "true"}
+    for file in files:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        ended = subprocess.run(
+            command, cwd=places.clone, env=environment, capture_output=True, text=True, timeout=300, check=False
+        )
+        if ended.returncode:
+            said = (ended.stdout + ended.stderr).strip().splitlines()[-12:]
+            raise SettingsError(f"Prefect refuses {file}:\n" + "\n".join(said))
+
+
+def client() -> SyncPrefectClient:
+    """A client of the server that the environment names."""
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True)
+
+
+def worker_online(places: Places) -> bool:
+    """Whether this machine's worker has said lately that it is there."""
+    with client() as prefect:
+        answer = prefect.request("POST", "/work_pools/{name}/workers/filter", path_params={"name": POOL}, json={})
+    return any(each["name"] == places.worker and each["status"] == "ONLINE" for each in answer.json())
+
+
+def end_runs(places: Places, *, patience: float = CANCEL_SECONDS) -> int:
+    """Cancel every run that is under way, and wait for the worker to end it; the number of runs.
+
+    Cancelled runs whose process nobody ends within `patience` seconds are written down as cancelled all the same: the processes
+    are ended right after.
+    """
+    from prefect.states import Cancelled, Cancelling
+
+    with client() as prefect:
+        runs = unfinished(prefect)
+        for run in runs:
+            prefect.set_flow_run_state(run.id, Cancelling(message="`make down` was asked for."), force=True)
+        until = time.monotonic() + patience
+        left = runs
+        while left and time.monotonic() < until:
+            time.sleep(0.5)
+            left = unfinished(prefect)
+        for run in left:
+            prefect.set_flow_run_state(run.id, Cancelled(message="Ended by `make down`."), force=True)
+    return len(runs)
+
+
+def unfinished(prefect: SyncPrefectClient) -> list[Any]:
+    """The runs that some process should be at work on."""
+    return _runs(prefect, UNFINISHED)
+
+
+def drop_missed(prefect: SyncPrefectClient) -> int:
+    """Of each deployment's runs that are overdue since nothing ran, keep the latest; how many were dropped.
+
+    A machine that was off for three days would else begin with three nights and 72 hours of monitoring.
+    """
+    late: dict[Any, list[Any]] = {}
+    for run in _runs(prefect, ("SCHEDULED",)):
+        when = run.next_scheduled_start_time or run.expected_start_time
+        if run.auto_scheduled and when and when < datetime.now(UTC) - OVERDUE:
+            late.setdefault(run.deployment_id, []).append((when, run.id))
+    dropped = [run for runs in late.values() for _, run in sorted(runs)[:-1]]
+    for run in dropped:
+        prefect.delete_flow_run(run)
+    return len(dropped)
+
+
+def _runs(prefect: SyncPrefectClient, states: Iterable[str]) -> list[Any]:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+
+    wanted = FlowRunFilterStateType(any_=[StateType(name) for name in states])
+    return prefect.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=wanted)), limit=200)
+
+
+def _template() -> dict[str, Any]:
+    """A process pool's own template."""
+    from prefect.workers.process import ProcessWorker
+
+    return ProcessWorker.get_default_base_job_template()
