@@ -6,8 +6,13 @@ fetch     the embedded model, into this environment
 gate      two files of scores: is the new program better?
 history   earlier optimizations
 judge     whether a judge agrees with people
+mcp       the door for coding agents
 predict   run a program
-programs  list, show and roll back saved programs
+programs  look at saved programs: list, show, diff, history
+projects  what there is to optimize: list, show, new, validate
+promotion  programs promote, rollback, delete
+bundles   programs export, import
+migration  programs migrate, reprove
 findings  what doctor checks; model_findings, of the models
 
 The commands import heavy packages when they run, so that help is instant.
@@ -20,11 +25,12 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from dspy_toolkit.cli import gate, judge, programs
+from dspy_toolkit.cli import bundles, gate, judge, migration, programs, projects, promotion
 from dspy_toolkit.cli.boundary import boundary
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
 from dspy_toolkit.cli.history import history
+from dspy_toolkit.cli.mcp import mcp
 from dspy_toolkit.cli.predict import predict
 
 if TYPE_CHECKING:
@@ -62,16 +68,33 @@ app.command(history)
 judge_app = App(name="judge", help="Look into a judge before you trust it.")
 judge_app.command(judge.agreement)
 app.command(judge_app)
+app.command(mcp)
 app.command(predict)
 gate_app = App(name="gate")
 gate_app.default(gate.judge)
 gate_app.command(gate.power)
 app.command(gate_app)
-programs_app = App(name="programs", help="List, show and roll back saved programs.")
+programs_app = App(
+    name="programs", help="Look at saved programs, change what is live, move them, and prove them again."
+)
 programs_app.command(programs.list_programs, name="list")
 programs_app.command(programs.show_program, name="show")
-programs_app.command(programs.roll_back, name="rollback")
+programs_app.command(programs.diff_programs, name="diff")
+programs_app.command(programs.show_champions, name="history")
+programs_app.command(promotion.promote_program, name="promote")
+programs_app.command(promotion.roll_back, name="rollback")
+programs_app.command(promotion.delete_program, name="delete")
+programs_app.command(bundles.export_program, name="export")
+programs_app.command(bundles.import_bundle, name="import")
+programs_app.command(migration.migrate_programs, name="migrate")
+programs_app.command(migration.reprove_programs, name="reprove")
 app.command(programs_app)
+projects_app = App(name="projects", help="List projects, look at one, write a new one, and find what is wrong with it.")
+projects_app.command(projects.list_all, name="list")
+projects_app.command(projects.show_project, name="show")
+projects_app.command(projects.new, name="new")
+projects_app.command(projects.validate_project, name="validate")
+app.command(projects_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

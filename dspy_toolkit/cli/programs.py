@@ -1,6 +1,7 @@
-"""`dspy-toolkit programs`: listing and showing saved programs, and rolling back.
+"""`dspy-toolkit programs`: looking at saved programs: list, show, diff, history.
 
-Not covered: making versions (the flow `optimize_program`) and promoting one without the gate.
+Not covered: making versions (the flow `optimize_program`), changing what is live (`promotion`), files (`bundles`), and new
+models and schemas (`migration`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dspy_toolkit.registry import Manifest, Version
+    from dspy_toolkit.registry.differences import Difference
+    from dspy_toolkit.registry.messages import SentPrompt
     from dspy_toolkit.settings import Settings
 
 SHOWN = 600
@@ -57,58 +60,203 @@ def show_program(
     program: str,
     /,
     *,
+    inputs: Annotated[tuple[str, ...], Parameter(name=["--input", "-i"], negative="", show_default=False)] = (),
+    project: Annotated[str, Parameter(show_default=False)] = "",
     json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
-    """Show a program: its instructions, its demos, where it came from and how it scored.
+    """Show a program: where it came from, how it scored, and the messages that the model gets.
 
     Args:
         program: A project (its champion, else its own program), project@champion, project@3 or a folder.
-        json: Print the manifest and the state as JSON.
+        inputs: A value to show in the messages, as NAME=VALUE; an input that is not given stands as {{NAME}}.
+        project: Where the program's project is, if it is neither installed nor where it was.
+        json: Print the manifest, the state and the messages as JSON.
     """
     from rich.console import Group
 
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.display.tables import console, properties
-    from dspy_toolkit.project import load_project
-    from dspy_toolkit.registry.programs import load_state
+    from dspy_toolkit.registry.programs import load_state, own_state
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()
     show_log(settings)
-    state, manifest = load_state(settings, program)
+    state, manifest = load_state(settings, program, project)
     if manifest is None:
-        state = load_project(program, settings).build().dump_state()
+        state = own_state(settings, program, project)
+    sent, why_not = _messages(settings, program, project, dict(_pairs(inputs)))
     if json:
         about = manifest.model_dump(mode="json") if manifest else None
-        print(json_text({"manifest": about, "program": state}, indent=2))
+        messages = [each.model_dump(mode="json") for each in sent]
+        print(json_text({"manifest": about, "program": state, "messages": messages}, indent=2))
         return
     parts: list[RenderableType] = []
     if manifest is None:
         parts.append(f"{program}: nothing is promoted; this is the project's own program.")
     else:
         parts.append(properties(_origin(manifest), title=program))
-    console().print(Group(*parts, *_predictors(state)))
+    # Of a program whose project is gone, what was saved is all there is to see.
+    parts += [*_predictors(state), "", why_not] if why_not else _sent(sent, state)
+    console().print(Group(*parts))
 
 
-def roll_back(project: str, /) -> None:
-    """Make the program that the champion replaced the champion again.
+def diff_programs(
+    first: str,
+    second: str,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+) -> None:
+    """Put two programs side by side: scores, instructions, demonstrations, formats, weights and adapters.
 
-    The version rolled back from stays saved. A second rollback goes one further back.
+    Args:
+        first: A project (its champion, else its own program), project@champion, project@3 or a folder.
+        second: The same.
+        json: Print JSON, for scripts.
+    """
+    from rich.console import Group
+
+    from dspy_toolkit.cli.boundary import show_log
+    from dspy_toolkit.display.tables import console
+    from dspy_toolkit.registry.differences import differences
+    from dspy_toolkit.settings import load_settings
+
+    settings = load_settings()
+    show_log(settings)
+    found = differences(settings, first, second)
+    if json:
+        print(json_text(found.model_dump(mode="json"), indent=2))
+        return
+    console().print(Group(*_side_by_side(found)))
+
+
+def show_champions(
+    project: str,
+    /,
+    *,
+    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+) -> None:
+    """Show a project's champion and those before it, in the order in which a rollback returns to them.
 
     Args:
         project: A project's name or file.
+        json: Print JSON, for scripts.
     """
     from dspy_toolkit.cli.boundary import show_log
-    from dspy_toolkit.registry import champion, rollback
+    from dspy_toolkit.display.tables import console, listing
+    from dspy_toolkit.registry import champions
     from dspy_toolkit.registry.programs import project_name
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()
     show_log(settings)
     name = project_name(project)
-    before = champion(settings, name).version
-    after = rollback(settings, name)
-    print(f"{name}: the champion was version {before} and is version {after} now.")
+    found = champions(settings, name)
+    if json:
+        print(json_text([version.model_dump(mode="json") for version in found], indent=2))
+        return
+    if not found:
+        print(f"Nothing of {name} is promoted yet.")
+        return
+    rows = [
+        (
+            f"{version.version} champion" if "champion" in version.aliases else version.version,
+            version.promoted,
+            version.previous,
+            version.optimizer,
+            f"past the gate: {version.forced}" if version.forced else "",
+        )
+        for version in found
+    ]
+    console().print(listing(("version", "promoted", "replaced", "optimizer", ""), rows, title=name))
+
+
+def _messages(
+    settings: Settings, reference: str, location: str, inputs: dict[str, str]
+) -> tuple[tuple[SentPrompt, ...], str]:
+    """What the model gets; or why that cannot be said."""
+    from dspy_toolkit.errors import ProjectError, RegistryError, nearest
+    from dspy_toolkit.registry.messages import messages_of
+    from dspy_toolkit.registry.programs import load_program
+
+    try:
+        loaded = load_program(settings, reference, location)
+    except (ProjectError, RegistryError) as error:
+        return (), f"The messages cannot be shown: {error}"
+    sent = messages_of(loaded.program, settings.for_project(loaded.project.name), inputs)
+    known = {name for prompt in sent for name in prompt.inputs}
+    if unknown := [name for name in inputs if name not in known]:
+        raise ProjectError(f"{reference} has no input {unknown[0]!r}.{nearest(unknown[0], known)}")
+    return sent, ""
+
+
+def _pairs(inputs: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    from dspy_toolkit.errors import ProjectError
+
+    for pair in inputs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ProjectError(f"--input {pair!r} has no =. Write --input NAME=VALUE.")
+        yield name.strip(), value
+
+
+def _sent(sent: tuple[SentPrompt, ...], state: dict[str, Any]) -> Iterator[RenderableType]:
+    from rich.text import Text
+
+    from dspy_toolkit.project.states import levers_in_words, predictor_states
+
+    parts = predictor_states(state)
+    for prompt in sent:
+        part = parts.get(prompt.predictor, {})
+        demos = part.get("demos") or []
+        words = [f"{len(demos)} demonstrations" if len(demos) != 1 else "1 demonstration", *levers_in_words(part)]
+        yield ""
+        name = f"What {prompt.predictor} sends" if prompt.predictor else "What it sends"
+        yield Text.assemble((name, "bold underline"), f": {', '.join(words)}")
+        for message in prompt.messages:
+            yield ""
+            yield Text(str(message["role"]), style="bold")
+            yield Text(_shortened(message["content"]))
+        for option, value in prompt.options.items():
+            yield ""
+            yield Text(option, style="bold")
+            yield Text(_shortened(value), style="dim")
+
+
+def _side_by_side(found: Difference) -> Iterator[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    first, second = found.references
+    table = Table(box=None, show_header=True, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("", first, second):
+        table.add_column(Text(column, "bold"), overflow="fold", ratio=None if not column else 1)
+    for name, (before, after) in found.facts.items():
+        table.add_row(Text(name, "bold"), *(Text(_fact(value)) for value in (before, after)))
+    for predictor in found.predictors:
+        where = f" of {predictor.name}" if predictor.name else ""
+        same = predictor.instructions[0] == predictor.instructions[1]
+        table.add_row()
+        sides = (predictor.instructions[0], "the same" if same else predictor.instructions[1])
+        table.add_row(Text(f"instructions{where}", "bold"), *map(Text, sides))
+        if predictor.levers[0] or predictor.levers[1]:
+            table.add_row(Text(f"levers{where}", "bold"), *(Text("\n".join(side)) for side in predictor.levers))
+        alone = (predictor.only_first, predictor.only_second)
+        for number in range(max(map(len, alone))):
+            shown = (json_text(side[number]) if number < len(side) else "" for side in alone)
+            name = f"demonstrations{where}" if not number else ""
+            table.add_row(Text(name, "bold"), *(Text(_shortened(text)) for text in shown))
+        if predictor.both:
+            table.add_row(
+                Text("" if any(alone) else f"demonstrations{where}", "bold"), Text(f"{predictor.both} in both")
+            )
+    yield table
+    yield ""
+    yield "The model is sent the same." if found.same else "The model is sent different prompts."
+
+
+def _fact(value: Any) -> str:
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _projects(versions: dict[str, list[Version]], settings: Settings) -> RenderableType:
@@ -159,6 +307,11 @@ def _origin(manifest: Manifest) -> Iterator[tuple[str, Any]]:
     yield "metric", manifest.metric
     yield "trained on", f"{len(manifest.trained_rows):,} rows"
     yield "saved", manifest.created
+    if manifest.imported:
+        came = manifest.imported
+        yield "imported from", came.project if came.version is None else f"{came.project}@{came.version}"
+    if manifest.verdict:
+        yield "verdict", f"{manifest.verdict.outcome}: {manifest.verdict.reason}"
     parent = f"version {manifest.parent}" if isinstance(manifest.parent, int) else manifest.parent
     yield "started from", parent or "the project's own program"
     if manifest.previous_champion:

@@ -4,8 +4,7 @@ A version is `program/program.json` and `program/manifest.json` on an MLflow run
 `project@number`, or by a folder that holds the two files. Only JSON and safetensors are read, and a program whose sha256 is not the
 one in its manifest is refused.
 
-Covered: saving, finding, listing, loading. Not covered: which version is live (`promotion`); deleting, which
-MLflow's own tools do. Reading writes nothing: before the first save there is no database, and so no version.
+Covered: saving, finding, listing, loading. Not covered: which version is live (`promotion`), deleting (`deleting`). Reading writes nothing: before the first save there is no database, and so no version.
 """
 
 from __future__ import annotations
@@ -44,6 +43,10 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
+PROMOTED = "promoted"
+"""Tag of a version: when it became the champion, the last time."""
+FORCED = "forced"
+"""Tag of a version: why it was promoted past the gate, in somebody's words."""
 FOLDER = "program"
 ADAPTERS = "adapters"
 """In a version's folder: a folder for each adapter of the program, by its hash."""
@@ -66,6 +69,10 @@ class Version(Frozen):
     program_sha256: str
     run_id: str
     created: datetime
+    promoted: datetime | None = None
+    """When it became the champion, the last time; None where it never did, or before the toolkit wrote it down."""
+    forced: str = ""
+    """Why it was promoted past the gate; empty where it was not."""
 
 
 def save_version(
@@ -106,7 +113,7 @@ def save_version(
             raise RegistryError(
                 f"The run {run_id} already holds {saved.name}@{saved.version}, another program. Open a new run."
             )
-        write_artifacts(mlflow, run_id, {PROGRAM_FILE: program, **_adapter_files(program_state, settings)}, FOLDER)
+        write_artifacts(mlflow, run_id, {PROGRAM_FILE: program, **adapter_files(program_state, settings)}, FOLDER)
         # The manifest is written last, so its existence means that the version is whole.
         write_artifacts(mlflow, run_id, {MANIFEST_FILE: files}, FOLDER)
         made = mlflow.create_model_version(project, f"runs:/{run_id}/{FOLDER}", run_id, tags=tags)
@@ -234,7 +241,16 @@ def _describe(version: ModelVersion, model: RegisteredModel) -> Version:
         program_sha256=version.tags.get("program_sha256", ""),
         run_id=version.run_id or "",
         created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        promoted=_time(version.tags.get(PROMOTED, "")),
+        forced=version.tags.get(FORCED, ""),
     )
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:  # no tag, or what somebody wrote there by hand
+        return None
 
 
 def _it_has(versions: dict[int, Version]) -> str:
@@ -251,23 +267,23 @@ def _nothing_saved(project: str, known: list[str]) -> str:
     )
 
 
-def _adapter_files(state: dict[str, Any], settings: Settings) -> dict[str, bytes]:
+def adapter_files(state: dict[str, Any], settings: Settings) -> dict[str, bytes]:
     """The files of the adapters that a program has, by their paths in the version."""
     files: dict[str, bytes] = {}
-    for sha256 in _adapters(state):
+    for sha256 in adapters_of(state):
         folder = find_adapter(settings.path(), sha256).folder
         files |= {f"{ADAPTERS}/{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
     return files
 
 
-def _adapters(state: dict[str, Any]) -> list[str]:
+def adapters_of(state: dict[str, Any]) -> list[str]:
     """The hashes of the adapters that a program has."""
     return sorted({str(part["adapter"]) for part in predictor_states(state).values() if part.get("adapter")})
 
 
 def _bring_adapters(state: dict[str, Any], folder: Path, reference: str, settings: Settings) -> None:
     """See that the home has the adapters of a version, whose files are in `folder`."""
-    for sha256 in _adapters(state):
+    for sha256 in adapters_of(state):
         with suppress(ModelNotFound):
             find_adapter(settings.path(), sha256)
             continue
