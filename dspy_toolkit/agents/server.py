@@ -9,6 +9,7 @@ Not covered: who may connect. Over stdio that is whoever starts the server; over
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.agents.jobs import Jobs
 from dspy_toolkit.errors import ProjectError, RegistryError, ToolkitError
 from dspy_toolkit.printable import printable
+from dspy_toolkit.registry.programs import is_location, is_saved
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -65,14 +67,28 @@ def make_server(
     server = MCPServer("dspy-toolkit", instructions=INSTRUCTIONS, version=version("dspy-toolkit"))
     reads = server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
     for tool in _reading(settings):
-        reads(tool)
+        reads(_explained(tool))
     if doctor is not None:
-        reads(_doctor(doctor))
+        reads(_explained(_doctor(doctor)))
     if jobs is not None:
         start, look = _optimizing(settings, jobs)
-        server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False))(start)
-        reads(look)
+        server.tool(annotations=ToolAnnotations(read_only_hint=False, destructive_hint=False))(_explained(start))
+        reads(_explained(look))
     return server
+
+
+def _explained(tool: Callable[..., Any]) -> Callable[..., Any]:
+    """The tool, whose errors tell the agent what the commands tell a person. Of any other error the SDK says nothing."""
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    @functools.wraps(tool)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return tool(*args, **kwargs)
+        except ToolkitError as error:
+            raise ToolError(str(error)) from error
+
+    return told
 
 
 def _reading(settings: Settings) -> list[Callable[..., Any]]:
@@ -232,7 +248,8 @@ class _Text(HTMLParser):
 
 
 def _checked(name: str) -> str:
-    if not _NAME.fullmatch(name):
+    # What looks like a place would be taken for one, and a file's code would run.
+    if not _NAME.fullmatch(name) or is_location(name) or is_saved(name):
         raise ProjectError(
             f"{name[:80]!r} is no name of a project or program. Write router, router@champion or router@3."
         )

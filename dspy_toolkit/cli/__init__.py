@@ -1,6 +1,7 @@
 """The command `dspy-toolkit`: one file for each noun.
 
 boundary  how a command ends: errors, Ctrl-C, closed pipes
+config    the settings in force, changing one, checking a file
 doctor    checks this machine, home and configuration
 fetch     the embedded model, into this environment
 gate      two files of scores: is the new program better?
@@ -9,6 +10,7 @@ judge     whether a judge agrees with people
 mcp       the door for coding agents
 predict   run a program
 programs  look at saved programs: list, show, diff, history
+replay    one row again, step by step
 projects  what there is to optimize: list, show, new, validate
 promotion  programs promote, rollback, delete
 bundles   programs export, import
@@ -25,13 +27,14 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from dspy_toolkit.cli import bundles, gate, judge, migration, programs, projects, promotion
+from dspy_toolkit.cli import bundles, config, gate, judge, migration, programs, projects, promotion
 from dspy_toolkit.cli.boundary import boundary
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
 from dspy_toolkit.cli.history import history
 from dspy_toolkit.cli.mcp import mcp
 from dspy_toolkit.cli.predict import predict
+from dspy_toolkit.cli.replay import replay
 
 if TYPE_CHECKING:
     from cyclopts import CycloptsError
@@ -62,6 +65,11 @@ app = App(
     group_parameters="Options",
     error_formatter=_usage_error,
 )
+config_app = App(name="config", help="The settings: what is in force, changing one, checking a file.")
+config_app.command(config.show, name="show")
+config_app.command(config.change, name="set")
+config_app.command(config.check, name="check")
+app.command(config_app)
 app.command(doctor)
 app.command(fetch_model)
 app.command(history)
@@ -70,6 +78,7 @@ judge_app.command(judge.agreement)
 app.command(judge_app)
 app.command(mcp)
 app.command(predict)
+app.command(replay)
 gate_app = App(name="gate")
 gate_app.default(gate.judge)
 gate_app.command(gate.power)

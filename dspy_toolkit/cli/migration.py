@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from dspy_toolkit.pipeline.reprove import Reproof
     from dspy_toolkit.settings import Settings
 
+Names = Annotated[tuple[str, ...], Parameter(show_default=False)]
 Json = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def migrate_programs(
-    projects: tuple[str, ...] = (),
+    projects: Names = (),
     /,
     *,
     project: Annotated[str, Parameter(show_default=False)] = "",
@@ -68,7 +69,7 @@ def migrate_programs(
 
 
 def reprove_programs(
-    programs: tuple[str, ...] = (),
+    programs: Names = (),
     /,
     *,
     model: Annotated[str, Parameter(show_default=False)] = "",

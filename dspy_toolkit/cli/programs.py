@@ -164,11 +164,13 @@ def show_champions(
             version.promoted,
             version.previous,
             version.optimizer,
-            f"past the gate: {version.forced}" if version.forced else "",
+            version.forced,
         )
         for version in found
     ]
-    console().print(listing(("version", "promoted", "replaced", "optimizer", ""), rows, title=name))
+    console().print(
+        listing(("version", "promoted", "replaced", "optimizer", "past the gate, because"), rows, title=name)
+    )
 
 
 def _messages(

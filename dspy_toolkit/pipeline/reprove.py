@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from dspy_toolkit.datasets import read_file
 from dspy_toolkit.errors import RegistryError
@@ -102,10 +102,12 @@ def reprove(
 
 def with_model(settings: Settings, model: str) -> Settings:
     """These settings with another task model. A key and an address stay with the provider that they were written for."""
-    given = {name: getattr(settings.lm, name) for name in settings.lm.model_fields_set} | {"model": model}
+    given: dict[str, Any] = {name: getattr(settings.lm, name) for name in settings.lm.model_fields_set} | {
+        "model": model
+    }
     if model.partition("/")[0] != settings.lm.model.partition("/")[0]:
         given = {name: value for name, value in given.items() if name not in ("api_key", "api_base")}
-    return settings.model_copy(update={"lm": LMSettings(**given)})
+    return settings.model_copy(update={"lm": LMSettings.model_validate(given)})
 
 
 class _Asked:

@@ -80,7 +80,7 @@ def examples_of(project: Project, most: int = 50) -> list[dspy.Example]:
         DatasetError: the file cannot be read, or a row does not fit.
     """
     types = fields_of(project.build())
-    frame, _ = check_rows(read_rows(project.data_path), project.dataset, types)
+    frame, _ = check_rows(read_rows(project.data_path), project.dataset, types, drop_bad_rows=False)
     return examples(frame.head(most), project.dataset, types)
 
 
@@ -232,7 +232,7 @@ def _dataset(settings: Settings, project: Project) -> Iterator[Finding]:
         )
     types: dict[str, Any] = fields_of(project.build())
     for name in project.dataset.outputs:
-        labels = [text for text, _ in choices_of(types.get(name)) or ()]
+        labels = [str(choice) for choice in choices_of(types.get(name)) or ()]
         counts = {
             label: sum(int((frame[name].astype(str) == label).sum()) for frame in frames.values()) for label in labels
         }

@@ -89,7 +89,7 @@ class Index(Frozen):
 class Bundle(NamedTuple):
     """A bundle that was read and checked."""
 
-    index: Index
+    about: Index
     manifest: Manifest
     state: dict[str, Any]
     adapters: dict[str, dict[str, bytes]]

@@ -184,12 +184,16 @@ def _signature_text(program: dspy.Module) -> tuple[str, str] | None:
     """(DSPy module, signature as text) of a program that is one `Predict` or `ChainOfThought`; None for any other."""
     import dspy
 
-    if type(program) is dspy.Predict:
-        module, signature = "Predict", program.signature
-    elif type(program) is dspy.ChainOfThought:
-        module, signature = "ChainOfThought", program.predict.signature.delete("reasoning")
-    else:
+    if type(program) not in (dspy.Predict, dspy.ChainOfThought):
         return None
+    # Their annotations leave out what a signature is.
+    made: Any = program
+    module, signature = (
+        type(program).__name__,
+        made.signature if type(program) is dspy.Predict else made.predict.signature,
+    )
+    if module == "ChainOfThought":
+        signature = signature.delete("reasoning")
     sides = []
     for fields in (signature.input_fields, signature.output_fields):
         texts = {name: _type_text(field.annotation) for name, field in fields.items()}

@@ -60,10 +60,10 @@ def import_program(
     """
     path = Path(path).expanduser()
     bundle = read_bundle(path)
-    found = _project(settings, project, bundle.index.project)
-    name = found.name if found else project or bundle.index.project
+    found = _project(settings, project, bundle.about.project)
+    name = found.name if found else project or bundle.about.project
     state, manifest = _adapted(bundle, found, name, dict(fields or {}), str(path))
-    origin = Imported(project=bundle.index.project, version=bundle.index.version, bundle_sha256=bundle.sha256)
+    origin = Imported(project=bundle.about.project, version=bundle.about.version, bundle_sha256=bundle.sha256)
     sha256 = hashlib.sha256(program_bytes(state)).hexdigest()
     if name in list_projects(settings):
         for version in list_versions(settings, name):

@@ -50,7 +50,7 @@ def new_project(name: str, template: str = "classify", into: Path | None = None)
     """
     if template not in TEMPLATES:
         raise ProjectError(f"There is no template {template!r}.{nearest(template, TEMPLATES)}")
-    source = files(__package__).joinpath("templates", template)
+    source = files("dspy_toolkit.scaffold").joinpath("templates", template)
     texts: dict[str, str] = {}
     for entry in source.iterdir():
         text = entry.read_text(encoding="utf-8")

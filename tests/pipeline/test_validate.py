@@ -36,7 +36,12 @@ def test_a_good_project_has_nothing_wrong(tmp_path: Path) -> None:
         ("metric=exact_match, program=lambda: 1 / 0", "program", "wrong", "division by zero"),
         ("metric=lambda example, prediction: 0.5, program=make", "metric", "wrong", "own answer 0.500, not 1"),
         ("metric=lambda example, prediction: 1.0, program=make", "metric", "wrong", "other rows 1 as well"),
-        ("metric=lambda example, prediction: prediction.colour, program=make", "metric", "wrong", "colour"),
+        (
+            "metric=lambda example, prediction: prediction.colour, program=make",
+            "metric",
+            "wrong",
+            "raised AttributeError",
+        ),
         ("metric=exact_match, program=make, files=('none.md',)", "project", "wrong", "none.md"),
     ],
 )
