@@ -424,6 +424,8 @@ def check_table(table: dict[str, Any], where: str) -> Settings:
 class _Alone(Settings):
     """Settings from what they are given alone."""
 
+    model_config = SettingsConfigDict(toml_file=None)
+
     @classmethod
     def settings_customise_sources(
         cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: Any, **named: Any

@@ -25,7 +25,7 @@ def test_settings_are_shown_with_their_source(command, monkeypatch: pytest.Monke
     everything = command("config", "show")
     assert "sk-very-secret-1234" not in everything.out + json.dumps(shown)
     assert list(json.loads(command("config", "show", "lm.model", "--json").out)) == ["lm.model"]
-    assert "Did you mean lm.model?" in command("config", "show", "lm.modell").err
+    assert "Did you mean lm.model" in command("config", "show", "lm.modell").err
 
 
 def test_a_setting_is_changed_and_the_rest_of_the_file_stays(command) -> None:

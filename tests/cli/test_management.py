@@ -145,3 +145,31 @@ def test_reprove_of_nothing_and_of_what_cannot_be_run(command, save_questions) -
 )
 def test_every_verb_speaks_json(command, verb: str) -> None:
     assert "--json" in command("programs", verb, "--help").out
+
+
+def test_what_fell_is_optimized_on_the_model_that_it_is_moved_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dspy_toolkit.cli.migration import _optimize
+    from dspy_toolkit.pipeline.reprove import Reproof
+
+    flow = tmp_path / "flows" / "optimize_program.py"
+    flow.parent.mkdir()
+    flow.write_text(
+        "import os, sys\n"
+        "with open('started', 'a') as file:\n"
+        "    print(*sys.argv[1:], os.environ.get('DSPY_TOOLKIT_LM__MODEL'), file=file)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    fell = [
+        Reproof(project=name, version=1, location=place, question="", outcome="fell", reason="", evidence=None)
+        for name, place in (("one", "path/one.toml"), ("two", ""))
+    ]
+    _optimize(fell, "openai/new")
+    _optimize(fell[:1], "")
+    assert (tmp_path / "started").read_text().splitlines() == [
+        "--project path/one.toml openai/new",
+        "--project two openai/new",
+        "--project path/one.toml None",
+    ]
