@@ -16,6 +16,7 @@ from _checks import problems
 from _cli import cli_page
 from _modules import errors_page, module_pages
 from _settings import settings_page
+from _subjects import flows_page, metrics_page, projects_page
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path("docs/reference")
@@ -29,6 +30,9 @@ def pages(root: Path) -> dict[str, str]:
         "settings.md": settings_page(library / "settings.py"),
         "cli.md": cli_page(),
         "errors.md": errors_page(library / "errors.py"),
+        "flows.md": flows_page(root),
+        "metrics.md": metrics_page(),
+        "projects.md": projects_page(root),
         **module_pages(library),
     }
     return {name: f"{MADE}{text.strip()}\n" for name, text in {**made, "README.md": _index(made)}.items()}

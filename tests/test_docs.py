@@ -34,6 +34,12 @@ def test_every_setting_command_error_and_package_has_its_place(build: ModuleType
         if isinstance(value, type) and issubclass(value, errors.ToolkitError):
             assert f"## `{name}`" in made["errors.md"]
     assert "def load_version(settings: Settings, reference: str) ->" in made["dspy_toolkit.registry.md"]
+    for flow in ("optimize_program", "compare_optimizers", "benchmark_machine"):
+        assert f"## `{flow}`\n\n```sh\npython -m flows.{flow} --help" in made["flows.md"]
+    assert "- `dry_run`: stop before anything is compiled" in made["flows.md"]
+    for metric in ("exact_match", "judge", "weighted", "token_f1"):
+        assert f"## `{metric}`" in made["metrics.md"]
+    assert "| `request` | input | `str` | what a user asks" in made["projects.md"]
     assert all(f"({name})" in made["README.md"] for name in made if name != "README.md")
     assert made == build.pages(ROOT)
 

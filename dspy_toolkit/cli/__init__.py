@@ -8,7 +8,7 @@ gate      two files of scores: is the new program better?
 history   earlier optimizations
 judge     whether a judge agrees with people
 mcp       the door for coding agents
-predict   run a program
+predict   run a program; predict_file, on a file, resumably
 programs  look at saved programs: list, show, diff, history
 replay    one row again, step by step
 projects  what there is to optimize: list, show, new, validate

@@ -5,7 +5,7 @@
     program.json                the program's state
     adapters/HASH/…             the three files of each adapter that it has
 
-It is a zip file in which equal programs have equal bytes. Reading runs no code and unpacks nothing: the parts are read into
+It is a zip file; one machine writes equal programs as equal bytes. Reading runs no code and unpacks nothing: the parts are read into
 memory, each by a name that is expected and up to a size that is allowed, and what is kept of them goes through the registry.
 Refused are other members, a name given twice, links, encryption, other compressions, a part that is larger than it says or than
 it may be, one whose sha256 is not the one written down, and a state with anything but what a predictor's state has.
