@@ -9,7 +9,7 @@ history   earlier optimizations
 judge     whether a judge agrees with people
 mcp       the door for coding agents
 predict   run a program; predict_file, on a file, resumably
-programs  look at saved programs: list, show, diff, history
+programs  what is saved: list, history; showing: show, diff
 replay    one row again, step by step
 projects  what there is to optimize: list, show, new, validate
 promotion  programs promote, rollback, delete
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from dspy_toolkit.cli import bundles, config, gate, judge, migration, programs, projects, promotion
+from dspy_toolkit.cli import bundles, config, gate, judge, migration, programs, projects, promotion, showing
 from dspy_toolkit.cli.boundary import boundary
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
@@ -87,8 +87,8 @@ programs_app = App(
     name="programs", help="Look at saved programs, change what is live, move them, and prove them again."
 )
 programs_app.command(programs.list_programs, name="list")
-programs_app.command(programs.show_program, name="show")
-programs_app.command(programs.diff_programs, name="diff")
+programs_app.command(showing.show_program, name="show")
+programs_app.command(showing.diff_programs, name="diff")
 programs_app.command(programs.show_champions, name="history")
 programs_app.command(promotion.promote_program, name="promote")
 programs_app.command(promotion.roll_back, name="rollback")

@@ -174,7 +174,7 @@ class _Heard(BaseCallback):
         messages = inputs.get("messages") or [{"role": "user", "content": inputs.get("prompt") or ""}]
         self._open[call_id] = time.monotonic(), tuple(to_jsonable_python(messages, fallback=str))
 
-    def on_lm_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         began, messages = self._open.pop(call_id, (time.monotonic(), ()))
         texts = tuple(_text(each) for each in outputs or ()) if exception is None else ()
         fault = describe_error(exception) if exception is not None else ""

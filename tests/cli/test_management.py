@@ -34,6 +34,13 @@ def test_show_prints_the_messages_as_the_model_gets_them(command, save_questions
     assert wrong.code == 1 and "Did you mean text?" in wrong.err
 
 
+def test_a_long_message_is_shown_whole(command, save_questions) -> None:
+    words = " ".join(f"word{number}" for number in range(500))
+    save_questions(words)
+    shown = command("programs", "show", "questions@1").out
+    assert all(f"word{number}" in shown for number in range(500))
+
+
 def test_show_of_a_program_whose_project_is_gone_shows_what_was_saved(command, save_questions, questions: Path) -> None:
     save_questions("Be brief.")
     questions.unlink()
