@@ -2,8 +2,8 @@
 
     on another model     the champion on that model against the champion on today's
     as things are today  the champion against the project's own program, which a new DSPy or new rows may have made as good
-    a version            a version that is not live against the champion; its verdict is kept with it, and `programs promote`
-                         obeys it
+    a version            a version that is not live against the champion, or against the project's own program where nothing is
+                         live; its verdict is kept with it, and `programs promote` obeys it
 
 All of it is on the sealed rows, and every opening is in the ledger. Each answer is a run of MLflow, and no decision: nothing is
 promoted here.
@@ -26,7 +26,7 @@ from dspy_toolkit.pipeline.compare import Match
 from dspy_toolkit.pipeline.context import Context, Progress
 from dspy_toolkit.pipeline.prepare import prepare
 from dspy_toolkit.project import data_part
-from dspy_toolkit.registry import find_version
+from dspy_toolkit.registry import champion, find_version
 from dspy_toolkit.registry.manifest import KeptVerdict
 from dspy_toolkit.registry.programs import LoadedProgram, is_version, load_program, project_name
 from dspy_toolkit.registry.verdicts import keep_verdict
@@ -138,21 +138,28 @@ class _Asked:
 
     def version_against_champion(self) -> Reproof:
         settings, name = self.context.settings, self.context.project.name
-        live = find_version(settings, f"{name}@{CHAMPION}")
-        against = load_program(settings, f"{name}@{live.version}", self.context.project.location)
-        match = replace(self.match, champion=against.program, tuned_on=self.match.tuned_on | _trained(against))
-        if against.manifest is not None and (anchor := against.manifest.anchor) is not None:
-            earlier = load_program(settings, f"{name}@{anchor}", self.context.project.location)
-            match = replace(match, anchor=earlier.program, tuned_on=match.tuned_on | _trained(earlier))
+        live, match = champion(settings, name), self.match
+        against = "the project's own program, since nothing is live"
+        if live.version is not None:
+            against = f"the champion, version {live.version}"
+            match = self._with(match, live.version)
         found = match.decide()
         verdict = KeptVerdict(
-            outcome=found.outcome, reason=found.reason, champion=live.version, champion_sha256=live.program_sha256
+            outcome=found.outcome, reason=found.reason, champion=live.version, champion_sha256=live.sha256 or ""
         )
         keep_verdict(settings, name, self.version, verdict)
         outcome: Outcome = "passed" if found.outcome == "promoted" else "refused"
-        return self._answer(
-            f"version {self.version} against the champion, version {live.version}", outcome, found.reason, found.sealed
-        )
+        return self._answer(f"version {self.version} against {against}", outcome, found.reason, found.sealed)
+
+    def _with(self, match: Match, version: int) -> Match:
+        """The match against a version; beside it runs its anchor, where it has one."""
+        settings, project = self.context.settings, self.context.project
+        live = load_program(settings, f"{project.name}@{version}", project.location)
+        match = replace(match, champion=live.program, tuned_on=match.tuned_on | _trained(live))
+        if live.manifest is None or live.manifest.anchor is None:
+            return match
+        earlier = load_program(settings, f"{project.name}@{live.manifest.anchor}", project.location)
+        return replace(match, anchor=earlier.program, tuned_on=match.tuned_on | _trained(earlier))
 
     def on_another_model(self, model: str, tolerance: float) -> Reproof:
         there = replace(self.context, settings=with_model(self.context.settings, model))

@@ -162,6 +162,7 @@ def test_what_fell_is_optimized_on_the_model_that_it_is_moved_to(
 
     flow = tmp_path / "flows" / "optimize_program.py"
     flow.parent.mkdir()
+    (flow.parent / "__init__.py").touch()  # without it the repository's own flows would go before it
     flow.write_text(
         "import os, sys\n"
         "with open('started', 'a') as file:\n"

@@ -21,6 +21,7 @@ from dspy_toolkit.registry.verdicts import promote_by_verdict
 from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.tracking import runs as tracking
 from dspy_toolkit.tracking.history import read_history
+from dspy_toolkit.tracking.mlflow_client import session
 from tests.optimizers.toys import HINT, Toy, by_instruction, records, write_project
 
 Knows = Callable[[Any], bool]
@@ -101,6 +102,15 @@ def test_a_version_that_is_not_live_gets_a_verdict_that_promotion_obeys(day: Day
     day.connections["openai/toy"] = day.today.connect()
     assert day.reprove("colours@3").outcome == "passed"
     assert promote_by_verdict(day.settings, "colours@3").replaced == 1
+
+
+def test_where_nothing_is_live_a_version_is_compared_with_the_projects_own_program(day: Day) -> None:
+    with session(day.settings, "taking the champion away") as mlflow:
+        mlflow.delete_registered_model_alias("colours", "champion")
+    with pytest.raises(RegistryError, match="never compared"):
+        promote_by_verdict(day.settings, "colours@1")
+    assert day.reprove("colours@1").outcome == "passed"
+    assert promote_by_verdict(day.settings, "colours@1").replaced is None
 
 
 def test_a_version_is_not_moved_to_another_model(day: Day) -> None:
