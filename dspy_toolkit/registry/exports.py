@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.lm.levers import LEVERS
-from dspy_toolkit.project.states import levers_in_words, predictor_states, renamed
+from dspy_toolkit.lm.levers import levers_of
+from dspy_toolkit.project.states import levers_in_words, renamed
 from dspy_toolkit.registry.bundle import bundle_bytes
 from dspy_toolkit.registry.manifest import Manifest
 from dspy_toolkit.registry.messages import SentPrompt, messages_of
@@ -72,13 +72,8 @@ def export_dspy(settings: Settings, reference: str, folder: Path, location: str 
     import dspy
 
     loaded = load_program(settings, reference, location)
-    state = renamed(loaded.program.dump_state(), {})
-    parts = predictor_states(state)
-    left_out = [word for part in parts.values() for word in levers_in_words(part)]
-    for name in parts:
-        own = state[name] if name else state
-        for lever in LEVERS:
-            own.pop(lever, None)
+    state = renamed(loaded.program.dump_state(), {})  # which has no lever: DSPy saves none
+    left_out = [word for predictor in loaded.program.predictors() for word in levers_in_words(levers_of(predictor))]
     state["metadata"] = {"dependency_versions": _dependencies(dspy)}
     data = json.dumps(state, indent=2, ensure_ascii=False, default=str).encode()
     code = _loading_code(loaded, reference)
