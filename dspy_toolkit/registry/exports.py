@@ -21,6 +21,7 @@ from dspy_toolkit.registry.bundle import bundle_bytes
 from dspy_toolkit.registry.manifest import Manifest
 from dspy_toolkit.registry.messages import SentPrompt, messages_of
 from dspy_toolkit.registry.programs import LoadedProgram, load_program, load_state
+from dspy_toolkit.registry.verdicts import verdict_of
 from dspy_toolkit.registry.versions import find_version
 from dspy_toolkit.tracking.mlflow_client import session
 
@@ -58,7 +59,9 @@ def export_bundle(settings: Settings, reference: str, to: Path) -> Exported:
     state, manifest = load_state(settings, reference)
     if manifest is None:
         raise RegistryError(f"Nothing of {reference} is promoted, so there is no program to export. Optimize it first.")
-    number = _number(settings, reference, manifest)
+    if (number := _number(settings, reference, manifest)) is not None:
+        named = f"{manifest.project}@{number}"
+        manifest = manifest.model_copy(update={"verdict": verdict_of(settings, named, manifest)})
     write_file(to, bundle_bytes(settings, state, manifest, number), RegistryError)
     return Exported((to,), ())
 

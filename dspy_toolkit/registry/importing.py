@@ -115,10 +115,10 @@ def _adapted(
         "previous_champion": None,
         "anchor": None,
     }
-    if manifest.verdict is not None and not manifest.verdict.champion_sha256:
-        changes["verdict"] = None  # of a champion that only its own home knows
-    elif manifest.verdict is not None:
-        changes["verdict"] = manifest.verdict.model_copy(update={"champion": None})
+    if (verdict := manifest.verdict) is not None and verdict.champion is not None:
+        # Its number means nothing here. Without the program's hash only its own home knows which champion that was.
+        known = bool(verdict.champion_sha256)
+        changes["verdict"] = verdict.model_copy(update={"champion": None}) if known else None
     if project is not None:
         program = project.build()
         mapping = {**project.renames, **fields}

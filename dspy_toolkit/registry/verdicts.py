@@ -117,7 +117,11 @@ def _why_not(name: str, verdict: KeptVerdict | None, live: ChampionPart, optimiz
     elif live.version is None or _same(verdict, live):
         return ""
     else:
-        what = f"version {verdict.champion}" if verdict.champion is not None else "the project's own program"
+        what = "the project's own program"
+        if verdict.champion is not None:
+            what = f"version {verdict.champion}"
+        elif verdict.champion_sha256:
+            what = "the champion of another home"
         why = f"{name} passed the gate against {what}, and the champion is version {live.version}."
     return (
         f"{why} Run `dspy-toolkit programs reprove {name}`, which asks the gate; "

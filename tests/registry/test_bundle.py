@@ -20,11 +20,13 @@ from dspy_toolkit.errors import ModelError, RegistryError, ToolkitError
 from dspy_toolkit.lm.models.adapters import find_adapter
 from dspy_toolkit.project import load_project, register
 from dspy_toolkit.project.finding import _registered
-from dspy_toolkit.registry import list_versions, load_version, promote
+from dspy_toolkit.registry import list_versions, load_version, promote, undo
 from dspy_toolkit.registry.bundle import INDEX_FILE, read_bundle
 from dspy_toolkit.registry.exports import export_bundle
 from dspy_toolkit.registry.importing import import_program
+from dspy_toolkit.registry.manifest import KeptVerdict
 from dspy_toolkit.registry.programs import load_program
+from dspy_toolkit.registry.verdicts import keep_verdict, promote_by_verdict
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking.history import read_history
 from tests.conftest import QUESTIONS
@@ -96,6 +98,40 @@ def test_equal_programs_have_equal_bytes_and_no_place_of_this_machine(
     assert again.read_bytes() == bundle.read_bytes()
     with zipfile.ZipFile(bundle) as file:
         assert all(str(questions.parent).encode() not in file.read(name) for name in file.namelist())
+
+
+@pytest.mark.parametrize(
+    ("champion_then", "sha256", "kept", "said"),
+    [
+        (None, "", True, ""),  # against the project's own program
+        (7, "a" * 64, True, "the champion of another home"),
+        (7, "", False, "never compared"),  # of a champion that only its own home knows
+    ],
+)
+def test_a_verdict_travels_where_it_can_be_understood(
+    home: Settings, other: Settings, save_questions: Callable[..., int], questions: Path, tmp_path: Path,
+    champion_then: int | None, sha256: str, kept: bool, said: str,
+) -> None:  # fmt: skip
+    """Also one that was reached after the version was saved."""
+    save_questions("Be brief.")
+    verdict = KeptVerdict(outcome="promoted", reason="Better.", champion=champion_then, champion_sha256=sha256)
+    keep_verdict(home, "questions", 1, verdict)
+    export_bundle(home, "questions@1", tmp_path / "b")
+    import_program(other, tmp_path / "b", str(questions))
+    found = load_version(other, "questions@1")[1].verdict
+    assert (found is not None) is kept
+    if kept:
+        assert promote_by_verdict(other, "questions@1").replaced is None
+        undo(other, "questions", 1)
+    first = questions.with_name("other.toml")
+    first.write_text(QUESTIONS)
+    promote(
+        other,
+        "questions",
+        import_program(other, with_state(tmp_path / "b", lambda state: state.update(demos=[])), str(first)).version,
+    )
+    with pytest.raises(RegistryError, match=said or "the project's own program"):
+        promote_by_verdict(other, "questions@1")
 
 
 def test_the_same_bundle_twice_is_one_version(bundle: Path, other: Settings, questions: Path) -> None:
