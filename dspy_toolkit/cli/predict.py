@@ -80,7 +80,11 @@ def predict(
         from dspy_toolkit.cli.predict_file import write_answers
 
         threads, bar = settings.optimize.threads, settings.observe.progress
-        if unreadable := write_answers(loaded, rows, connection, threads, to, progress=bar):
+
+        def ask(left: list[dict[str, Any]]) -> Iterator[dict[str, Any] | EngineError]:
+            return answers(loaded.program, left, connection, threads)
+
+        if unreadable := write_answers(loaded, rows, connection.model, ask, to, threads=threads, progress=bar):
             raise Unreadable(
                 f"{unreadable} of {len(rows)} replies could not be read; their lines in {to} hold an error."
             )

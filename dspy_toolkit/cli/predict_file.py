@@ -11,22 +11,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.durable import append_lines, write_file
-from dspy_toolkit.errors import DatasetError
+from dspy_toolkit.errors import DatasetError, EngineError
 from dspy_toolkit.locks import held
 from dspy_toolkit.printable import json_text
 from dspy_toolkit.store import digest
 
 if TYPE_CHECKING:
-    from dspy_toolkit.lm import Connection
     from dspy_toolkit.registry.programs import LoadedProgram
 
+Ask = Callable[[list[dict[str, Any]]], Iterator[dict[str, Any] | EngineError]]
+"""Gives each row's answer, or the error of a reply that could not be read."""
 PART = 4
 """Rows that are added at once, for each of the threads."""
 
@@ -34,10 +35,11 @@ PART = 4
 def write_answers(
     loaded: LoadedProgram,
     rows: list[dict[str, Any]],
-    connection: Connection,
-    threads: int,
+    model: str,
+    ask: Ask,
     to: Path,
     *,
+    threads: int = 1,
     progress: bool = True,
 ) -> int:
     """Answer the rows that `to` has no answer of yet; how many of all the replies could not be read.
@@ -45,33 +47,32 @@ def write_answers(
     Args:
         loaded: the program.
         rows: its inputs.
-        connection: the language models.
-        threads: program runs at once.
+        model: the name of the model that answers.
+        ask: answers rows, in their order.
         to: the file of answers, made or gone on with.
+        threads: rows that `ask` has under way at once.
         progress: show a bar on a terminal.
 
     Raises:
         DatasetError: `to` holds answers of another program, other inputs or another model, or cannot be written.
         ToolkitError: the model failed; what was answered is kept.
     """
-    from dspy_toolkit.cli.predict import Unreadable, answers
-
     with held(to.with_name(f"{to.name}.lock"), 0.0, DatasetError):
-        done = _begun(to, _whose(loaded, rows, connection))
+        done = _begun(to, _whose(loaded, rows, model))
         if done:
             print(f"{to} has {len(done)} of {len(rows)} answers already; the others are made.", file=sys.stderr)
         unreadable = sum("error" in line and len(line) == 1 for line in done)
         with _bar(len(rows), len(done), shown=progress) as advance:
-            made = answers(loaded.program, rows[len(done) :], connection, threads)
+            made = ask(rows[len(done) :])
             while part := list(islice(made, PART * threads)):
-                unreadable += sum(isinstance(answer, Unreadable) for answer in part)
-                lines = [{"error": str(answer)} if isinstance(answer, Unreadable) else answer for answer in part]
+                unreadable += sum(isinstance(answer, EngineError) for answer in part)
+                lines = [{"error": str(answer)} if isinstance(answer, EngineError) else answer for answer in part]
                 append_lines(to, "".join(f"{json_text(line)}\n" for line in lines).encode(), DatasetError)
                 advance(len(part))
     return unreadable
 
 
-def _whose(loaded: LoadedProgram, rows: list[dict[str, Any]], connection: Connection) -> dict[str, str]:
+def _whose(loaded: LoadedProgram, rows: list[dict[str, Any]], model: str) -> dict[str, str]:
     """What a file of answers is the answers of."""
     from dspy_toolkit.optimizers.states import prompt_of
 
@@ -79,7 +80,7 @@ def _whose(loaded: LoadedProgram, rows: list[dict[str, Any]], connection: Connec
     return {
         "project": loaded.project.name,
         "program": program,
-        "model": connection.model,
+        "model": model,
         "inputs": digest(_plain(rows)),
     }
 
