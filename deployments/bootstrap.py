@@ -202,23 +202,15 @@ def services_of(places: Places) -> dict[str, Service]:
         "pages", places.pages, lambda: answers(f"{places.pages}/healthz"),
         "-m", "deployments.pages", "--port", str(ports.pages),
     )  # fmt: skip
-    if can_serve():
-        found["serving"] = service(
-            "serving", places.serving, lambda: answers(f"{places.serving}/healthz"),
-            "-c", "from dspy_toolkit.cli import main; main()", "serve", "--host", HOST, "--port", str(ports.serving),
-        )  # fmt: skip
+    found["serving"] = service(
+        "serving", places.serving, lambda: answers(f"{places.serving}/healthz"),
+        "-c", "from dspy_toolkit.cli import main; main()", "serve", "--host", HOST, "--port", str(ports.serving),
+    )  # fmt: skip
     found["worker"] = service(
         "worker", "", lambda: _online(places),
         "-m", "prefect", "worker", "start", "--pool", POOL, "--name", places.worker, "--limit", str(RUNS_AT_ONCE),
     )  # fmt: skip
     return found
-
-
-def can_serve() -> bool:
-    """Whether this version has the command `dspy-toolkit serve`."""
-    from dspy_toolkit.cli import app as commands
-
-    return "serve" in commands
 
 
 def nothing_promoted(places: Places) -> bool:

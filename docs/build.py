@@ -1,6 +1,6 @@
-"""Make docs/reference/ from the code, and check the pages written by hand.
+"""Make docs/reference/, SKILL.md and llms.txt from the code, and check the pages written by hand.
 
-    python docs/build.py            write docs/reference/
+    python docs/build.py            write them
     python docs/build.py --check    change nothing; exit code 1 when a page is stale, a link is dead or an example is broken
 
 The same code gives the same bytes. Pages of docs/reference/ that nothing makes any more are removed.
@@ -11,10 +11,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from _agents import doors
 from _checks import problems
 from _cli import cli_page
 from _modules import errors_page, module_pages
 from _settings import settings_page
+from _subjects import flows_page, metrics_page, projects_page
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = Path("docs/reference")
@@ -28,6 +30,9 @@ def pages(root: Path) -> dict[str, str]:
         "settings.md": settings_page(library / "settings.py"),
         "cli.md": cli_page(),
         "errors.md": errors_page(library / "errors.py"),
+        "flows.md": flows_page(root),
+        "metrics.md": metrics_page(),
+        "projects.md": projects_page(root),
         **module_pages(library),
     }
     return {name: f"{MADE}{text.strip()}\n" for name, text in {**made, "README.md": _index(made)}.items()}
@@ -65,6 +70,17 @@ def write(root: Path, made: dict[str, str]) -> list[Path]:
     return changed
 
 
+def stale_doors(root: Path) -> dict[str, str]:
+    """Of SKILL.md and llms.txt, those that differ from what the code and the pages give: name → what it should be."""
+    made = doors(root)
+    there = {name: root / name for name in made}
+    return {
+        name: text
+        for name, text in made.items()
+        if not there[name].is_file() or there[name].read_text(encoding="utf-8") != text
+    }
+
+
 def main(arguments: list[str]) -> int:
     """Run; the exit code."""
     if unknown := [argument for argument in arguments if argument != "--check"]:
@@ -73,8 +89,12 @@ def main(arguments: list[str]) -> int:
     made = pages(ROOT)
     if not arguments:
         changed = write(ROOT, made)
-        print("\n".join(f"wrote {path}" for path in changed) or "docs/reference/ is up to date.")
-    found = [f"{path} is stale." for path in stale(ROOT, made)]
+        # After the reference: llms.txt lists its pages.
+        for name, text in stale_doors(ROOT).items():
+            (ROOT / name).write_text(text, encoding="utf-8")
+            changed.append(Path(name))
+        print("\n".join(f"wrote {path}" for path in changed) or "Everything is up to date.")
+    found = [f"{path} is stale." for path in [*stale(ROOT, made), *stale_doors(ROOT)]]
     if found:
         found.append("Run `python docs/build.py` and commit what it writes.")
     found += problems(ROOT)

@@ -425,6 +425,36 @@ def load_settings(**arguments: Any) -> Settings:
     return settings
 
 
+def check_table(table: dict[str, Any], where: str) -> Settings:
+    """The settings that the contents of a file give, by themselves: neither the environment nor the working folder's file counts.
+
+    Args:
+        where: what the file is called, for an error.
+
+    Raises:
+        SettingsError: as `load_settings`.
+    """
+    try:
+        settings = _Alone(**table)
+    except ValidationError as error:
+        raise SettingsError(_in_words(error, f"{where}: ", Settings)) from None
+    for name in settings.projects:
+        settings.for_project(name)
+    return settings
+
+
+class _Alone(Settings):
+    """Settings from what they are given alone."""
+
+    model_config = SettingsConfigDict(toml_file=None)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *others: Any, **named: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
 def _check_environment() -> None:
     """Refuse `DSPY_TOOLKIT_HOEM`: pydantic-settings itself only looks for the names that it knows."""
     for variable in os.environ:

@@ -34,8 +34,32 @@ def test_every_setting_command_error_and_package_has_its_place(build: ModuleType
         if isinstance(value, type) and issubclass(value, errors.ToolkitError):
             assert f"## `{name}`" in made["errors.md"]
     assert "def load_version(settings: Settings, reference: str) ->" in made["dspy_toolkit.registry.md"]
+    for flow in ("optimize_program", "compare_optimizers", "benchmark_machine"):
+        assert f"## `{flow}`\n\n```sh\npython -m flows.{flow} --help" in made["flows.md"]
+    assert "- `dry_run`: stop before anything is compiled" in made["flows.md"]
+    for metric in ("exact_match", "judge", "weighted", "token_f1"):
+        assert f"## `{metric}`" in made["metrics.md"]
+    assert "| `request` | input | `str` | what a user asks" in made["projects.md"]
     assert all(f"({name})" in made["README.md"] for name in made if name != "README.md")
     assert made == build.pages(ROOT)
+
+
+def test_every_command_and_tool_is_in_the_skill_and_every_page_in_llms_txt(build: ModuleType) -> None:
+    made = build.doors(ROOT)
+    for name in ("programs reprove", "projects new", "mcp", "gate power", "predict"):
+        assert f"- `dspy-toolkit {name}`: " in made["SKILL.md"]
+    for name in ("show_program", "optimize", "doctor"):
+        assert f"- `{name}`: " in made["SKILL.md"]
+    for page in ["README.md", *(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]:
+        assert f"]({page})" in made["llms.txt"]
+    assert build.stale_doors(ROOT) == {}
+
+
+def test_a_skill_that_differs_is_stale(build: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# A thing\n\n![picture](x.png)\n\nIt does [this](y.md). And more.\n")
+    (tmp_path / "SKILL.md").write_text("edited")
+    assert set(build.stale_doors(tmp_path)) == {"SKILL.md", "llms.txt"}
+    assert "- [A thing](README.md): It does this." in build.doors(tmp_path)["llms.txt"]
 
 
 def test_a_page_that_differs_is_stale_until_it_is_written(build: ModuleType, tmp_path: Path) -> None:

@@ -3,15 +3,22 @@
 advise    a configuration from measured ground
 boundary  how a command ends: errors, Ctrl-C, closed pipes
 deploy    a project of the user's own on a schedule, with Prefect
+config    the settings in force, changing one, checking a file
 doctor    checks this machine, home and configuration
 fetch     the embedded model, into this environment
 gate      two files of scores: is the new program better?
 history   earlier optimizations
 judge     whether a judge agrees with people
-predict   run a program
-programs  list, show and roll back saved programs
 serve     programs behind an HTTP API, and its keys
 data      rows from what users said of answers
+mcp       the door for coding agents
+predict   run a program; predict_file, on a file, resumably
+programs  what is saved: list, history; showing: show, diff
+replay    one row again, step by step
+projects  what there is to optimize: list, show, new, validate
+promotion  programs promote, rollback, delete
+bundles   programs export, import
+migration  programs migrate, reprove
 findings  what doctor checks; model_findings, of the models
 
 The commands import heavy packages when they run, so that help is instant.
@@ -24,14 +31,28 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from dspy_toolkit.cli import data, gate, judge, programs, serve
+from dspy_toolkit.cli import (
+    bundles,
+    config,
+    data,
+    gate,
+    judge,
+    migration,
+    programs,
+    projects,
+    promotion,
+    serve,
+    showing,
+)
 from dspy_toolkit.cli.advise import advise
 from dspy_toolkit.cli.boundary import boundary
 from dspy_toolkit.cli.deploy import deploy
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
 from dspy_toolkit.cli.history import history
+from dspy_toolkit.cli.mcp import mcp
 from dspy_toolkit.cli.predict import predict
+from dspy_toolkit.cli.replay import replay
 
 if TYPE_CHECKING:
     from cyclopts import CycloptsError
@@ -64,21 +85,38 @@ app = App(
 )
 app.command(advise)
 app.command(deploy)
+config_app = App(name="config", help="The settings: what is in force, changing one, checking a file.")
+config_app.command(config.show, name="show")
+config_app.command(config.change, name="set")
+config_app.command(config.check, name="check")
+app.command(config_app)
 app.command(doctor)
 app.command(fetch_model)
 app.command(history)
 judge_app = App(name="judge", help="Look into a judge before you trust it.")
 judge_app.command(judge.agreement)
 app.command(judge_app)
+app.command(mcp)
 app.command(predict)
+app.command(replay)
 gate_app = App(name="gate")
 gate_app.default(gate.judge)
 gate_app.command(gate.power)
 app.command(gate_app)
-programs_app = App(name="programs", help="List, show and roll back saved programs.")
+programs_app = App(
+    name="programs", help="Look at saved programs, change what is live, move them, and prove them again."
+)
 programs_app.command(programs.list_programs, name="list")
-programs_app.command(programs.show_program, name="show")
-programs_app.command(programs.roll_back, name="rollback")
+programs_app.command(showing.show_program, name="show")
+programs_app.command(showing.diff_programs, name="diff")
+programs_app.command(programs.show_champions, name="history")
+programs_app.command(promotion.promote_program, name="promote")
+programs_app.command(promotion.roll_back, name="rollback")
+programs_app.command(promotion.delete_program, name="delete")
+programs_app.command(bundles.export_program, name="export")
+programs_app.command(bundles.import_bundle, name="import")
+programs_app.command(migration.migrate_programs, name="migrate")
+programs_app.command(migration.reprove_programs, name="reprove")
 app.command(programs_app)
 serve_app = App(name="serve")
 serve_app.default(serve.serve)
@@ -91,6 +129,12 @@ app.command(serve_app)
 data_app = App(name="data", help="Rows of a dataset.")
 data_app.command(data.from_feedback)
 app.command(data_app)
+projects_app = App(name="projects", help="List projects, look at one, write a new one, and find what is wrong with it.")
+projects_app.command(projects.list_all, name="list")
+projects_app.command(projects.show_project, name="show")
+projects_app.command(projects.new, name="new")
+projects_app.command(projects.validate_project, name="validate")
+app.command(projects_app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

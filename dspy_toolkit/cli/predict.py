@@ -42,6 +42,7 @@ def predict(
     inputs: Annotated[tuple[str, ...], Parameter(name=["--input", "-i"], negative="", show_default=False)] = (),
     json: Annotated[str | None, Parameter(show_default=False)] = None,
     file: Annotated[Path | None, Parameter(name=["--file", "-f"], show_default=False)] = None,
+    to: Annotated[Path | None, Parameter(show_default=False)] = None,
     project: Annotated[str, Parameter(show_default=False)] = "",
     output: Literal["table", "json"] = "table",
     **fields: Annotated[str, Parameter(name="--FIELD", help="An input of the program by its name.")],
@@ -53,6 +54,7 @@ def predict(
         inputs: One input as NAME=VALUE; give it once for each.
         json: All inputs as one JSON object. JSON on stdin does as well.
         file: A .jsonl, .csv or .parquet file of inputs; prints one line of JSON for each row.
+        to: With --file, write the lines into this file, with a bar; started again it goes on where it was stopped.
         project: Where the program's project is, if it is neither installed nor where it was.
         output: A table, or JSON for scripts.
     """
@@ -61,6 +63,8 @@ def predict(
     from dspy_toolkit.registry.programs import load_program
     from dspy_toolkit.settings import load_settings
 
+    if to is not None and file is None:
+        raise DatasetError("--to is for the answers to a file. Add --file, or leave it out.")
     settings = load_settings()
     show_log(settings)
     loaded = load_program(settings, program, project)
@@ -72,6 +76,19 @@ def predict(
         )
     settings = settings.for_project(loaded.project.name)
     connection = connect(settings)
+    if file and to:
+        from dspy_toolkit.cli.predict_file import write_answers
+
+        threads, bar = settings.optimize.threads, settings.observe.progress
+
+        def ask(left: list[dict[str, Any]]) -> Iterator[dict[str, Any] | EngineError]:
+            return answers(loaded.program, left, connection, threads)
+
+        if unreadable := write_answers(loaded, rows, connection.model, ask, to, threads=threads, progress=bar):
+            raise Unreadable(
+                f"{unreadable} of {len(rows)} replies could not be read; their lines in {to} hold an error."
+            )
+        return
     if file:
         print_rows(loaded.program, rows, connection, settings.optimize.threads)
         return
@@ -173,23 +190,25 @@ def print_rows(program: dspy.Module, rows: list[dict[str, Any]], connection: Con
         Unreadable: after the last line, when some replies could not be read; their lines say so.
     """
     unreadable = 0
-    for answer in _answers(program, rows, connection, threads):
+    for answer in answers(program, rows, connection, threads):
         unreadable += isinstance(answer, Unreadable)
         print(json_text({"error": str(answer)} if isinstance(answer, Unreadable) else answer), flush=True)
     if unreadable:
         raise Unreadable(f"{unreadable} of {len(rows)} replies could not be read; their lines hold an error.")
 
 
-def _answers(
+def answers(
     program: dspy.Module, rows: list[dict[str, Any]], connection: Connection, threads: int
 ) -> Iterator[dict[str, Any] | Unreadable]:
+    """The answer to each row in order, `threads` at once; a reply that cannot be read is given and not raised."""
+
     def one(inputs: dict[str, Any]) -> dict[str, Any] | Unreadable:
         try:
             return run(program, inputs, connection)
         except Unreadable as error:
             return error
 
-    pool = ThreadPoolExecutor(min(threads, len(rows)), thread_name_prefix="predict")
+    pool = ThreadPoolExecutor(max(1, min(threads, len(rows))), thread_name_prefix="predict")
     try:
         yield from pool.map(one, rows)
     finally:

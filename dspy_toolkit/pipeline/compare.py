@@ -184,14 +184,14 @@ class Match:
         rows.attrs = sealed.attrs
         return rows
 
-    def open_sealed(self, sealed: pd.DataFrame) -> Opened:
-        """The opening that the ledger grants."""
+    def open_sealed(self, sealed: pd.DataFrame, question: Question | None = None) -> Opened:
+        """The opening that the ledger grants; for the two programs' prompts, unless another question is asked."""
         context, name = self.context, self.context.project.name
         ledger = Ledger(context.settings.path(LEDGER))
         # Rows in memory belong to no file whose rows could be remembered.
         remembered = context.settings.path("splits", f"{name}.jsonl") if context.records is None else None
         names = frozenset(row_names(sealed, context.project.dataset, remembered))
-        question: Question = {
+        question = question or {
             "candidate": digest(prompt_of(self.candidate)),
             "champion": digest(prompt_of(self.champion)),
             "rate": self.false_promotion_rate,

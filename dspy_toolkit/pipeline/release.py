@@ -24,6 +24,7 @@ from dspy_toolkit.project import ChampionPart, Project, ProjectRef
 from dspy_toolkit.project.signatures import fields_of, signature_hash
 from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version, undo
 from dspy_toolkit.registry.lock import registry_lock
+from dspy_toolkit.registry.manifest import KeptVerdict
 from dspy_toolkit.registry.programs import lasting_location
 from dspy_toolkit.registry.unfinished import INTENT_TAG
 from dspy_toolkit.run import ReleasedRun, Run
@@ -145,6 +146,12 @@ def manifest_of(context: Context, run: Run) -> Manifest:
         previous_champion=run.ref.champion.version,
         promoted_for=seen.promoted_for or "quality",
         anchor=seen.anchor if seen.promoted_for == "tokens" else None,
+        verdict=KeptVerdict(
+            outcome=seen.outcome,
+            reason=seen.reason,
+            champion=run.ref.champion.version,
+            champion_sha256=run.ref.champion.sha256 or "",
+        ),
     )
 
 

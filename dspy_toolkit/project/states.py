@@ -19,6 +19,30 @@ def prompts_of(part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     yield from (part.get("ensemble") or {}).get("members") or ()
 
 
+def renamed(state: Any, renames: Mapping[str, str]) -> Any:
+    """A copy of a saved state without language models, whose demonstrations and label rules have today's field names.
+
+    Args:
+        renames: old field name → new.
+    """
+    if not isinstance(state, dict):
+        return state
+    made = {key: renamed(part, renames) for key, part in state.items()}
+    if isinstance(made.get("demos"), list):
+        if "signature" in made:  # a member of an ensemble has none
+            made["lm"] = None
+        made["demos"] = [{renames.get(key, key): value for key, value in demo.items()} for demo in made["demos"]]
+        if isinstance(made.get("labels"), dict):
+            made["labels"] = {renames.get(key, key): rule for key, rule in made["labels"].items()}
+        if isinstance(made.get("ensemble"), dict):
+            made["ensemble"]["members"] = [renamed(each, renames) for each in made["ensemble"]["members"]]
+        if renames and made.get("neighbors"):
+            before = made["neighbors"].get("fields", {})
+            now = {old: renames.get(name, name) for old, name in before.items()}
+            made["neighbors"] = {**made["neighbors"], "fields": {**renames, **now}}
+    return made
+
+
 def levers_in_words(part: Mapping[str, Any]) -> list[str]:
     """What one predictor has beside its instruction and demonstrations, for people. Args: part: of `predictor_states`."""
     if together := part.get("ensemble"):

@@ -5,7 +5,7 @@ looks after promotions that a killed process left.
 """
 
 from dspy_toolkit.registry.manifest import Manifest
-from dspy_toolkit.registry.promotion import Decision, champion, promote, rollback, undo
+from dspy_toolkit.registry.promotion import Decision, champion, champions, promote, rollback, undo
 from dspy_toolkit.registry.versions import (
     Version,
     find_version,
@@ -20,6 +20,7 @@ __all__ = [
     "Manifest",
     "Version",
     "champion",
+    "champions",
     "find_version",
     "list_projects",
     "list_versions",

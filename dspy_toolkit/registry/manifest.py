@@ -3,8 +3,9 @@
 Covered: the fields, writing them as JSON for people, reading them back with the reason when they cannot be used. The
 manifest is written after the program and holds its sha256, so its existence means that the version is whole.
 
-Not covered: reading the manifest of another schema version, where the version lies (`versions`), what is live
-(`promotion`).
+A manifest of an earlier schema is read as one of today's (`migrations`).
+
+Not covered: where the version lies (`versions`), what is live (`promotion`).
 """
 
 from __future__ import annotations
@@ -17,17 +18,40 @@ from typing import Any, Literal
 from pydantic import AwareDatetime, Field, ValidationError
 
 from dspy_toolkit.errors import RegistryError
+from dspy_toolkit.registry.migrations import migrated
 from dspy_toolkit.store import Frozen, canonical_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[2] = 2
 PROGRAM_FILE = "program.json"
 MANIFEST_FILE = "manifest.json"
+
+
+class KeptVerdict(Frozen):
+    """What the gate said of a program, and of which comparison."""
+
+    outcome: Literal["promoted", "refused", "unchanged"]
+    reason: str
+    """One sentence for people."""
+    champion: int | None
+    """The version that it was compared with; None: nothing was live."""
+    champion_sha256: str = ""
+    """Of that version's program, by which another home knows it; empty where it is not known."""
+
+
+class Imported(Frozen):
+    """The bundle that a version came in."""
+
+    project: str
+    """What the project was called there."""
+    version: int | None
+    """Its number there."""
+    bundle_sha256: str
 
 
 class Manifest(Frozen):
     """Where a program came from, what it was trained on, and how it scored."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     project: str
     location: str = ""
     """Where the project was found (`programs.lasting_location`); empty: by its name."""
@@ -57,6 +81,10 @@ class Manifest(Frozen):
     """Why it passed the gate: better answers, or nearly as good ones from fewer tokens. Versions of 0.1.0 count as quality."""
     anchor: int | None = None
     """Of one promoted for tokens, the version that was last promoted for quality, from which losses are counted."""
+    verdict: KeptVerdict | None = None
+    """Of the gate; None for a program that was never compared, such as the project's own."""
+    imported: Imported | None = None
+    """Where it comes from; None: it was made in this home."""
     created: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
     program_sha256: str = ""
     """Hex digest of program.json's bytes; filled when the version is saved."""
@@ -101,6 +129,9 @@ def read_manifest(data: bytes, where: str) -> Manifest:
             "Run `pip install --upgrade dspy-toolkit`."
         )
     try:
+        if version != SCHEMA_VERSION:
+            # As JSON, by whose rules a text is a time and a list a tuple.
+            data = json.dumps(migrated(value, SCHEMA_VERSION)).encode()
         return Manifest.model_validate_json(data)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_context=False)[0]

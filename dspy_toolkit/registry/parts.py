@@ -37,10 +37,10 @@ def part_files(state: dict[str, Any], settings: Settings) -> dict[str, bytes]:
         RegistryError: the store lacks rows.
     """
     files: dict[str, bytes] = {}
-    for sha256 in _named(state, "adapter"):
+    for sha256 in adapters_of(state):
         folder = find_adapter(settings.path(), sha256).folder
         files |= {f"{ADAPTERS}/{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
-    for sha256 in _row_sets(state):
+    for sha256 in row_sets_of(state):
         try:
             files[f"{ROWS}/{sha256}.json"] = Store(settings.objects).read(Ref(sha256=sha256, kind="json"))
         except ObjectMissing:
@@ -58,7 +58,7 @@ def bring_parts(state: dict[str, Any], folder: Path, reference: str, settings: S
         RegistryError: neither of the two has it, or what the folder has is something else.
         ProgramError: the state says no hash where one belongs.
     """
-    for sha256 in _named(state, "adapter"):
+    for sha256 in adapters_of(state):
         with suppress(ModelNotFound):
             find_adapter(settings.path(), sha256)
             continue
@@ -72,7 +72,7 @@ def bring_parts(state: dict[str, Any], folder: Path, reference: str, settings: S
             raise RegistryError(
                 f"{reference} should hold the adapter {sha256[:8]} and holds {added.sha256[:8]}. Export it again."
             )
-    for sha256 in _row_sets(state):
+    for sha256 in row_sets_of(state):
         _bring_rows(sha256, folder / ROWS / f"{sha256}.json", reference, Store(settings.objects))
 
 
@@ -94,18 +94,18 @@ def _bring_rows(sha256: str, file: Path, reference: str, store: Store) -> None:
     store.save(data, "json")
 
 
-def _named(state: dict[str, Any], lever: str) -> list[str]:
-    """The hashes that a program's predictors have as this lever."""
-    return sorted({str(prompt[lever]) for prompt in _prompts(state) if prompt.get(lever)})
+def adapters_of(state: dict[str, Any]) -> list[str]:
+    """The hashes of the adapters that a program has."""
+    return sorted({str(prompt["adapter"]) for prompt in _prompts(state) if prompt.get("adapter")})
+
+
+def row_sets_of(state: dict[str, Any]) -> list[str]:
+    """The hashes of the sets of rows that a program has."""
+    found = (prompt.get("neighbors") for prompt in _prompts(state))
+    # It is checked: a state may come from elsewhere, and the hash becomes a path.
+    return sorted({read_neighbors(each).rows for each in found if each})
 
 
 def _prompts(state: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for part in predictor_states(state).values():
         yield from prompts_of(part)
-
-
-def _row_sets(state: dict[str, Any]) -> list[str]:
-    """The hashes of the sets of rows that a program has."""
-    found = (prompt.get("neighbors") for prompt in _prompts(state))
-    # It is checked: a state may come from elsewhere, and the hash becomes a path.
-    return sorted({read_neighbors(each).rows for each in found if each})

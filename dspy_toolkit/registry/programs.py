@@ -8,6 +8,7 @@ Not covered: reading and checking the saved files (`dspy_toolkit.registry`), run
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from dspy_toolkit.errors import ProjectError, RegistryError
 from dspy_toolkit.lm.levers import clear
 from dspy_toolkit.project import ChampionPart, Project, load_named, load_project
 from dspy_toolkit.project.signatures import fields_of, signature_hash
-from dspy_toolkit.project.states import predictor_states
+from dspy_toolkit.project.states import predictor_states, renamed
 from dspy_toolkit.registry import champion, find_version, list_projects, load_version
 from dspy_toolkit.registry.manifest import MANIFEST_FILE, Manifest
 
@@ -98,6 +99,11 @@ def load_state(settings: Settings, reference: str, location: str = "") -> tuple[
     return {}, None
 
 
+def own_state(settings: Settings, reference: str, location: str = "") -> dict[str, Any]:
+    """The state of a project's own program, which nothing has optimized, as JSON. Raises ProjectError."""
+    return json.loads(json.dumps(load_project(location or reference, settings).build().dump_state(), default=str))
+
+
 def project_name(text: str) -> str:
     """The name of the project at `text`, which may be a name already. Only a location is looked into."""
     return load_project(text).name if is_location(text) else text
@@ -149,20 +155,15 @@ def _find_project(manifest: Manifest, reference: str, location: str, settings: S
 def _fill(
     program: dspy.Module, state: dict[str, Any], manifest: Manifest, renames: Mapping[str, str], reference: str
 ) -> None:
-    saved = {renames.get(name, name) for name in manifest.signature_fields}
-    fields = set(fields_of(program))
-    if saved != fields or _shape(state) != _shape(program.dump_state()):
-        raise RegistryError(
-            f"{reference} does not fit its project any more: it was saved with {_listed(saved)}, and the project now has "
-            f"{_listed(fields)}. Optimize it again, or note renamed fields in Project.renames."
-        )
+    if problem := misfit(program, state, manifest, renames):
+        raise RegistryError(f"{reference} does not fit its project any more: {problem}")
     if not renames and signature_hash(program) != manifest.signature_sha256:
         log.warning("The types of the fields have changed since %s was saved; today's are used.", reference)
     own = {name: predictor.lm for name, predictor in program.named_predictors()}
     for _, predictor in program.named_predictors():
         clear(predictor)
     try:
-        program.load_state(_prepared(state, renames))
+        program.load_state(renamed(state, renames))
     except (KeyError, TypeError, ValueError) as error:
         raise RegistryError(
             f"{reference} does not fit its project any more: {type(error).__name__}: {error}. Optimize it again."
@@ -171,27 +172,33 @@ def _fill(
         predictor.lm = own[name]
 
 
-def _prepared(state: Any, renames: Mapping[str, str]) -> Any:
-    """A copy of a saved state without LMs, whose demos have today's field names."""
-    if not isinstance(state, dict):
-        return state
-    made = {key: _prepared(part, renames) for key, part in state.items()}
-    if isinstance(made.get("demos"), list):
-        if "signature" in made:  # a member of an ensemble has none
-            made["lm"] = None
-        made["demos"] = [{renames.get(key, key): value for key, value in demo.items()} for demo in made["demos"]]
-        if isinstance(made.get("ensemble"), dict):
-            made["ensemble"]["members"] = [_prepared(each, renames) for each in made["ensemble"]["members"]]
-        if renames and made.get("neighbors"):
-            before = made["neighbors"].get("fields", {})
-            now = {old: renames.get(name, name) for old, name in before.items()}
-            made["neighbors"] = {**made["neighbors"], "fields": {**renames, **now}}
-    return made
+def misfit(program: dspy.Module, state: Mapping[str, Any], manifest: Manifest, renames: Mapping[str, str]) -> str:
+    """Why a saved state does not fit a program, and what to do; empty where it does.
+
+    Args:
+        program: of the project as it is.
+        state, manifest: as they were saved.
+        renames: old field name → new.
+    """
+    saved = {renames.get(name, name) for name in manifest.signature_fields}
+    fields = set(fields_of(program))
+    if saved != fields:
+        return (
+            f"it was saved with {_listed(saved)}, and the project now has {_listed(fields)}. Optimize it again, or note "
+            "renamed fields in Project.renames."
+        )
+    if _shape(state) != _shape(program.dump_state()):
+        return f"its predictors were {_shapes(state)}, and the project's are {_shapes(program.dump_state())}. Optimize it again."
+    return ""
 
 
-def _shape(state: dict[str, Any]) -> dict[str, int]:
+def _shape(state: Mapping[str, Any]) -> dict[str, int]:
     """Predictor → number of its fields. DSPy itself loads what fits, without a warning."""
     return {name: len(part["signature"]["fields"]) for name, part in predictor_states(state).items()}
+
+
+def _shapes(state: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name or 'one'} with {count} fields" for name, count in sorted(_shape(state).items())) or "none"
 
 
 def _listed(names: set[str]) -> str:

@@ -2,8 +2,9 @@
 
 Covered: reading it, moving it to a version (`promote`), moving it back (`rollback`). Before the alias moves, the
 new version gets the tag `previous` with the version that it replaces; so a promotion that breaks off leaves the old
-champion in place, and one that succeeded can always be undone. Each version has its own tag, so rollbacks chain. One
-writer for each home at a time.
+champion in place, and one that succeeded can always be undone. Each version has its own tag, so rollbacks chain, and
+`champions` walks back along them; a version that is promoted once more first leaves its old place in the chain, which so is never
+a circle. One writer for each home at a time.
 
 Not covered: whether a program deserves promotion (the gate), and homes that share an MLflow server: each has its own
 lock, and there only `compared_with` prevents a promotion by a stale comparison.
@@ -11,13 +12,16 @@ lock, and there only `compared_with` prevents a promotion by a stale comparison.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.versions import (
     CHAMPION,
+    FORCED,
     PREVIOUS,
+    PROMOTED,
     Version,
     find_version,
     list_versions,
@@ -27,6 +31,8 @@ from dspy_toolkit.store import Frozen
 from dspy_toolkit.tracking.mlflow_client import exists, session
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from dspy_toolkit.project import ChampionPart
     from dspy_toolkit.settings import Settings
 
@@ -59,7 +65,34 @@ def champion(settings: Settings, project: str) -> ChampionPart:
     return ChampionPart(version=live and live.version, sha256=live and live.program_sha256)
 
 
-def promote(settings: Settings, project: str, version: int, *, compared_with: ChampionPart | None = None) -> int | None:
+def champions(settings: Settings, project: str) -> list[Version]:
+    """The champion and those before it that a rollback returns to one after the other; the newest first.
+
+    Raises:
+        RegistryError: the registry has no such project, or cannot be read.
+    """
+    return chain(list_versions(settings, project))
+
+
+def chain(versions: list[Version]) -> list[Version]:
+    """Of all versions of a project, the champion and those that it and its predecessors replaced."""
+    known = {version.version: version for version in versions}
+    at = next((version for version in versions if CHAMPION in version.aliases), None)
+    found: dict[int, Version] = {}
+    while at is not None and at.version not in found:  # homes of version 0.1.0 may hold a circle
+        found[at.version] = at
+        at = known.get(at.previous) if at.previous is not None else None
+    return list(found.values())
+
+
+def promote(
+    settings: Settings,
+    project: str,
+    version: int,
+    *,
+    compared_with: ChampionPart | None = None,
+    forced: str = "",
+) -> int | None:
     """Make `version` the champion of `project`, and read it back. Promoting the champion changes nothing.
 
     Args:
@@ -68,6 +101,7 @@ def promote(settings: Settings, project: str, version: int, *, compared_with: Ch
         version: a saved version.
         compared_with: the champion that the version was shown to beat, as `champion` gave it. When another one is
             live by now the promotion is refused, since the comparison says nothing about it. None: no check.
+        forced: why it is promoted past the gate, in somebody's words, to be kept with the version; empty where it is not.
 
     Returns:
         The version that was replaced, or None.
@@ -88,10 +122,21 @@ def promote(settings: Settings, project: str, version: int, *, compared_with: Ch
                 f"but by now the champion is {_named(project, replaced)}. Run the optimization again."
             )
         with session(settings, f"{project}@{version} was not promoted") as mlflow:
+            unlink(mlflow, settings, found)
             # The tag first: were the alias to move before it, a failure in between would lose the way back.
             mlflow.set_model_version_tag(project, str(version), PREVIOUS, str(replaced or ""))
+            mlflow.set_model_version_tag(project, str(version), PROMOTED, datetime.now(UTC).isoformat())
+            if forced or found.forced:
+                mlflow.set_model_version_tag(project, str(version), FORCED, forced)
         _move(settings, project, version)
     return replaced
+
+
+def unlink(mlflow: MlflowClient, settings: Settings, version: Version) -> None:
+    """Take a version out of the chain: what replaced it has replaced what it had replaced. Call it inside `session`."""
+    for later in list_versions(settings, version.project):
+        if later.previous == version.version:
+            mlflow.set_model_version_tag(version.project, str(later.version), PREVIOUS, str(version.previous or ""))
 
 
 def rollback(settings: Settings, project: str) -> int:

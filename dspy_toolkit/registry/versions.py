@@ -4,8 +4,7 @@ A version is `program/program.json` and `program/manifest.json` on an MLflow run
 It is named `project@alias`, `project@number`, or by a folder that holds the two files. Only JSON and safetensors are read, and a program whose sha256 is not the
 one in its manifest is refused.
 
-Covered: saving, finding, listing, loading. Not covered: which version is live (`promotion`); deleting, which
-MLflow's own tools do. Reading writes nothing: before the first save there is no database, and so no version.
+Covered: saving, finding, listing, loading. Not covered: which version is live (`promotion`), deleting (`deleting`). Reading writes nothing: before the first save there is no database, and so no version.
 """
 
 from __future__ import annotations
@@ -42,6 +41,10 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
+PROMOTED = "promoted"
+"""Tag of a version: when it became the champion, the last time."""
+FORCED = "forced"
+"""Tag of a version: why it was promoted past the gate, in somebody's words."""
 FOLDER = "program"
 
 _PROJECT = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -62,6 +65,10 @@ class Version(Frozen):
     program_sha256: str
     run_id: str
     created: datetime
+    promoted: datetime | None = None
+    """When it became the champion, the last time; None where it never did, or before the toolkit wrote it down."""
+    forced: str = ""
+    """Why it was promoted past the gate; empty where it was not."""
 
 
 def save_version(
@@ -230,7 +237,16 @@ def _describe(version: ModelVersion, model: RegisteredModel) -> Version:
         program_sha256=version.tags.get("program_sha256", ""),
         run_id=version.run_id or "",
         created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
+        promoted=_time(version.tags.get(PROMOTED, "")),
+        forced=version.tags.get(FORCED, ""),
     )
+
+
+def _time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:  # no tag, or what somebody wrote there by hand
+        return None
 
 
 def _it_has(versions: dict[int, Version]) -> str:

@@ -50,7 +50,7 @@ def test_a_program_is_shown_readably(command, save_questions) -> None:
     for text in (
         "Be [bold]brief[/bold].",
         "Who wrote Emma?",
-        "Demos: 1",
+        "What it sends: 1 demonstration",
         "bootstrap max_bootstrapped_demos=1",
         "50.0 % [25.0, 75.0] on 40 rows",
         "+12.5 points [+1.0, +24.0]",
@@ -62,7 +62,9 @@ def test_a_program_is_shown_readably(command, save_questions) -> None:
 def test_the_projects_own_program_is_shown_before_the_first_promotion(command, questions: Path) -> None:
     shown = command("programs", "show", str(questions))
     assert shown.code == 0
-    assert "nothing is promoted" in shown.out and "Classify the question." in shown.out and "No demos" in shown.out
+    assert (
+        "nothing is promoted" in shown.out and "Classify the question." in shown.out and "0 demonstrations" in shown.out
+    )
 
 
 def test_a_program_as_json_holds_all_of_it(command, save_questions) -> None:

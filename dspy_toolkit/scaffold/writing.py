@@ -1,0 +1,89 @@
+"""A new project's folder from a template.
+
+Files of a template that end in `.j2` are rendered by jinja2, the others are copied. The folder appears whole or not at all.
+
+Not covered: what is in the templates; each has tests of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from dspy_toolkit.durable import new_folder
+from dspy_toolkit.errors import ProjectError, nearest
+
+TEMPLATES: Mapping[str, str] = {
+    "classify": "a text gets one of a few labels; no Python",
+    "extract": "a text becomes typed fields",
+    "generate": "facts become a text in your style",
+    "advise": "a situation becomes settings, scored by what they would do",
+    "rag": "a question is answered from your passages",
+}
+"""Template → what a project of it does."""
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+class NewProject(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    project: Path
+    """The file that `load_project` takes."""
+    files: tuple[str, ...]
+    """All files, by name."""
+
+
+def new_project(name: str, template: str = "classify", into: Path | None = None) -> NewProject:
+    """Write a small whole project: program, metric, rows, tests.
+
+    Args:
+        name: lower-case letters, digits, - and _, a letter first; also the name of its folder.
+        template: one of TEMPLATES.
+        into: the folder that its folder goes into; the working folder by default.
+
+    Raises:
+        ProjectError: the name or the template cannot be used, or the folder is there already.
+    """
+    if template not in TEMPLATES:
+        raise ProjectError(f"There is no template {template!r}.{nearest(template, TEMPLATES)}")
+    source = files("dspy_toolkit.scaffold").joinpath("templates", template)
+    texts: dict[str, str] = {}
+    for entry in source.iterdir():
+        text = entry.read_text(encoding="utf-8")
+        rendered = entry.name.endswith(".j2")
+        texts[entry.name.removesuffix(".j2")] = render(text, name) if rendered else text
+    return write_project(name, texts, into)
+
+
+def render(text: str, name: str) -> str:
+    """A template's text for a project called `name`. An unknown variable is an error."""
+    from jinja2 import Environment, StrictUndefined
+
+    # Python and TOML are written, no page: escaping would change quotes.
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
+    title = name.replace("-", " ").replace("_", " ")
+    return environment.from_string(text).render(name=name, title=title[:1].upper() + title[1:])
+
+
+def write_project(name: str, texts: Mapping[str, str], into: Path | None = None) -> NewProject:
+    """Write a project's files into a new folder `into/name`.
+
+    Raises:
+        ProjectError: the name cannot be used, or the folder is there already.
+    """
+    if not _NAME.fullmatch(name):
+        raise ProjectError(
+            f"project name {name!r} cannot be used. Take lower-case letters, digits, - and _, with a letter first."
+        )
+    folder = ((into or Path()) / name).expanduser()
+    if folder.exists():
+        raise ProjectError(f"{folder} is there already. Take another name, or remove it.")
+    with new_folder(folder, ProjectError) as partial:
+        for file, text in texts.items():
+            (partial / file).write_text(text, encoding="utf-8")
+    project = next(file for file in ("project.toml", "project.py") if file in texts)
+    return NewProject(folder, folder / project, tuple(sorted(texts)))
