@@ -257,12 +257,8 @@ def print_status(places: Places, services: dict[str, Service]) -> bool:
     """A line a service; whether all are well."""
     well = True
     for name in ORDER:
-        if name not in services:
-            why = {
-                "serving": "not part of this version",
-                "mlflow": f"elsewhere: {places.mlflow}",
-            }
-            print(f"{name:<8} {why[name]}")
+        if name not in services:  # settings name an MLflow server
+            print(f"{name:<8} elsewhere: {places.mlflow}")
             continue
         service = services[name]
         process = service.process()
