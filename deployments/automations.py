@@ -12,14 +12,16 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from deployments.places import HEARTBEAT_SECONDS, Places
+from deployments.places import Places
 from tasks.events import KINDS, event_name
 
 if TYPE_CHECKING:
     from prefect.events.schemas.automations import AutomationCore
 
 BLOCK = "dspy-toolkit-alerts"
-MISSED_HEARTBEATS = 3
+SILENT_SECONDS = 240
+"""A run that has not been heard of for so long is gone. Longer than Prefect's own 180 s between two heartbeats: a flow that somebody
+starts from elsewhere is not told to say it more often, and must not be taken for dead."""
 NOT_BEGUN_SECONDS = 600
 """A run that a worker has taken and that has not begun by then will not: its worker was killed. A busy machine takes a minute."""
 RUN_STATES = {
@@ -92,7 +94,7 @@ def _of_state(kind: str, pages: str, block_id: Any) -> AutomationCore:
 
 
 def _zombies() -> AutomationCore:
-    """A run that has not said for three heartbeats that it lives, and has not ended, has crashed."""
+    """A run that has said that it lives, is silent now, and has not ended, has crashed."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -107,13 +109,9 @@ def _zombies() -> AutomationCore:
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=HEARTBEAT_SECONDS * MISSED_HEARTBEATS),
+            within=timedelta(seconds=SILENT_SECONDS),
         ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, message="Its process has not been heard of for three heartbeats."
-            )
-        ],
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="Its process has not been heard of for minutes.")],
     )
 
 

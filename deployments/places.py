@@ -24,8 +24,8 @@ MARK = "TOOLKIT_SERVICES"
 CLIENT_FILE = "prefect.toml"
 """Read by Prefect's commands in the clone, so that they find the server and its password from any shell."""
 FIRST_LINE = "# Made by `make up`, removed by `make down`.\n"
-HEARTBEAT_SECONDS = 30
-"""How often a run says that it lives. Prefect's least."""
+HEARTBEAT_SECONDS = 60
+"""How often a run says that it lives; Prefect's own is 180 s."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,7 @@ class Places:
                 "api.url": self.api,
                 "api.auth_string": self.password,
                 "server.analytics_enabled": False,
+                "flows.heartbeat_frequency": HEARTBEAT_SECONDS,
             }.items()
         )
         write_file(path, text.encode())

@@ -71,7 +71,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_race(tmp_path: Path) -> None:
                     "PYTHONPATH": str(second),
                     "TOOLKIT_SERVICES": str(home),
                 }
-                mine |= {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30", "DO_NOT_TRACK": "1"}
+                mine |= {"DO_NOT_TRACK": "1"}
                 command = [second / ".venv/bin/python", "-m", "prefect", "worker", "start", "--pool", "mlx"]
                 other = subprocess.Popen(
                     [*command, "--name", "second", "--limit", "4"], cwd=second, env=mine, stdout=log, stderr=log,
