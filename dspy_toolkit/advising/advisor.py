@@ -108,8 +108,8 @@ class Advisor:
 
     def scored(self, situation: Any, runs: Frame | None = None) -> Frame:
         """Runs (the committed ones by default) with what is minimized in the situation."""
-        runs = self.runs if runs is None else runs
-        return runs.assign(**{LOSS: self.objective(runs, situation)})
+        found: Frame = self.runs if runs is None else runs
+        return found.assign(**{LOSS: self.objective(found, situation)})
 
     def objective_key(self, situation: Any) -> tuple[str, ...]:
         """What the loss depends on: situations that agree on it share a surrogate."""

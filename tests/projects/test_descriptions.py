@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ def test_there_are_enough_and_each_is_a_situation(name: str) -> None:
     for row in found:
         assert row.keys() == {"request", "context", *advisor.situation.model_fields}
         advisor.situation(**{field: row[field] for field in advisor.situation.model_fields})
+
+
+@pytest.mark.parametrize("name", ADVISORS)
+def test_the_page_has_the_hashes(name: str) -> None:
+    page = (DATA / "README.md").read_text(encoding="utf-8")
+    for file in ("descriptions.jsonl", "runs.parquet"):
+        assert hashlib.sha256((DATA / name / file).read_bytes()).hexdigest() in page
 
 
 @pytest.mark.parametrize("name", ADVISORS)
