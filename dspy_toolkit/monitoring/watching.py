@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.datasets import examples, read_file
 from dspy_toolkit.errors import MetricError, ObjectMissing
 from dspy_toolkit.evaluation import evaluate
+from dspy_toolkit.feedback import Feedback, latest, read_feedback
 from dspy_toolkit.metrics import score
 from dspy_toolkit.monitoring.calibration import Calibration, calibration
 from dspy_toolkit.monitoring.drift import Drift, find_drift
-from dspy_toolkit.monitoring.feedback import Reply, replies
 from dspy_toolkit.monitoring.sequential import Fall, fall_of
 from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.pipeline.prepare import prepare
@@ -65,8 +65,6 @@ class Watch(Frozen):
     """Of those, with labels and not from a cache."""
     liked: float | None
     """Mean of the ratings."""
-    unanswered: int
-    """Replies without a prediction."""
     parse_failures: int
     """Among the fresh rows."""
     seconds_median: float | None
@@ -129,12 +127,13 @@ def watch(context: Context, progress: Progress | None = None) -> Watch | None:
     reference = reference_of(live)
     old, fresh = _rows(context, live)
     table, parse_failures = _run(context, live, fresh, progress)
-    served = [each for each in replies(context.settings, context.project.name) if each.version == version]
+    said = latest(read_feedback(context.settings.path(), context.project.name))
+    served = [each for each in said if each.version == version]
     scored = [(reply, value) for reply in served if (value := _score(context, reply)) is not None]
     alpha = context.settings.monitor.false_alarm_rate / 2
     known, mean = reference.mean is not None, reference.mean or 0.0
     test = partial(fall_of, reference=mean, alpha=alpha, reference_rows=reference.rows or None)
-    waited = [each.seconds for each in served if not each.cached and each.seconds is not None]
+    waited = [each.seconds for each in served if not each.cached]
     again, otherwise = _ask_again(context, live, reference, progress)
     sure = [(_confidence(reply), value) for reply, value in scored]
     rated = [each.rating for each in served if each.rating is not None]
@@ -148,7 +147,6 @@ def watch(context: Context, progress: Progress | None = None) -> Watch | None:
         replies=len(served),
         labelled=len(scored),
         liked=sum(rated) / len(rated) if rated else None,
-        unanswered=sum(each.prediction is None for each in served),
         parse_failures=parse_failures,
         seconds_median=median(waited) if waited else None,
         seconds_p95=_quantile(waited, 0.95),
@@ -255,12 +253,10 @@ def _ask_again(
     return len(found), changed
 
 
-def _score(context: Context, reply: Reply) -> float | None:
+def _score(context: Context, reply: Feedback) -> float | None:
     """The reply's score by the project's metric; None where it was cached, or nobody has said what is right."""
     if reply.cached or not reply.labels:
         return None
-    if reply.prediction is None:
-        return 0.0
     import dspy
     import pandas as pd
 
@@ -282,7 +278,7 @@ def _score(context: Context, reply: Reply) -> float | None:
 
 
 def _columns(
-    context: Context, old: pd.DataFrame | None, served: Sequence[Reply]
+    context: Context, old: pd.DataFrame | None, served: Sequence[Feedback]
 ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
     """Inputs of the rows that the champion was chosen on beside those it is asked; labels of the former beside its answers."""
     spec = context.project.dataset
@@ -290,13 +286,13 @@ def _columns(
         return {}, {}
     before = {name: list(old[name]) for name in (*spec.inputs, *spec.outputs)}
     now = {name: [each.inputs.get(name) for each in served] for name in spec.inputs}
-    now |= {name: [(each.prediction or {}).get(name) for each in served] for name in spec.outputs}
+    now |= {name: [each.prediction.get(name) for each in served] for name in spec.outputs}
     return before, now
 
 
-def _confidence(reply: Reply) -> float | None:
+def _confidence(reply: Feedback) -> float | None:
     """How sure the program was, where it says so: a number, or one for each output."""
-    said = (reply.prediction or {}).get("confidence")
+    said = reply.prediction.get("confidence")
     if isinstance(said, dict) and len(said) == 1:
         [said] = said.values()
     return float(said) if isinstance(said, int | float) and 0 <= said <= 1 else None

@@ -23,8 +23,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dspy_toolkit.feedback import Feedback, read_feedback
     from dspy_toolkit.serving.app import create_app, serving_router
-    from dspy_toolkit.serving.feedback import Feedback, read_feedback
     from dspy_toolkit.serving.replies import Ask, Reply
     from dspy_toolkit.serving.service import Service
 
@@ -38,7 +38,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(app, name)
     if name in ("Feedback", "read_feedback"):
-        from dspy_toolkit.serving import feedback
+        from dspy_toolkit import feedback
 
         return getattr(feedback, name)
     if name in ("Ask", "Reply"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dspy_toolkit.errors import DatasetError
-from dspy_toolkit.serving.feedback import Feedback, feedback_file, latest, read_feedback
+from dspy_toolkit.feedback import Feedback, feedback_file, latest, read_feedback
 from dspy_toolkit.store import canonical_json
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError
 from pydantic_core import to_json, to_jsonable_python
 
+from dspy_toolkit.feedback import Feedback, add_feedback
 from dspy_toolkit.serving.edge import Backend, HasOwnLog, Route, as_json, backend, caller, log_request, refusal
-from dspy_toolkit.serving.feedback import Feedback, add_feedback
 from dspy_toolkit.serving.problems import ClientGone, Problem, problem_of
 from dspy_toolkit.serving.replies import Ask, Reply
 from dspy_toolkit.serving.requests import (

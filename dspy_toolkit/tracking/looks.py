@@ -92,7 +92,7 @@ def _figures(found: Any) -> Iterator[tuple[str, float | None]]:
             yield f"{name}_e_value", min(fall.e_value, 1e12)
             yield f"{name}_e_value_beyond_chance", min(fall.e_value_beyond_chance, 1e12)
     yield "reference", found.reference
-    for name in ("replies", "labelled", "liked", "unanswered", "parse_failures", "seconds_median", "seconds_p95"):
+    for name in ("replies", "labelled", "liked", "parse_failures", "seconds_median", "seconds_p95"):
         yield name, getattr(found, name)
     yield "asked_again", found.asked_again
     yield "otherwise", found.otherwise

@@ -41,7 +41,7 @@ def record_look(home: Settings) -> None:
         home,
         Watch(
             **nothing, project="questions", version=2, reference=0.9, reference_rows=100, served=fall, replies=80, labelled=60,
-            unanswered=1, parse_failures=0, drift=(), asked_again=8, otherwise=0,
+            parse_failures=0, drift=(), asked_again=8, otherwise=0,
         ),
         "monitor",
     )  # fmt: skip

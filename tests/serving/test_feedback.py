@@ -12,13 +12,13 @@ import pytest
 
 from dspy_toolkit.datasets.placements import Placement, remember
 from dspy_toolkit.errors import DatasetError
+from dspy_toolkit.feedback import add_feedback, feedback_file, latest
 from dspy_toolkit.gate import Ledger
 from dspy_toolkit.pipeline.row_names import name_of_text
 from dspy_toolkit.project import load_project
 from dspy_toolkit.sections import ChallengerTable
 from dspy_toolkit.serving import Feedback, read_feedback
 from dspy_toolkit.serving.dataset import rows_of
-from dspy_toolkit.serving.feedback import add_feedback, feedback_file, latest
 from dspy_toolkit.serving.keys import add_key
 from dspy_toolkit.serving.remembered import Remembered, Served
 from dspy_toolkit.settings import Settings

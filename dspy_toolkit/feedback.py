@@ -1,13 +1,13 @@
 """What users say of answers: `home/feedback/PROGRAM.jsonl`, a line a piece of feedback.
 
-    from dspy_toolkit.serving import read_feedback
+    from dspy_toolkit.feedback import read_feedback
     for entry in read_feedback(settings.path(), "router"):
         print(entry.at, entry.version, entry.rating, entry.labels)
 
 A line is written when feedback comes in, with the request that it is about, so each line stands alone. Several may be about one
 request: the last one counts. The file holds inputs in clear, as the home does.
 
-Covered: the file's form, reading it, adding to it. Not covered: who may add (`routes`), rows of it (`dataset`). Adding writes the
+Covered: the file's form, reading it, adding to it. Serving writes it, monitoring reads it. Not covered: who may add (`serving.routes`), rows of it (`serving.dataset`). Adding writes the
 file anew, as all durable lines are: some thousands of lines are no trouble, millions would be.
 """
 
