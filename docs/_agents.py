@@ -97,7 +97,10 @@ def _tools_listed() -> str:
 
 
 def _pages_listed(root: Path) -> str:
-    guides = [_listed(root, path) for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]]
+    guides = [
+        _listed(root, path)
+        for path in [root / "README.md", *sorted(root.glob("docs/*.md")), *sorted(root.glob("docs/projects/*.md"))]
+    ]
     reference = [_listed(root, path) for path in sorted(root.glob("docs/reference/*.md"))]
     return "\n".join(["## Guides", "", *guides, "", "## Reference", "", *reference])
 
