@@ -158,15 +158,14 @@ def line(cell: Cell) -> str:
 
 def draw(found: Sequence[Cell], path: Path) -> None:
     """A picture: for each task the mean on the sealed rows over the training rows, one line a lever."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
     tasks = list(dict.fromkeys(cell["task"] for cell in found))
-    figure, axes = plt.subplots(1, len(tasks), figsize=(4.2 * len(tasks) + 1.6, 3.8), squeeze=False, sharey=True)
+    figure = Figure(figsize=(4.2 * len(tasks) + 1.6, 3.8))
+    axes = figure.subplots(1, len(tasks), squeeze=False, sharey=True)
     names = [BASELINE, CLASSICAL, *LEVERS]
-    colors = dict(zip(names, ["#888888", "#222222", *plt.get_cmap("tab10").colors], strict=False))  # pyright: ignore[reportAttributeAccessIssue]
+    colors = dict(zip(names, ["#888888", "#222222", *colormaps["tab10"].colors], strict=False))  # pyright: ignore[reportAttributeAccessIssue]
     for place, (task, ax) in enumerate(zip(tasks, axes[0], strict=True)):
         for shift, name in enumerate(names):
             own = [c for c in found if c["task"] == task and c["lever"] == name and c["mean"] is not None]
@@ -195,7 +194,6 @@ def draw(found: Sequence[Cell], path: Path) -> None:
     figure.legend(handles, labels, loc="center right", frameon=False)
     figure.tight_layout(rect=(0, 0, 1 - 1.3 / figure.get_figwidth(), 1))
     figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def main() -> int:

@@ -121,7 +121,7 @@ def advise_on(
     if not ranked:
         reasons = sorted({advisor.allowed(situation, row) for row in advisor.configurations()} - {""})
         raise ProjectError(f"{advisor.name}: no measured configuration is allowed: {'; '.join(reasons)}. Ask for less.")
-    close = [each for each in ranked if each.loss <= ranked[0].loss + surrogate.standard_error()]
+    close = [each for each in ranked if each.loss <= ranked[0].loss + surrogate.standard_error]
     chosen = min(close, key=lambda each: (advisor.cost(each.configuration), each.loss))
     configuration = advisor.configure(situation, chosen.configuration, facts)
     outside = tuple(advisor.outside(situation))

@@ -11,6 +11,7 @@ the project says (`Advisor.objective`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -186,6 +187,7 @@ class Surrogate:
             mean = mean.assign(**{LOSS: (joined[LOSS] + moved).to_numpy()})
         return mean
 
+    @functools.cached_property
     def standard_error(self) -> float:
         """Of a measured cell's mean over its seeds: the pooled deviation between seeds over the root of their number."""
         import numpy as np

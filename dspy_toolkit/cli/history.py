@@ -80,8 +80,8 @@ def _nothing(settings: Settings, project: str | None) -> str:
 
     make = "Make one:\n\n  python -m flows.optimize_program --project"
     if project is None:
-        known = project_names(settings)
-        return f"No optimization is recorded in {settings.path()} yet. {make} {known[0] if known else 'path/to/project.toml'}"
+        known = ", ".join(project_names(settings)) or "none"
+        return f"No optimization is recorded in {settings.path()} yet. Projects here: {known}. {make} NAME"
     others = nearest(project, {run.project for run in read_history(settings).runs})
     return f"No optimization of {project!r} is recorded.{others} {make} {project}"
 

@@ -96,12 +96,11 @@ def _projects(versions: dict[str, list[Version]], settings: Settings) -> Rendera
     from dspy_toolkit.project import project_names
 
     if not versions:
-        known = project_names(settings)
-        name = known[0] if known else "path/to/project.toml"
+        known = ", ".join(project_names(settings)) or "none"
         return (
             f"No program is saved in {settings.path()} yet.\n"
-            f"Projects here: {', '.join(known) or 'none'}. Make a program of one:\n\n"
-            f"  python -m flows.optimize_program --project {name}"
+            f"Projects here: {known}. Make a program of one:\n\n"
+            "  python -m flows.optimize_program --project NAME"
         )
     rows = []
     for name, found in versions.items():

@@ -56,9 +56,9 @@ def test_what_is_unknown_is_averaged_over() -> None:
 
 
 def test_the_standard_error_is_that_of_a_mean_over_seeds() -> None:
-    error = Surrogate(runs(families=40, noise=0.3), COLUMNS).standard_error()
+    error = Surrogate(runs(families=40, noise=0.3), COLUMNS).standard_error
     assert error == pytest.approx(0.3 / np.sqrt(3), rel=0.25)
-    assert Surrogate(runs(seeds=1), COLUMNS).standard_error() == 0.0
+    assert Surrogate(runs(seeds=1), COLUMNS).standard_error == 0.0
 
 
 def test_families_are_never_on_both_sides() -> None:

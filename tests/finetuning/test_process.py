@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ def run(weights: Weights, home: Path, **options: Any) -> Trained:
 
 def training_process() -> psutil.Process:
     """The one that this process has started."""
-    (found,) = [
-        child for child in psutil.Process().children() if "dspy_toolkit.finetuning" in " ".join(child.cmdline())
-    ]
-    return found
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):  # of an earlier test, not yet waited for
+            if "dspy_toolkit.finetuning" in " ".join(child.cmdline()):
+                found.append(child)
+    (process,) = found
+    return process
 
 
 def test_a_killed_training_ends_as_one_that_was_not(base: Base, tmp_path: Path) -> None:
