@@ -60,6 +60,32 @@ class Advice:
     support: int
     """Runs that were measured in this context, over all configurations."""
 
+    def as_json(self, tool: str = "") -> dict[str, Any]:
+        """What scripts and clients are given.
+
+        Args:
+            tool: in whose format the configuration is written; the project's first by default.
+
+        Raises:
+            ProjectError: no such tool.
+        """
+        return {
+            "project": self.project,
+            "situation": self.situation.model_dump(),
+            "read_by": self.read_by,
+            "configuration": self.configuration.model_dump(),
+            "measured": dict(self.measured),
+            "expected_loss": self.expected,
+            "range": self.range,
+            "candidates": len(self.candidates),
+            "unknown": {each.field: each.matters for each in self.unknown},
+            "outside": self.outside,
+            "facts": dict(self.facts.values),
+            "violations": self.facts.violations,
+            "why": self.text.splitlines(),
+            "written": self.configuration.to_yaml(tool),
+        }
+
 
 def advise(
     project: str | Advisor,

@@ -162,6 +162,11 @@ def context_from(names: Sequence[str]) -> Callable[[Situation], dict[str, str]]:
     return context_of
 
 
+def advisor_names() -> list[str]:
+    """The names under which advisors are registered."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
 def load_advisor(name: str) -> Advisor:
     """The advisor that is registered under a name.
 

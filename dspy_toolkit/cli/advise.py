@@ -57,7 +57,7 @@ def advise(
         _write(yaml, written)
     tried = _tried(advisor, advice, settings, probe=probe, count=trials)
     if output == "json":
-        _print_json(advice, written, tried)
+        _print_json(advice, tool, tried)
         return
     _print(advice, written, tried, yaml)
 
@@ -100,27 +100,7 @@ def _print(advice: Advice, written: str, tried: list[str], yaml: Path | None) ->
         out.print(line, markup=False, highlight=False)
 
 
-def _print_json(advice: Advice, written: str, tried: list[str]) -> None:
+def _print_json(advice: Advice, tool: str, tried: list[str]) -> None:
     from dspy_toolkit.printable import json_text
 
-    print(
-        json_text(
-            {
-                "project": advice.project,
-                "situation": advice.situation.model_dump(),
-                "read_by": advice.read_by,
-                "configuration": advice.configuration.model_dump(),
-                "measured": dict(advice.measured),
-                "expected_loss": advice.expected,
-                "range": advice.range,
-                "candidates": len(advice.candidates),
-                "unknown": {each.field: each.matters for each in advice.unknown},
-                "outside": advice.outside,
-                "facts": dict(advice.facts.values),
-                "violations": advice.facts.violations,
-                "why": advice.text.splitlines(),
-                "tried": tried,
-                "written": written,
-            }
-        )
-    )
+    print(json_text({**advice.as_json(tool), "tried": tried}))
