@@ -147,13 +147,17 @@ class Surrogate:
 
     def table(self, context: Mapping[str, str], allowed: Callable[[Mapping[str, Any]], bool]) -> Frame:
         """The allowed measured configurations in every measured context that fits, with `loss_` and `spread_` predicted."""
-        columns = self.columns
-        contexts = matching(self.runs, columns, context)[list(columns.context)].drop_duplicates()
-        configurations = self.runs[list(columns.configuration)].drop_duplicates()
+        names = list(self.columns.configuration)
+        configurations = self.runs[names].drop_duplicates()
         configurations = configurations[[allowed(row) for row in configurations.to_dict("records")]]
-        made = contexts.merge(configurations, how="cross")
-        if len(made):
-            made[LOSS], made["spread_"] = self.predict(made)
+        return matching(self._ground, self.columns, context).merge(configurations, on=names)
+
+    @functools.cached_property
+    def _ground(self) -> Frame:
+        """Every measured configuration in every measured context, predicted once: two forests are asked, tree by tree."""
+        contexts = self.runs[list(self.columns.context)].drop_duplicates()
+        made = contexts.merge(self.runs[list(self.columns.configuration)].drop_duplicates(), how="cross")
+        made[LOSS], made["spread_"] = self.predict(made)
         return made
 
     def rank(self, context: Mapping[str, str], allowed: Callable[[Mapping[str, Any]], bool]) -> list[Ranked]:
