@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextvars
+import logging
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 from prefect.artifacts import (
     create_link_artifact,
     create_markdown_artifact,
@@ -16,6 +18,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 from prefect.transactions import Transaction, get_transaction
@@ -34,6 +37,8 @@ from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking.runs import tag_run
 from tasks.events import tell
 
+log = logging.getLogger("dspy_toolkit.progress")
+
 UPDATE_SECONDS = 3.0
 
 
@@ -44,14 +49,22 @@ def artifact_key(project: str, what: str) -> str:
 
 @contextmanager
 def progress(project: str, doing: str, reporter: Reporter) -> Iterator[None]:
-    """A progress artifact that follows the reporter while the block runs."""
+    """A progress artifact that follows the reporter while the block runs.
+
+    It is for people who look. A server that is away is not waited for: Prefect's client tries every request for a minute, and
+    the step's own state, which counts, is asked for next.
+    """
     key = artifact_key(project, f"{doing}-progress")
     artifact = create_progress_artifact(0.0, key=key, description=doing)
-    over = threading.Event()
+    over, away = threading.Event(), threading.Event()
 
     def follow() -> None:
-        while not over.wait(UPDATE_SECONDS):
-            update_progress_artifact(artifact, reporter.percent, description=reporter.doing)
+        try:
+            while not over.wait(UPDATE_SECONDS):
+                update_progress_artifact(artifact, reporter.percent, description=reporter.doing)
+        except (httpx.HTTPError, PrefectException) as error:
+            log.warning("The progress of %s is not shown any more: %s", doing, error)
+            away.set()
 
     # In the task's context, where Prefect finds its client and the run that the artifact belongs to.
     follower = threading.Thread(target=contextvars.copy_context().run, args=(follow,), daemon=True)
@@ -62,7 +75,8 @@ def progress(project: str, doing: str, reporter: Reporter) -> Iterator[None]:
     finally:
         over.set()
         follower.join()
-    update_progress_artifact(artifact, 100.0, description=doing)
+    if not away.is_set():
+        update_progress_artifact(artifact, 100.0, description=doing)
 
 
 def dataset(context: Context, given: DataPart, found: Dataset) -> None:
