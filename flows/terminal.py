@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from dspy_toolkit.errors import ToolkitError
+
 PATIENCE_SECONDS = 8.0
 """After Ctrl-C: how long Prefect may try to reach a server that the same Ctrl-C has stopped."""
 
@@ -37,8 +39,31 @@ def run_at_terminal(flow: Any) -> None:
         show_log(settings)
         check_home(settings)
         watch_this_process()
-        with interruptible(), terminal() if settings.observe.progress else nullcontext():
+        with interruptible(), server_answers(), terminal() if settings.observe.progress else nullcontext():
             flow(*bound.args, **bound.kwargs)
+
+
+class ServerAway(ToolkitError):
+    """The Prefect server that a run reports to answers no more."""
+
+
+@contextmanager
+def server_answers() -> Iterator[None]:
+    """Say in one line that the Prefect server is away; its client has then tried each request for about a minute.
+
+    Raises:
+        ServerAway: the server could not be reached.
+    """
+    import httpx
+    from prefect.settings import PREFECT_API_URL
+
+    try:
+        yield
+    except httpx.TransportError as error:  # what the run's own models fail with has a name of the toolkit's
+        raise ServerAway(
+            f"The Prefect server at {PREFECT_API_URL.value()} does not answer: {error}. What was computed is kept: start the server "
+            "again, and run the same command to go on."
+        ) from error
 
 
 def check_home(settings: Any) -> None:
