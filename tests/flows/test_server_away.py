@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.terminal import ServerAway, server_answers
 from tests.lm.openai_server import closed_address
 
 
-def test_one_line_says_that_the_server_is_away_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_line_says_that_the_server_is_away_and_how_to_go_on() -> None:
     address = closed_address()
-    monkeypatch.setenv("PREFECT_API_URL", address)
     said = "does not answer: .*refused.*run the same command to go on"
-    with pytest.raises(ServerAway, match=said) as refused, server_answers():
+    # Where other tests have a server of their own, the environment is not asked again.
+    with (
+        temporary_settings({PREFECT_API_URL: address}),
+        pytest.raises(ServerAway, match=said) as refused,
+        server_answers(),
+    ):
         httpx.get(address)
     assert address in str(refused.value)
 
