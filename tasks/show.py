@@ -37,7 +37,7 @@ from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking.runs import tag_run
 from tasks.events import tell
 
-log = logging.getLogger("dspy_toolkit.progress")
+log = logging.getLogger(__name__)
 
 UPDATE_SECONDS = 3.0
 

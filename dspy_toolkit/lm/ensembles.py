@@ -59,8 +59,11 @@ def ensemble_of(predictor: Any) -> Ensemble | None:
         ProgramError: what stands there is something else.
     """
     given = getattr(predictor, "ensemble", None)
-    if given is None or callable(given):
-        return None
+    return None if given is None or callable(given) else read_ensemble(given)
+
+
+def read_ensemble(given: Any) -> Ensemble:
+    """What stands in a state as `ensemble`. Raises ProgramError where it is something else."""
     try:
         return Ensemble.model_validate(given)
     except ValidationError as error:

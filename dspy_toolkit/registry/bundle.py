@@ -32,9 +32,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from dspy_toolkit.errors import RegistryError
+from dspy_toolkit.errors import ProgramError, RegistryError
+from dspy_toolkit.lm.ensembles import read_ensemble
 from dspy_toolkit.lm.levers import LEVERS
 from dspy_toolkit.lm.models.adapters import MOST_BYTES
+from dspy_toolkit.lm.neighbors import read_neighbors
 from dspy_toolkit.project.states import predictor_states, renamed
 from dspy_toolkit.registry.manifest import (
     MANIFEST_FILE,
@@ -221,6 +223,13 @@ def check_state(state: Mapping[str, Any], where: str) -> None:
         right = isinstance(fields, list) and all(isinstance(field, dict) for field in fields)
         if not right or not isinstance(demos, list) or not all(isinstance(demo, dict) for demo in demos):
             raise RegistryError(f"{where}: {called} has no signature with fields, or no list of demonstrations.")
+        try:
+            ensemble = read_ensemble(part["ensemble"]) if part.get("ensemble") is not None else None
+            for prompt in (part, *(member.model_dump() for member in (ensemble.members if ensemble else ()))):
+                if prompt.get("neighbors") is not None:
+                    read_neighbors(prompt["neighbors"])
+        except ProgramError as error:
+            raise RegistryError(f"{where}: {called}: {error}") from None
 
 
 def _checked(member: zipfile.ZipInfo, known: Mapping[str, Any], where: str) -> str:

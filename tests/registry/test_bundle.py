@@ -20,7 +20,7 @@ from dspy_toolkit.errors import ModelError, RegistryError, ToolkitError
 from dspy_toolkit.lm.models.adapters import find_adapter
 from dspy_toolkit.project import load_project, register
 from dspy_toolkit.project.finding import _registered
-from dspy_toolkit.registry import list_versions, load_version, promote, undo
+from dspy_toolkit.registry import list_projects, list_versions, load_version, promote, undo
 from dspy_toolkit.registry.bundle import INDEX_FILE, read_bundle
 from dspy_toolkit.registry.exports import export_bundle
 from dspy_toolkit.registry.importing import import_program
@@ -28,9 +28,14 @@ from dspy_toolkit.registry.manifest import KeptVerdict
 from dspy_toolkit.registry.programs import load_program
 from dspy_toolkit.registry.verdicts import keep_verdict, promote_by_verdict
 from dspy_toolkit.settings import Settings
+from dspy_toolkit.store import Store
 from dspy_toolkit.tracking.history import read_history
 from tests.conftest import QUESTIONS
 from tests.registry.test_adapters import saved
+from tests.registry.test_rows import saved as with_rows
+
+MEMBER = {"instructions": "Be brief.", "neighbors": {"rows": "../x"}}
+"""Of an ensemble, with rows that are no hash."""
 
 
 @pytest.fixture
@@ -175,6 +180,29 @@ def test_an_adapter_travels_with_its_program(home: Settings, other: Settings, tm
     assert load_version(other, "router@1")[0] == state
 
 
+def test_rows_travel_with_the_program_that_chooses_among_them(home: Settings, other: Settings, tmp_path: Path) -> None:
+    ref, _ = with_rows(home)
+    export_bundle(home, "router@1", tmp_path / "router.bundle")
+    found = read_bundle(tmp_path / "router.bundle")
+    assert set(found.rows) == {ref.sha256}
+    assert import_program(other, tmp_path / "router.bundle").version == 1
+    assert Store(other.objects).read_json(ref) == Store(home.objects).read_json(ref)
+    assert load_version(other, "router@1")[0] == load_version(home, "router@1")[0]
+
+
+def test_rows_that_are_missing_or_others_are_refused(home: Settings, other: Settings, tmp_path: Path) -> None:
+    ref, _ = with_rows(home)
+    export_bundle(home, "router@1", tmp_path / "router.bundle")
+    name = f"rows/{ref.sha256}.json"
+    with pytest.raises(RegistryError, match=f"the rows {ref.sha256[:8]} have another hash"):
+        import_program(other, rewritten(tmp_path / "router.bundle", {name: b"{}"}))
+    with pytest.raises(RegistryError, match="which its program does not have"):
+        import_program(other, rewritten(tmp_path / "router.bundle", {f"rows/{'a' * 64}.json": b"{}"}))
+    with pytest.raises(RegistryError, match="neither the bundle nor this home holds"):
+        import_program(other, rewritten(tmp_path / "router.bundle", {name: None}))
+    assert not list_projects(other)
+
+
 def test_an_adapter_of_another_content_is_not_kept(home: Settings, other: Settings, tmp_path: Path) -> None:
     sha256, _ = saved(home)
     export_bundle(home, "router@1", tmp_path / "router.bundle")
@@ -258,6 +286,17 @@ def test_changed_bytes_are_named(bundle: Path) -> None:
         (lambda state: state.pop("signature"), "no signature"),
         (lambda state: state.clear(), "no predictor's state"),
         (lambda state: state.update(adapter="01234567"), "neither"),
+        (lambda state: state.update(ensemble={"members": 5}), "`ensemble` makes no sense"),
+        (lambda state: state.update(ensemble=["x"]), "`ensemble` makes no sense"),
+        (
+            lambda state: state.update(ensemble={"rule": "majority", "members": [{"forward": "x"}] * 2}),
+            "makes no sense",
+        ),
+        (
+            lambda state: state.update(ensemble={"rule": "majority", "members": [MEMBER] * 2}),
+            "`neighbors` makes no sense",
+        ),
+        (lambda state: state.update(neighbors="../x"), "`neighbors` makes no sense"),
     ],
 )
 def test_a_state_that_no_program_has_is_refused(
