@@ -6,7 +6,8 @@
     nearest            the best of the known context that shares most fields
     ridge              quadratic ridge regression
     Gaussian process   scikit-learn's, with a fitted length scale
-    ExtraTrees         the surrogate that is shipped
+    ExtraTrees         scikit-learn's, of the loss as a whole
+    surrogate          what is shipped: `landscape.Surrogate`
 
 All are fitted to the known families alone, and judged by the measured regret on the held-out ones, in native units.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.advising.cells import Frame
-from dspy_toolkit.advising.landscape import LOSS, Surrogate, folds, mean_over_seeds, quantiles
+from dspy_toolkit.advising.landscape import LOSS, TREES, Surrogate, folds, mean_over_seeds, quantiles
 from dspy_toolkit.advising.situation import Situation
 
 if TYPE_CHECKING:
@@ -25,18 +26,21 @@ if TYPE_CHECKING:
 
     from dspy_toolkit.advising.advisor import Advisor
 
-NAMES = ("default", "random", "best constant", "nearest", "ridge", "Gaussian process", "ExtraTrees")
+NAMES = ("default", "random", "best constant", "nearest", "ridge", "Gaussian process", "ExtraTrees", "surrogate")
 GAUSSIAN_ROWS = 800
 """A Gaussian process is fitted to a sample of so many rows: its cost grows with their cube."""
 
 
 def _regressor(name: str) -> Any:
+    from sklearn.ensemble import ExtraTreesRegressor
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
     from sklearn.linear_model import Ridge
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
+    if name == "ExtraTrees":
+        return ExtraTreesRegressor(n_estimators=TREES, random_state=0)
     if name == "ridge":
         return make_pipeline(PolynomialFeatures(2, include_bias=False), StandardScaler(), Ridge(1.0))
     kernel = ConstantKernel(1.0) * Matern(1.0, nu=2.5) + WhiteKernel(0.1)
@@ -90,7 +94,7 @@ def picks(name: str, advisor: Advisor, known: Frame, table: Frame) -> Callable[[
             return one(best(means[shared == shared.max()]))
 
         return nearest
-    model = None if name == "ExtraTrees" else _regressor(name)
+    model = None if name == "surrogate" else _regressor(name)
     fitted = known
     if name == "Gaussian process" and len(means) > GAUSSIAN_ROWS:
         fitted = means.sample(GAUSSIAN_ROWS, random_state=0).assign(**{columns.seed: 0})
