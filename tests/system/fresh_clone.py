@@ -30,8 +30,8 @@ PORTS = {
     8000: "DSPY_TOOLKIT_SERVING__PORT",
     8090: "PAGES_PORT",
 }
-"""Those that the pages name, and what sets another. Where one is taken on this machine a free one stands in its place, and
-nothing else of a block is changed."""
+"""Those that the pages name, and what sets another. Where one is taken on this machine, or another test runs beside, a free one
+stands in its place, and nothing else of a block is changed."""
 STRIPPED = ("DSPY", "PREFECT", "MLFLOW", "LITELLM", "HF_", "PYTEST", "PYTHON", "OPENAI", "VIRTUAL_ENV")
 
 SUBJECTS = {"description": "What is a", "entity": "Which country has", "human": "Who wrote"}
@@ -133,7 +133,8 @@ class Terminal:
 @contextmanager
 def terminal(script: str, clone: Path, environment: dict[str, str], log: Path) -> Iterator[Terminal]:
     """Run a script in the clone until the block ends; then nothing that it started is left."""
-    ports = {port: port if _is_free(port) else _free_port() for port in PORTS}
+    alone = "PYTEST_XDIST_WORKER" not in os.environ  # else another terminal may take them between this look and the use
+    ports = {port: port if alone and _is_free(port) else _free_port() for port in PORTS}
     for port, other in ports.items():
         if other != port:
             script = script.replace(str(port), str(other))
