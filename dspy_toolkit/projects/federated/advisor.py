@@ -8,11 +8,14 @@ from typing import Any
 
 from dspy_toolkit.advising import Advisor, Columns, Facts, context_from
 from dspy_toolkit.advising.rules import keyword_reader
+from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.projects.federated import measure
+from dspy_toolkit.projects.federated.privacy import INSTALL, noise_multiplier
 from dspy_toolkit.projects.federated.situation import FederatedConfiguration, FederatedSituation
 
 PARAMETERS = 64 * measure.HIDDEN + measure.HIDDEN + measure.HIDDEN * 10 + 10
 """Of the measured network."""
+DELTA = 1e-5
 _SERVER_RATE = {"fedadam": measure.SERVER_RATE}
 PATTERNS = {
     "skew": {
@@ -71,24 +74,51 @@ def configure(situation: FederatedSituation, chosen: Mapping[str, Any], facts: F
         batch_size=measure.BATCH,
         proximal_mu=measure.MU if algorithm == "fedprox" else 0.0,
         server_learning_rate=_SERVER_RATE.get(algorithm, 1.0),
+        noise_multiplier=facts.values.get("noise_multiplier"),
     )
 
 
 def facts(situation: FederatedSituation, given: Mapping[str, str]) -> Facts:
-    """What crosses the network: 4 bytes a parameter, down and up, for each asked client and round."""
-    parameters = float(given.get("parameters", PARAMETERS))
+    """What crosses the network (4 bytes a parameter, down and up, for each asked client and round), and the noise of a budget."""
+    parameters = number_of(given, "parameters", PARAMETERS)
     rounds = measure.ROUNDS.get(situation.rounds, measure.ROUNDS["many"])
-    traffic = 4 * parameters * 2 * min(measure.PER_ROUND, measure.CLIENTS.get(situation.clients, 12)) * rounds / 1e6
-    note = f"Traffic at most {traffic:.4g} MB: {parameters:.0f} parameters of 4 bytes, down and up, {rounds} rounds."
-    return Facts({"parameters": parameters, "traffic_mb": traffic, "rounds": rounds}, (note,))
+    clients = measure.CLIENTS.get(situation.clients, 12)
+    asked = min(measure.PER_ROUND, clients)
+    traffic = 4 * parameters * 2 * asked * rounds / 1e6
+    values: dict[str, float] = {"parameters": parameters, "traffic_mb": traffic, "rounds": rounds}
+    notes = [f"Traffic at most {traffic:.4g} MB: {parameters:.0f} parameters of 4 bytes, down and up, {rounds} rounds."]
+    if "epsilon" in given:
+        epsilon, delta = number_of(given, "epsilon", 0.0), number_of(given, "delta", DELTA)
+        noise = noise_multiplier(epsilon, delta, asked / clients, rounds)
+        if noise is None:
+            notes.append(f"How much noise epsilon {epsilon:g} asks for is computed by dp-accounting: {INSTALL}.")
+        else:
+            values |= {"epsilon": epsilon, "delta": delta, "noise_multiplier": noise}
+            notes.append(
+                f"Noise multiplier {noise:.4g} keeps each client's data within epsilon {epsilon:g} at delta {delta:g}: {asked} "
+                f"of {clients} clients a round, {rounds} rounds, by dp-accounting's Rényi bound; what it costs in accuracy was "
+                "not measured."
+            )
+    return Facts(values, tuple(notes))
+
+
+def number_of(given: Mapping[str, str], name: str, default: float) -> float:
+    """A fact that was given as a number.
+
+    Raises:
+        ProjectError: it is none.
+    """
+    said = given.get(name, default)
+    try:
+        return float(said)
+    except ValueError:
+        raise ProjectError(f"{name} is {said!r}, but it is a number, such as --{name} {default or 8:g}.") from None
 
 
 def outside(situation: FederatedSituation) -> list[str]:
     """Privacy by noise was not measured."""
     if situation.privacy == "required":
-        return [
-            "no run added noise; a noise multiplier follows from your budget by an accountant, not from this advice"
-        ]
+        return ["no run added noise; how much a budget asks for is computed (--epsilon 8), what it costs is not known"]
     return []
 
 
@@ -120,6 +150,10 @@ advisor = Advisor(
     cells=measure.cells,
     keywords=keyword_reader(FederatedSituation, PATTERNS, NUMBERS),
     facts=facts,
-    given={"parameters": "of your model, for the traffic"},
+    given={
+        "parameters": "of your model, for the traffic",
+        "epsilon": "the privacy budget of a client's data, for the noise",
+        "delta": f"the chance that the budget does not hold; {DELTA:g} where it is left out",
+    },
     loss_column="accuracy",
 )

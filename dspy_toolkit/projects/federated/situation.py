@@ -54,6 +54,9 @@ class FederatedConfiguration(Frozen):
     batch_size: int = Field(default=32, ge=1, le=4_096)
     proximal_mu: float = Field(default=0.0, ge=0, le=10)
     server_learning_rate: float = Field(default=1.0, gt=0, le=1)
+    noise_multiplier: float | None = Field(
+        default=None, gt=0, description="standard deviation of the noise over the clipping norm, for a privacy budget"
+    )
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -99,6 +102,9 @@ class FederatedConfiguration(Frozen):
                 values["proximal-mu"] = self.proximal_mu
             if self.algorithm == "fedadam":
                 values["server-learning-rate"] = self.server_learning_rate
+            if self.noise_multiplier is not None:
+                values["noise-multiplier"] = round(self.noise_multiplier, 4)
+                values["num-sampled-clients"] = self.clients_per_round
             return toml_text(
                 values, "flwr run . --run-config FILE; the keys are read by your app's server and client functions"
             )
