@@ -9,7 +9,7 @@ WORKERS ?= 2
 # Ports of `make up`, where others are to be taken: PORTS='--server-port 4300 --mlflow-port 5001'.
 PORTS ?=
 
-.PHONY: setup demo up down status test test-system soak drills bench bench-optimizers check lock docs
+.PHONY: setup demo up down status test test-system soak drills bench bench-optimizers check lock docs site
 
 setup: $(STAMP)
 
@@ -77,6 +77,13 @@ check: setup
 
 docs: setup
 	$(BIN)/python docs/build.py
+
+# The documentation as a searchable site in site/, in an environment of its own: the lock has no mkdocs.
+site: setup
+	test -x $(VENV)/site/bin/mkdocs || $(BIN)/python -m venv $(VENV)/site
+	$(BIN)/uv pip install --quiet --no-build --python $(VENV)/site/bin/python 'mkdocs-material>=9.6,<10'
+	NO_MKDOCS_2_WARNING=1 $(VENV)/site/bin/mkdocs build --strict --quiet
+	@echo 'Look at it: $(BIN)/python -m http.server --directory site --bind 127.0.0.1 8001'
 
 # Resolve anew, for macOS arm64 and Linux, with hashes and no index address.
 lock:

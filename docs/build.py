@@ -15,6 +15,7 @@ from _agents import doors
 from _checks import problems
 from _cli import cli_page
 from _modules import errors_page, module_pages
+from _routes import routes_page
 from _settings import settings_page
 from _subjects import flows_page, metrics_page, projects_page
 
@@ -33,6 +34,7 @@ def pages(root: Path) -> dict[str, str]:
         "flows.md": flows_page(root),
         "metrics.md": metrics_page(),
         "projects.md": projects_page(root),
+        "routes.md": routes_page(),
         **module_pages(library),
     }
     return {name: f"{MADE}{text.strip()}\n" for name, text in {**made, "README.md": _index(made)}.items()}

@@ -170,6 +170,11 @@ def is_private(path: Path) -> bool:
     return not path.stat().st_mode & 0o077
 
 
+def is_left(path: Path) -> bool:
+    """Whether `path` is a temporary file or folder whose writer was killed. Raises OSError."""
+    return _PARTIAL.search(path.name) is not None and time.time() - path.stat().st_mtime > LEFT_SECONDS
+
+
 def set_aside(path: Path, why: str) -> None:
     """Rename a damaged file or folder to `NAME.damaged-TIME-…`, with one warning, so that it can be made again.
 
@@ -213,7 +218,7 @@ def _sweep(folder: Path) -> None:
     _swept.add(folder)
     with suppress(OSError):  # another process was first, or the folder is not ours to look into
         for left in folder.iterdir():
-            if _PARTIAL.search(left.name) and time.time() - left.stat().st_mtime > LEFT_SECONDS:
+            if is_left(left):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 

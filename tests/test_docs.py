@@ -40,6 +40,8 @@ def test_every_setting_command_error_and_package_has_its_place(build: ModuleType
     for metric in ("exact_match", "judge", "weighted", "token_f1"):
         assert f"## `{metric}`" in made["metrics.md"]
     assert "| `request` | input | `str` | what a user asks" in made["projects.md"]
+    for route in ("POST /v1/programs/{name}/predict", "GET /v1/programs", "POST /v1/chat/completions", "GET /healthz"):
+        assert f"## `{route}`\n\n" in made["routes.md"]
     assert all(f"({name})" in made["README.md"] for name in made if name != "README.md")
     assert made == build.pages(ROOT)
 

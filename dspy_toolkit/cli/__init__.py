@@ -2,6 +2,7 @@
 
 advise    a configuration from measured ground
 boundary  how a command ends: errors, Ctrl-C, closed pipes
+chat      talk with a program or the plain model; conversation is who with
 deploy    a project of the user's own on a schedule, with Prefect
 config    the settings in force, changing one, checking a file
 doctor    checks this machine, home and configuration
@@ -19,7 +20,7 @@ projects  what there is to optimize: list, show, new, validate
 promotion  programs promote, rollback, delete
 bundles   programs export, import
 migration  programs migrate, reprove
-findings  what doctor checks; model_findings, of the models
+findings  what doctor checks; model_findings, of the models; repairs, what it mends
 
 The commands import heavy packages when they run, so that help is instant.
 """
@@ -46,6 +47,7 @@ from dspy_toolkit.cli import (
 )
 from dspy_toolkit.cli.advise import advise
 from dspy_toolkit.cli.boundary import boundary
+from dspy_toolkit.cli.chat import chat
 from dspy_toolkit.cli.deploy import deploy
 from dspy_toolkit.cli.doctor import doctor
 from dspy_toolkit.cli.fetch import fetch_model
@@ -84,6 +86,7 @@ app = App(
     error_formatter=_usage_error,
 )
 app.command(advise)
+app.command(chat)
 app.command(deploy)
 config_app = App(name="config", help="The settings: what is in force, changing one, checking a file.")
 config_app.command(config.show, name="show")

@@ -1,17 +1,18 @@
 """`dspy-toolkit doctor`: every decision that the toolkit would take here, and what is wrong.
 
-Not covered: repairs. Nothing is written, no model is loaded without `--generate`, nothing is fetched.
+Without `--fix` nothing is written or fetched, and without `--generate` no model is loaded. What `--fix` mends is in `repairs`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from dspy_toolkit.errors import SettingsError
-from dspy_toolkit.printable import json_text
+from dspy_toolkit.printable import json_text, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
-def doctor(*, json: _Flag = False, generate: _Flag = False) -> int:
+def doctor(*, json: _Flag = False, generate: _Flag = False, fix: _Flag = False, yes: _Flag = False) -> int:
     """Show what this machine, home and configuration come to, and what is wrong with them.
 
     The exit code is 1 when something is wrong.
@@ -29,7 +30,14 @@ def doctor(*, json: _Flag = False, generate: _Flag = False) -> int:
     Args:
         json: Print JSON, for scripts.
         generate: Also load the model, let it say something short, and report its speed.
+        fix: First mend what can be mended without harm: the home's mode, damaged caches and locks, files that killed writers left,
+            the embedded model. Asks before each.
+        yes: With --fix, do not ask.
     """
+    if yes and not fix:
+        raise SettingsError("--yes is for --fix. Add --fix, or leave it out.")
+    if fix:
+        mend(agreed=(lambda _: True) if yes else _asked)
     findings = list(examine(generate=generate))
     wrong = [finding for finding in findings if finding.state == "wrong"]
     if json:
@@ -41,6 +49,42 @@ def doctor(*, json: _Flag = False, generate: _Flag = False) -> int:
         said = f"{len(wrong)} thing{'s' * (len(wrong) > 1)} to mend (✗)." if wrong else "Nothing is wrong."
         console().print(*_report(findings), said, sep="\n")
     return 1 if wrong else 0
+
+
+def mend(agreed: Callable[[str], bool]) -> int:
+    """Mend what can be mended without harm; says on stderr what it does.
+
+    Args:
+        agreed: given what would be done, whether to do it.
+
+    Returns:
+        How many things were mended.
+
+    Raises:
+        ToolkitError: something could not be mended; what was before it is.
+    """
+    from dspy_toolkit.cli.repairs import repairs
+    from dspy_toolkit.settings import load_settings
+
+    mended = 0
+    for repair in repairs(load_settings()):
+        if agreed(f"{repair.name}: {repair.what}"):
+            repair.do()
+            mended += 1
+            print(printable(f"Mended {repair.name}: {repair.what}."), file=sys.stderr)
+    if not mended:
+        print("Nothing was mended.", file=sys.stderr)
+    return mended
+
+
+def _asked(what: str) -> bool:
+    """Whether a person says yes. Where nobody can, nothing is done."""
+    print(printable(f"{what}?"), file=sys.stderr)
+    if sys.stdin is None or not sys.stdin.isatty():
+        print("Nobody can be asked here: add --yes.", file=sys.stderr)
+        return False
+    print("Do it? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def examine(*, generate: bool = False) -> Iterator[Finding]:

@@ -141,7 +141,7 @@ def read_inputs(
             f"{loaded.project.name} needs the input{'s' * (len(missing) > 1)} {', '.join(missing)}. {_usage(expected)}"
         )
     types = _types(loaded)
-    return {name: _fit(name, given[name], types[name]) for name in expected}
+    return {name: fit(name, given[name], types[name]) for name in expected}
 
 
 def read_file(path: Path, loaded: LoadedProgram) -> list[dict[str, Any]]:
@@ -236,8 +236,12 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
-def _fit(name: str, value: Any, annotation: Any) -> Any:
-    """`value` as the field's type; text is also read as JSON, for numbers and lists."""
+def fit(name: str, value: Any, annotation: Any) -> Any:
+    """`value` as the field's type; text is also read as JSON, for numbers and lists.
+
+    Raises:
+        DatasetError: it does not fit.
+    """
     from pydantic import ValidationError
 
     from dspy_toolkit.datasets.checking import validator_of

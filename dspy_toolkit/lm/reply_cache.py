@@ -108,6 +108,14 @@ class ReplyCache(Cache):
 
 def set_aside_damaged(folder: Path) -> bool:
     """Set aside the shards of the cache in `folder` whose database is damaged; whether there was one."""
+    damaged = damaged_shards(folder)
+    for shard, why in damaged.items():
+        set_aside(shard, why)
+    return bool(damaged)
+
+
+def damaged_shards(folder: Path) -> dict[Path, str]:
+    """The shards of the cache in `folder` whose database is damaged → what SQLite says of it."""
     damaged: dict[Path, str] = {}
     for database in sorted(folder.glob("[0-9][0-9][0-9]/cache.db")):
         try:
@@ -119,9 +127,7 @@ def set_aside_damaged(folder: Path) -> bool:
             said = str(error)
         if said != "ok":
             damaged[database.parent] = " ".join(said.split())
-    for shard, why in damaged.items():
-        set_aside(shard, why)
-    return bool(damaged)
+    return damaged
 
 
 def answered_by(request: dict[str, Any]) -> list[Any]:

@@ -2,7 +2,8 @@
 
 writing     a folder from a template
 evals       promptfoo's configuration and OpenAI Evals' samples, as a project
-templates   classify (no Python), extract, generate, advise, rag: each with rows and tests of its own
+templates   classify (no Python), extract, generate, advise, rag: each with rows and tests of its own; lora, diffusion, clip and
+            federated: each with rows of its own, and the files of `reader`
 """
 
 from dspy_toolkit.scaffold.evals import from_evals

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dspy_toolkit.durable import new_folder
 from dspy_toolkit.errors import ProjectError, nearest
@@ -22,8 +22,37 @@ TEMPLATES: Mapping[str, str] = {
     "generate": "facts become a text in your style",
     "advise": "a situation becomes settings, scored by what they would do",
     "rag": "a question is answered from your passages",
+    "lora": "words about a fine-tuning become settings for it, from measured runs, within your limits",
+    "diffusion": "the same for sampling a diffusion model",
+    "clip": "the same for adapting an image-text model",
+    "federated": "the same for a federated training",
 }
 """Template → what a project of it does."""
+READER = "reader"
+"""The folder whose files the four domains share beside their own rows."""
+DOMAINS: Mapping[str, Mapping[str, Any]] = {
+    "lora": {
+        "subject": "fine-tuning an adapter",
+        "signature": "LoRAOptimizationSignature",
+        "limits": {"learning_rate": 0.002},
+    },
+    "diffusion": {
+        "subject": "sampling a diffusion model",
+        "signature": "DiffusionOptimizationSignature",
+        "limits": {"evaluations": 20},
+    },
+    "clip": {
+        "subject": "adapting an image-text model",
+        "signature": "CLIPDomainAdaptationSignature",
+        "limits": {"learning_rate": 0.003},
+    },
+    "federated": {
+        "subject": "a federated training",
+        "signature": "FederatedLearningSignature",
+        "limits": {"learning_rate": 0.3},
+    },
+}
+"""Domain → what its files say; `limits` is an example, of a column that was measured."""
 _NAME = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -50,23 +79,28 @@ def new_project(name: str, template: str = "classify", into: Path | None = None)
     """
     if template not in TEMPLATES:
         raise ProjectError(f"There is no template {template!r}.{nearest(template, TEMPLATES)}")
-    source = files("dspy_toolkit.scaffold").joinpath("templates", template)
+    said = {"template": template, **DOMAINS.get(template, {})}
     texts: dict[str, str] = {}
-    for entry in source.iterdir():
-        text = entry.read_text(encoding="utf-8")
-        rendered = entry.name.endswith(".j2")
-        texts[entry.name.removesuffix(".j2")] = render(text, name) if rendered else text
+    for folder in (READER, template) if template in DOMAINS else (template,):
+        for entry in files("dspy_toolkit.scaffold").joinpath("templates", folder).iterdir():
+            text = entry.read_text(encoding="utf-8")
+            rendered = entry.name.endswith(".j2")
+            texts[entry.name.removesuffix(".j2")] = render(text, name, said) if rendered else text
     return write_project(name, texts, into)
 
 
-def render(text: str, name: str) -> str:
-    """A template's text for a project called `name`. An unknown variable is an error."""
+def render(text: str, name: str, said: Mapping[str, Any]) -> str:
+    """A template's text for a project called `name`. An unknown variable is an error.
+
+    Args:
+        said: further variables.
+    """
     from jinja2 import Environment, StrictUndefined
 
     # Python and TOML are written, no page: escaping would change quotes.
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701
     title = name.replace("-", " ").replace("_", " ")
-    return environment.from_string(text).render(name=name, title=title[:1].upper() + title[1:])
+    return environment.from_string(text).render(name=name, title=title[:1].upper() + title[1:], **said)
 
 
 def write_project(name: str, texts: Mapping[str, str], into: Path | None = None) -> NewProject:

@@ -30,6 +30,10 @@ NOT_RUN = {
         "It needs the server that another section's `make up` has started.",
         "tests/system/test_make_up.py",
     ),
+    ("docs/efficientai.md", "In the EfficientAI-MLX-Toolkit"): (
+        "It needs a clone of that toolkit; a loader that does what its does stands for it.",
+        "tests/integrations/test_efficientai.py",
+    ),
     ("docs/operations.md", "Without a clone"): (
         "It fills an environment from the package index for minutes.",
         "tests/system/test_wheel.py",
