@@ -31,7 +31,19 @@ FILE_NAME = "dspy-toolkit.toml"
 PREFIX = "DSPY_TOOLKIT_"
 
 OptimizerName = Literal[
-    "auto", "race", "formats", "labels", "labelled", "knn", "bootstrap", "random", "mipro", "gepa", "simba", "finetune"
+    "auto",
+    "race",
+    "formats",
+    "labels",
+    "labelled",
+    "knn",
+    "bootstrap",
+    "random",
+    "mipro",
+    "gepa",
+    "simba",
+    "finetune",
+    "together",
 ]
 BUDGET_NAMES = {"light": 300, "medium": 1_200, "heavy": 5_000}
 """Logical LM calls of each."""

@@ -1,10 +1,10 @@
 """Which lever helps when: tasks × levers × numbers of training rows.
 
-    python -m benchmarks.optimizers.levers [--tasks NAME …] [--levers NAME …] [--rows 40 160 500] [--calls 240] [--seed 0]
-                                           [--home FOLDER] [--picture PATH]
+    python -m benchmarks.optimizers.levers [--tasks NAME …] [--levers NAME …] [--rows 40 160 500] [--calls 240]
+                                           [--minutes 10] [--seed 0] [--home FOLDER] [--picture PATH]
 
-A lever is a pool of the formats and of the generators that are its own, with `--calls` LM calls to spend beside what a training
-counts as. `all` has them all. A cell is the mean of the program that the pool ended with, on the sealed rows of the benchmark, with
+A lever is a pool of the formats and of the generators that are its own, with `--calls` LM calls to spend beside what the race of
+trainings counts as that `--minutes` are enough for. `all` has them all. A cell is the mean of the program that the pool ended with, on the sealed rows of the benchmark, with
 its 95 % interval; beside it stand the baseline and the classical reference that was fitted to the same training rows.
 
 A training split with fewer rows than asked gives what it has. With `--home` a run that was cut off goes on there, and cells that
@@ -37,6 +37,7 @@ LEVERS: dict[str, tuple[str, ...]] = {
     "labels": ("labels", "formats"),
     "knn": ("knn", "formats"),
     "finetune": ("finetune", "formats"),
+    "together": ("together", "labelled", "formats"),
     "all": ("finetune", "labels", "knn", "formats"),
 }
 """Lever → the generators of its pool."""
@@ -47,7 +48,14 @@ Say = Callable[[str], None]
 
 
 def cells(
-    name: str, levers: Sequence[str], sizes: Sequence[int], calls: int, settings: Settings, kept: Kept, say: Say
+    name: str,
+    levers: Sequence[str],
+    sizes: Sequence[int],
+    calls: int,
+    settings: Settings,
+    kept: Kept,
+    say: Say,
+    minutes: float = 10.0,
 ) -> Iterator[Cell]:
     """The cells of one task as they come: for each number of training rows baseline, reference and levers."""
     from benchmarks.optimizers.measuring import with_seed
@@ -65,11 +73,20 @@ def cells(
     for rows in dict.fromkeys(min(size, len(train)) for size in sizes):
         part = context.store.save_frame(sample_rows(train, rows))
         dataset = whole.model_copy(update={"train": part})
-        yield from _of_one_size(context, dataset, rows, levers, calls, kept, lambda what: say(f"{name}, {what}"))
+        yield from _of_one_size(
+            context, dataset, rows, levers, calls, kept, lambda what: say(f"{name}, {what}"), minutes
+        )
 
 
 def _of_one_size(
-    context: Context, dataset: Dataset, rows: int, levers: Sequence[str], calls: int, kept: Kept, say: Say
+    context: Context,
+    dataset: Dataset,
+    rows: int,
+    levers: Sequence[str],
+    calls: int,
+    kept: Kept,
+    say: Say,
+    minutes: float = 10.0,
 ) -> Iterator[Cell]:
     from benchmarks.optimizers.classical import classical
     from benchmarks.optimizers.measuring import run_sealed
@@ -86,14 +103,14 @@ def _of_one_size(
     search = SearchInput(program=program_part(context), train=dataset.train, val=dataset.val)
     profile: Profile | None = None
     for lever in levers:
-        key = (search.program.fingerprint, dataset.model_dump(mode="json"), lever, LEVERS[lever], calls)
+        key = (search.program.fingerprint, dataset.model_dump(mode="json"), lever, LEVERS[lever], calls, minutes)
         found = kept.find(*key)
         if found is None:
             if profile is None:
                 say(f"{rows} rows: profile")
                 profile = probe(context, search)
             say(f"{rows} rows: {lever}")
-            measured = _cell(context, dataset, search, profile, lever, calls, baseline)
+            measured = _cell(context, dataset, search, profile, lever, calls, baseline, minutes)
             found = [about | measured]
             if measured["mean"] is not None:
                 kept.keep(found, *key)
@@ -101,7 +118,14 @@ def _of_one_size(
 
 
 def _cell(
-    context: Context, dataset: Dataset, search: Any, profile: Profile, lever: str, calls: int, baseline: Any
+    context: Context,
+    dataset: Dataset,
+    search: Any,
+    profile: Profile,
+    lever: str,
+    calls: int,
+    baseline: Any,
+    minutes: float,
 ) -> Cell:
     from benchmarks.optimizers.measuring import run_sealed
     from dspy_toolkit.errors import ToolkitError
@@ -119,7 +143,8 @@ def _cell(
     able = {name: cost for name, cost in costs.items() if not isinstance(cost, Infeasible)}
     if lever != "all" and (reason := getattr(costs[LEVERS[lever][0]], "reason", None)):
         return nothing | {"note": reason}
-    trainings = round(able["finetune"].step) if "finetune" in able else 0
+    trained = {"finetune", "together"} & able.keys()
+    trainings = _training_calls(profile, minutes) if trained else 0
     chosen = choice.settings.model_copy(update={"generators": tuple(able)})
     choice = choice.model_copy(update={"settings": chosen, "lm_calls": calls + trainings})
     began = time.monotonic()
@@ -140,6 +165,14 @@ def _cell(
         "seconds": seconds,
         "tokens": tokens_ratio(report, baseline),
     }
+
+
+def _training_calls(profile: Profile, minutes: float) -> int:
+    """What the dearest race of trainings counts as that is predicted to take no longer."""
+    from dspy_toolkit.optimizers.generators import trainings
+
+    fitting = [plan for plan in trainings.PLANS if trainings.seconds(profile, plan) <= 60 * minutes]
+    return trainings.calls(profile, (*fitting, trainings.PLANS[-1])[0])
 
 
 HEADER = f"{'task':10} {'rows':>5} {'lever':10} {'sealed':>7} {'95 % interval':>16} {'calls':>6} {'minutes':>8} {'tokens':>7}  what"
@@ -209,6 +242,7 @@ def main() -> int:
     parser.add_argument(
         "--calls", type=int, default=240, help="LM calls of each lever, beside what a training counts as"
     )
+    parser.add_argument("--minutes", type=float, default=10.0, help="that trainings may take, as predicted")
     parser.add_argument("--seed", type=int, default=0, help="of the splits and the searches")
     parser.add_argument("--home", type=Path, help="keep everything there; a temporary folder by default")
     parser.add_argument("--picture", type=Path, help="draw there, as PNG or SVG by its ending")
@@ -233,7 +267,9 @@ def main() -> int:
 
         try:
             for name in arguments.tasks:
-                for cell in cells(name, arguments.levers, arguments.rows, arguments.calls, settings, kept, say):
+                for cell in cells(
+                    name, arguments.levers, arguments.rows, arguments.calls, settings, kept, say, arguments.minutes
+                ):
                     found.append(cell)
                     print(line(cell), flush=True)
         except KeyboardInterrupt:

@@ -17,7 +17,19 @@ from dspy_toolkit.store import digest
 Row = dict[str, Any]
 """task, seed, system, measure, value, unit, note."""
 
-ALONE = ("formats", "labels", "labelled", "knn", "bootstrap", "random", "mipro", "gepa", "simba", "finetune")
+ALONE = (
+    "formats",
+    "labels",
+    "labelled",
+    "knn",
+    "bootstrap",
+    "random",
+    "mipro",
+    "gepa",
+    "simba",
+    "finetune",
+    "together",
+)
 """The optimizers, each by itself."""
 JOINT = ("race", "auto")
 """What lets several of them into one pool."""

@@ -22,8 +22,6 @@ from dspy_toolkit.errors import DatasetError, EngineError, nearest
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
-    import dspy
-
     from dspy_toolkit.lm import Connection
     from dspy_toolkit.registry.programs import LoadedProgram
 
@@ -82,7 +80,7 @@ def predict(
         threads, bar = settings.optimize.threads, settings.observe.progress
 
         def ask(left: list[dict[str, Any]]) -> Iterator[dict[str, Any] | EngineError]:
-            return answers(loaded.program, left, connection, threads)
+            return answers(loaded, left, connection, threads)
 
         if unreadable := write_answers(loaded, rows, connection.model, ask, to, threads=threads, progress=bar):
             raise Unreadable(
@@ -90,9 +88,9 @@ def predict(
             )
         return
     if file:
-        print_rows(loaded.program, rows, connection, settings.optimize.threads)
+        print_rows(loaded, rows, connection, settings.optimize.threads)
         return
-    answer = run(loaded.program, rows[0], connection)
+    answer = run(loaded, rows[0], connection)
     if output == "json":
         print(json_text(answer))
     else:
@@ -160,8 +158,8 @@ def read_file(path: Path, loaded: LoadedProgram) -> list[dict[str, Any]]:
     return [dict(example.inputs()) for example in examples(frame, spec, types)]
 
 
-def run(program: dspy.Module, inputs: dict[str, Any], connection: Connection) -> dict[str, Any]:
-    """The program's answer to `inputs`, as plain JSON values.
+def run(loaded: LoadedProgram, inputs: dict[str, Any], connection: Connection) -> dict[str, Any]:
+    """The program's answer to `inputs`, as plain JSON values; with `abstained`, where its project asks for that.
 
     Raises:
         Unreadable: the reply could not be parsed.
@@ -171,26 +169,28 @@ def run(program: dspy.Module, inputs: dict[str, Any], connection: Connection) ->
     from dspy.utils.exceptions import AdapterParseError
     from pydantic_core import to_jsonable_python
 
+    from dspy_toolkit.project.abstention import marked
+
     # A trace of its own: the shared default would hold on to every prediction of every thread.
     with connection.context(), dspy.context(trace=[]):
         try:
-            prediction = program(**inputs)
+            prediction = loaded.program(**inputs)
         except AdapterParseError as error:
             raise Unreadable(
                 f"The model's reply does not hold the outputs: {str(error.lm_response)[:SEEN]!r}. "
                 "Where it was cut short, raise DSPY_TOOLKIT_LM__MAX_TOKENS."
             ) from error
-    return to_jsonable_python(dict(prediction.items()), fallback=str)
+    return marked(to_jsonable_python(dict(prediction.items()), fallback=str), loaded.project.abstain_below)
 
 
-def print_rows(program: dspy.Module, rows: list[dict[str, Any]], connection: Connection, threads: int) -> None:
-    """Run `program` on `rows`, `threads` at once, and print one line of JSON for each, in order.
+def print_rows(loaded: LoadedProgram, rows: list[dict[str, Any]], connection: Connection, threads: int) -> None:
+    """Run a program on `rows`, `threads` at once, and print one line of JSON for each, in order.
 
     Raises:
         Unreadable: after the last line, when some replies could not be read; their lines say so.
     """
     unreadable = 0
-    for answer in answers(program, rows, connection, threads):
+    for answer in answers(loaded, rows, connection, threads):
         unreadable += isinstance(answer, Unreadable)
         print(json_text({"error": str(answer)} if isinstance(answer, Unreadable) else answer), flush=True)
     if unreadable:
@@ -198,13 +198,13 @@ def print_rows(program: dspy.Module, rows: list[dict[str, Any]], connection: Con
 
 
 def answers(
-    program: dspy.Module, rows: list[dict[str, Any]], connection: Connection, threads: int
+    loaded: LoadedProgram, rows: list[dict[str, Any]], connection: Connection, threads: int
 ) -> Iterator[dict[str, Any] | Unreadable]:
     """The answer to each row in order, `threads` at once; a reply that cannot be read is given and not raised."""
 
     def one(inputs: dict[str, Any]) -> dict[str, Any] | Unreadable:
         try:
-            return run(program, inputs, connection)
+            return run(loaded, inputs, connection)
         except Unreadable as error:
             return error
 

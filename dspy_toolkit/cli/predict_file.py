@@ -72,7 +72,7 @@ def write_answers(
     return unreadable
 
 
-def _whose(loaded: LoadedProgram, rows: list[dict[str, Any]], model: str) -> dict[str, str]:
+def _whose(loaded: LoadedProgram, rows: list[dict[str, Any]], model: str) -> dict[str, Any]:
     """What a file of answers is the answers of."""
     from dspy_toolkit.optimizers.states import prompt_of
 
@@ -81,6 +81,7 @@ def _whose(loaded: LoadedProgram, rows: list[dict[str, Any]], model: str) -> dic
         "project": loaded.project.name,
         "program": program,
         "model": model,
+        "abstain_below": loaded.project.abstain_below,
         "inputs": digest(_plain(rows)),
     }
 

@@ -1,6 +1,6 @@
 """The training process: reads its job, trains, keeps the adapter, and says on stdout how far it is.
 
-A line of stdout is a JSON object with one key: `progress`, `trained`, or `error` (type and message of a `ToolkitError`). The
+A line of stdout is a JSON object with one key: `progress`, `raced`, or `error` (type and message of a `ToolkitError`). The
 process ends with its parent, however that ends: Linux kills it, and everywhere its stdin ends. Ctrl-C is for the parent,
 which then ends it.
 """
@@ -22,7 +22,7 @@ from typing import Any
 from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import ToolkitError, TrainingError
 from dspy_toolkit.finetuning.job import Job, library_versions
-from dspy_toolkit.finetuning.values import Trained, TrainSettings
+from dspy_toolkit.finetuning.values import ArmResult, Raced, Trained, TrainSettings
 from dspy_toolkit.lm.models.weights import Weights
 
 PR_SET_PDEATHSIG = 1
@@ -36,14 +36,14 @@ def main(folder: Path) -> int:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     job = Job.model_validate_json((folder / "job.json").read_bytes())
     try:
-        say("trained", _train(job, folder, began, say).model_dump(mode="json"))
+        say("raced", _train(job, folder, began, say).model_dump(mode="json"))
     except ToolkitError as error:
         say("error", {"type": type(error).__name__, "message": str(error)})
         return 1
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "alloc" not in str(error) and "memory" not in str(error).lower():
             raise
-        say("error", {"type": TrainingError.__name__, "message": f"{out_of_memory(job.settings)} ({error})"})
+        say("error", {"type": TrainingError.__name__, "message": f"{out_of_memory(job.arms[0].settings)} ({error})"})
         return 1
     return 0
 
@@ -56,47 +56,81 @@ def out_of_memory(settings: TrainSettings) -> str:
     )
 
 
-def _train(job: Job, folder: Path, began: float, say: Any) -> Trained:
+def _train(job: Job, folder: Path, began: float, say: Any) -> Raced:
     from dspy_toolkit.lm.models.blas import preload
 
     preload()
     import mlx.core as mx
 
-    from dspy_toolkit.finetuning.checkpoints import load_state, save_state, to_bytes
-    from dspy_toolkit.finetuning.model import AdaptedModel, adapter_config
+    from dspy_toolkit.finetuning.checkpoints import save_state
     from dspy_toolkit.finetuning.prediction import remember_speed
-    from dspy_toolkit.finetuning.rows import encode_rows
-    from dspy_toolkit.finetuning.training import Training, TrainingState
-    from dspy_toolkit.lm.models.adapters import write_adapter
-    from dspy_toolkit.lm.models.tokenizer import Tokenizer
-    from dspy_toolkit.lm.models.weights import load_model
+    from dspy_toolkit.finetuning.racing import Race
+    from dspy_toolkit.finetuning.training import TrainingState
 
-    weights, settings, home = Weights(job.name, Path(job.folder), job.sha256), job.settings, Path(job.home)
-    tokenizer = Tokenizer(weights.folder)
-    rows = encode_rows(job.rows, tokenizer)
-    val_rows = encode_rows(job.val_rows, tokenizer, "validation row")
     mx.set_default_device(mx.cpu if job.device == "cpu" else mx.gpu)
-    model = AdaptedModel(load_model(weights, job.device, differentiable=True)[0], settings)
-    checkpoint = folder / "state.safetensors"
-    training = Training(model, rows, val_rows, settings, load_state(checkpoint))
-    before, saved = (training.state.cost, training.state.step_seconds), time.monotonic()
+    track = _Track(job, folder)
+    before = [(state.cost, state.step_seconds) if state else (0, 0.0) for state in track.states]
+    saved = time.monotonic()
 
-    def save(state: TrainingState, last: bool) -> None:
+    def save(arm: int, state: TrainingState, last: bool) -> None:
         nonlocal saved
         if last or time.monotonic() - saved >= job.save_seconds:
-            save_state(checkpoint, state)
+            save_state(track.file(arm), state)
             saved = time.monotonic()
 
-    stopped = training.run(
-        deadline=began + (job.deadline_seconds or math.inf),
-        progress=lambda progress: say("progress", progress.model_dump(mode="json")),
+    race = Race(
+        job.arms,
+        [len(job.data[arm.rows].rows) for arm in job.arms],
+        job.rungs,
+        track.training,
         save=save,
+        say=lambda progress: say("progress", progress.model_dump(mode="json")),
     )
-    state = training.state
+    winner = race.run(began + (job.deadline_seconds or math.inf))
+    states = race.states
+    for arm, state in states.items():
+        remember_speed(job, arm, state.cost - before[arm][0], state.step_seconds - before[arm][1])
+    tokens, seconds = (
+        sum(state.tokens for state in states.values()),
+        sum(state.step_seconds for state in states.values()),
+    )
+    state, stopped = states[winner], "deadline" if "deadline" in race.stopped.values() else race.stopped[winner]
+    trained = Trained(
+        adapter=_keep(job, winner, state),
+        val_losses=tuple(state.val_losses),
+        best_step=state.best_step,
+        steps=state.step,
+        tokens=tokens,
+        seconds=seconds + sum(state.val_seconds for state in states.values()),
+        tokens_per_second=tokens / seconds if seconds else 0.0,
+        stopped=stopped,
+        peak_bytes=mx.get_peak_memory(),
+    )
+    arms = [
+        ArmResult(val_losses=tuple(states[arm].val_losses), steps=states[arm].step, stopped=race.stopped[arm])
+        if arm in states
+        else ArmResult(val_losses=(), steps=0, stopped="deadline")
+        for arm in range(len(job.arms))
+    ]
+    raced = Raced(winner=winner, trained=trained, arms=tuple(arms))
+    if stopped != "deadline":
+        write_file(folder / "raced.json", raced.model_dump_json(indent=1).encode())
+        for left in folder.glob("state-*.safetensors*"):  # with what a killed run had half written
+            left.unlink(missing_ok=True)
+    return raced
+
+
+def _keep(job: Job, arm: int, state: Any) -> str:
+    """Store the adapter of an arm; its hash."""
+    from dspy_toolkit.finetuning.checkpoints import to_bytes
+    from dspy_toolkit.finetuning.model import adapter_config
+    from dspy_toolkit.lm.models.adapters import write_adapter
+
+    settings = job.arms[arm].settings
     origin = {
         "base": job.name,
         "base_sha256": job.sha256,
-        "rows_sha256": job.rows_sha256,
+        "rows_sha256": job.rows_sha256(arm),
         "settings": settings.model_dump(mode="json"),
         "val_losses": tuple((each.step, each.loss) for each in state.val_losses),
         "best_step": state.best_step,
@@ -105,24 +139,56 @@ def _train(job: Job, folder: Path, began: float, say: Any) -> Trained:
         "seconds": state.step_seconds + state.val_seconds,
         "versions": library_versions(),
     }
-    stored = write_adapter(home, adapter_config(settings), to_bytes(state.best), origin)
-    remember_speed(job, state.cost - before[0], state.step_seconds - before[1])
-    trained = Trained(
-        adapter=stored.sha256,
-        val_losses=tuple(state.val_losses),
-        best_step=state.best_step,
-        steps=state.step,
-        tokens=state.tokens,
-        seconds=state.step_seconds + state.val_seconds,
-        tokens_per_second=state.tokens / state.step_seconds if state.step_seconds else 0.0,
-        stopped=stopped,
-        peak_bytes=mx.get_peak_memory(),
-    )
-    if stopped != "deadline":
-        write_file(folder / "trained.json", trained.model_dump_json(indent=1).encode())
-        for left in folder.glob(f"{checkpoint.name}*"):  # with what a killed run had half written
-            left.unlink(missing_ok=True)
-    return trained
+    return write_adapter(Path(job.home), adapter_config(settings), to_bytes(state.best), origin).sha256
+
+
+class _Track:
+    """What the arms of a job take turns on: one model in memory, and the state of each in a file.
+
+    Arms whose adapters are of one shape share the model, and what its frozen blocks gave for the rows.
+    """
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        from dspy_toolkit.finetuning.checkpoints import load_state
+        from dspy_toolkit.finetuning.rows import encode_rows
+        from dspy_toolkit.lm.models.tokenizer import Tokenizer
+
+        self._job, self._folder = job, folder
+        self._weights = Weights(job.name, Path(job.folder), job.sha256)
+        tokenizer = Tokenizer(self._weights.folder)
+        self._rows = [
+            (encode_rows(each.rows, tokenizer), encode_rows(each.val_rows, tokenizer, "validation row"))
+            for each in job.data
+        ]
+        self.states = [load_state(self.file(arm)) for arm in range(len(job.arms))]
+        """Where each arm is; None where it has not begun."""
+        self._shape: Any = None
+        self._model: Any = None
+
+    def file(self, arm: int) -> Path:
+        """Where the state of an arm is kept."""
+        return self._folder / f"state-{arm}.safetensors"
+
+    def training(self, arm: int) -> Any:
+        """An arm, ready to go on from where it is."""
+        from dspy_toolkit.finetuning.training import Training
+
+        settings = self._job.arms[arm].settings
+        rows, val_rows = self._rows[self._job.arms[arm].rows]
+        training = Training(self._adapted(settings), rows, val_rows, settings, self.states[arm])
+        self.states[arm] = training.state
+        return training
+
+    def _adapted(self, settings: TrainSettings) -> Any:
+        from dspy_toolkit.finetuning.model import AdaptedModel
+        from dspy_toolkit.lm.models.weights import load_model
+
+        shape = (settings.kind, settings.rank, settings.scale, settings.layers)
+        if shape != self._shape:
+            self._model = None  # its memory first
+            self._model = AdaptedModel(load_model(self._weights, self._job.device, differentiable=True)[0], settings)
+            self._shape = shape
+        return self._model
 
 
 def _take_stdout() -> Any:

@@ -67,12 +67,13 @@ class FrozenBlocks:
         return _BLOCK.sub(lambda found: f"{found[1]}{int(found[2]) - self.count}{found[3]}", name)
 
     def keep(self, parts: Sequence[Part], run: Callable[[Any, Any], tuple[Any, Any]]) -> None:
-        """Compute the states of the rows of `parts`, which must be the same parts in every run of a training: how rows
-        are grouped changes the last digits.
+        """Compute the states of the rows of `parts`, in place of those that were kept before. They must be the same parts in
+        every run of a training: how rows are grouped changes the last digits.
 
         Args:
             run: (prefix, inputs) → what the trunk gives for both; the prefix may be empty.
         """
+        self._states = {}
         for part in parts:
             prefix, own = self._below_only(lambda part=part: run(part.prefix, part.inputs))
             for at, row in enumerate(part.encoded):

@@ -1,8 +1,8 @@
 """What the training process is told: `job.json` in a folder of its own.
 
     home/checkpoints/finetuning/KEY/job.json             what to train
-                                    state.safetensors    how far it is; gone when it is finished
-                                    trained.json         what came of it; only once it is finished
+                                    state-N.safetensors  how far arm N is; gone when all is finished
+                                    raced.json           what came of it; only once it is finished
                                     log.txt              what the process wrote to stderr
 
 KEY covers all that decides over the result: another row or setting, or another version of what computes, is another job.
@@ -10,10 +10,11 @@ KEY covers all that decides over the result: another row or setting, or another 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dspy_toolkit.code_version import LIBRARY, sources_sha256, versions
-from dspy_toolkit.finetuning.values import TrainingRow, TrainSettings
+from dspy_toolkit.finetuning.values import Arm, RowSet
 from dspy_toolkit.lm.models.weights import Weights
 from dspy_toolkit.store import Frozen, digest
 
@@ -23,7 +24,7 @@ SAVE_SECONDS = 30.0
 
 
 class Job(Frozen):
-    """One training."""
+    """One training, or a race of several."""
 
     name: str
     """Of the model."""
@@ -34,24 +35,25 @@ class Job(Frozen):
     home: str
     device: str
     """`metal`, `cuda` or `cpu`."""
-    rows: tuple[TrainingRow, ...]
-    val_rows: tuple[TrainingRow, ...]
-    settings: TrainSettings
+    data: tuple[RowSet, ...]
+    arms: tuple[Arm, ...]
+    rungs: tuple[float, ...] = ()
+    """Passes over the rows after which arms are compared."""
     deadline_seconds: float | None = None
     """From the start of the process."""
     save_seconds: float = SAVE_SECONDS
 
-    @property
-    def rows_sha256(self) -> str:
-        """Of the rows and the validation rows."""
-        return digest(*([row.model_dump(mode="json") for row in rows] for rows in (self.rows, self.val_rows)))
+    def rows_sha256(self, arm: int) -> str:
+        """Of the rows and the validation rows of an arm."""
+        return _rows_sha256(self.data[self.arms[arm].rows])
 
     @property
     def key(self) -> str:
         """Of all that decides over the result."""
-        settings = self.settings.model_dump(mode="json")
+        arms = [arm.model_dump(mode="json") for arm in self.arms]
+        data = [_rows_sha256(each) for each in self.data]
         ours = sources_sha256(LIBRARY / "finetuning", ())
-        return digest(self.sha256, self.rows_sha256, settings, self.device, library_versions(), ours)
+        return digest(self.sha256, data, arms, list(self.rungs), self.device, library_versions(), ours)
 
     @property
     def place(self) -> Path:
@@ -60,12 +62,7 @@ class Job(Frozen):
 
 
 def job_of(
-    weights: Weights,
-    rows: tuple[TrainingRow, ...],
-    val_rows: tuple[TrainingRow, ...],
-    settings: TrainSettings,
-    home: Path,
-    device: str,
+    weights: Weights, data: Sequence[RowSet], arms: Sequence[Arm], rungs: Sequence[float], home: Path, device: str
 ) -> Job:
     """The job of training on `weights`."""
     return Job(
@@ -74,10 +71,14 @@ def job_of(
         sha256=weights.sha256,
         home=str(home),
         device=device,
-        rows=rows,
-        val_rows=val_rows,
-        settings=settings,
+        data=tuple(data),
+        arms=tuple(arms),
+        rungs=tuple(rungs),
     )
+
+
+def _rows_sha256(data: RowSet) -> str:
+    return digest(*([row.model_dump(mode="json") for row in rows] for rows in (data.rows, data.val_rows)))
 
 
 def library_versions() -> dict[str, str | None]:

@@ -65,12 +65,14 @@ class AdaptedModel:
             raise TrainingError(f"{settings.kind} cannot adapt this model's layers: {error}.") from error
         if not self.parameters:
             raise TrainingError("This model has no layer that an adapter can change. Choose another model (lm.model).")
-        self._draw(settings.seed)
+        self._first = self.parameters
         model.train()
         if self.shares and settings.layers > 0:
             self._frozen = FrozenBlocks.of(model, settings.layers)
         if not self._gather.into(model):
             self._gather = None
+        self._prepared: tuple[Any, ...] = ()
+        self.draw(settings.seed)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -84,15 +86,18 @@ class AdaptedModel:
         self.model.update(tree_unflatten(named))
 
     def prepare(self, parts: Sequence[Part]) -> None:
-        """Compute for all rows what no step changes. `parts` hold each row once, and are the same in every run."""
-        frozen = self._frozen
-        if frozen is None:
+        """Compute for all rows what no step changes. `parts` hold each row once, and are the same in every run. What was computed
+        for the same parts is still there; what was computed for others is given up.
+        """
+        frozen, rows = self._frozen, tuple(part.encoded for part in parts)
+        if frozen is None or rows == self._prepared:
             return
         if frozen.bytes_of(parts) > MOST_BYTES:
             frozen.undo()
             self._frozen = None
             return
         frozen.keep(parts, self._trunk)
+        self._prepared = rows
 
     def _trunk(self, prefix: np.ndarray, inputs: np.ndarray) -> tuple[Any, Any]:
         """The trunk's states of a prefix, or None, and of what follows it."""
@@ -103,14 +108,17 @@ class AdaptedModel:
             caches = [_Continued(layer) for layer in begun]
         return before, trunk(mx.array(inputs), caches)
 
-    def _draw(self, seed: int) -> None:
-        """First weights that depend on the seed and nothing else; mlx_lm draws them from a generator of the process."""
-        draw, drawn = np.random.default_rng(seed), {}
-        for name, array in self.parameters.items():
+    def draw(self, seed: int) -> dict[str, Any]:
+        """Give the adapter first weights that depend on the seed and nothing else; mlx_lm draws them from a generator of the
+        process.
+        """
+        draw, drawn = np.random.default_rng(seed), dict(self._first)
+        for name, array in drawn.items():
             if name.endswith("lora_a"):
                 bound = 1 / np.sqrt(array.shape[-2])
                 drawn[name] = mx.array(draw.uniform(-bound, bound, array.shape).astype(np.float32))
         self.parameters = drawn
+        return drawn
 
     def gradients(self, part: Part) -> tuple[Any, dict[str, Any]]:
         """(summed cross-entropy of the part's scored tokens, its gradient by name), evaluated."""
@@ -121,6 +129,20 @@ class AdaptedModel:
 
     def loss(self, part: Part) -> Any:
         """Natural cross-entropy of the part's scored tokens, summed; float32."""
+        return losses.cross_entropy(self._logits(part), mx.array(part.targets), reduction="sum")
+
+    def evaluate(self, part: Part) -> tuple[float, int, float]:
+        """(loss as `loss`, rows whose scored tokens all are the likeliest, summed probability of each row's scored tokens)."""
+        logits, targets = self._logits(part), mx.array(part.targets)
+        entropies = np.array(losses.cross_entropy(logits, targets, reduction="none"), np.float64)
+        missed = np.array(mx.argmax(logits, axis=-1) != targets)
+        of_rows = len(part.encoded)
+        wrong = np.bincount(part.rows, weights=missed, minlength=of_rows)
+        surprise = np.bincount(part.rows, weights=entropies, minlength=of_rows)
+        return float(entropies.sum()), int((wrong == 0).sum()), float(np.exp(-surprise).sum())
+
+    def _logits(self, part: Part) -> Any:
+        """Of the tokens from which scored ones are predicted; shape (scored, vocabulary), float32."""
         of_prefix: dict[str, Any] = {}
         of_inputs: dict[str, Any] = {}
         caches = None
@@ -137,7 +159,7 @@ class AdaptedModel:
         else:
             with self._gather.only(rows, places):
                 logits = self.model(mx.array(part.inputs), cache=caches, **of_inputs)[0]
-        return losses.cross_entropy(logits.astype(mx.float32), mx.array(part.targets), reduction="sum")
+        return logits.astype(mx.float32)
 
 
 class _Gather:

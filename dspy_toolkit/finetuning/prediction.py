@@ -18,7 +18,7 @@ from dspy_toolkit.errors import StoreError
 from dspy_toolkit.finetuning.batches import epoch_batches, evaluation_parts, steps_of_epoch, total_steps
 from dspy_toolkit.finetuning.job import Job, job_of
 from dspy_toolkit.finetuning.rows import encode_rows
-from dspy_toolkit.finetuning.values import Prediction, TrainingRow, TrainSettings
+from dspy_toolkit.finetuning.values import Arm, Prediction, TrainingRow, TrainSettings
 from dspy_toolkit.lm.models.weights import Weights, needed_bytes
 
 log = logging.getLogger(__name__)
@@ -65,14 +65,26 @@ def predict(
         val_cost = sum(part.cost for part in evaluation_parts(val, settings, share=True))
         once, cost = once + val_cost, cost + FORWARD_SHARE * evaluations * val_cost
     cost += FORWARD_SHARE * (1 / adapted - 1) * once  # the blocks below the first adapted one
-    speed = _speeds(home).get(_key(job_of(weights, (), (), settings, home, device)))
-    measured = speed is not None
-    if speed is None:
-        # Four bytes a weight on a CPU; elsewhere what is loaded has between half a byte and two of them.
-        weights_count = needed_bytes(weights.folder, device) / (4 if device == "cpu" else 1)
-        speed = FLOPS[device] / FLOPS_A_WEIGHT / (weights_count * adapted)
+    speed, measured = _speed(weights, settings, home, device)
     tokens = round(epochs * sum(part.tokens for part in epoch))
     return Prediction(seconds=START_SECONDS + cost / speed, tokens=tokens, measured=measured)
+
+
+def seconds_a_token(weights: Weights, settings: TrainSettings, home: Path) -> float:
+    """What a step takes for each token that it computes, where the rows are not known yet."""
+    from dspy_toolkit.lm.models.hardware import inspect_hardware
+
+    return 1 / _speed(weights, settings, home, inspect_hardware().device)[0]
+
+
+def _speed(weights: Weights, settings: TrainSettings, home: Path, device: str) -> tuple[float, bool]:
+    """(tokens a second as `Part.cost` counts them, whether that was measured)."""
+    speed = _speeds(home).get(_key(job_of(weights, (), [Arm(settings=settings)], (), home, device)))
+    if speed is not None:
+        return speed, True
+    # Four bytes a weight on a CPU; elsewhere what is loaded has between half a byte and two of them.
+    weights_count = needed_bytes(weights.folder, device) / (4 if device == "cpu" else 1)
+    return FLOPS[device] / FLOPS_A_WEIGHT / (weights_count * _adapted(weights, settings)), False
 
 
 def _adapted(weights: Weights, settings: TrainSettings) -> float:
@@ -81,11 +93,11 @@ def _adapted(weights: Weights, settings: TrainSettings) -> float:
     return min(settings.layers / blocks, 1.0) if blocks and settings.layers > 0 else 1.0
 
 
-def remember_speed(job: Job, cost: int, seconds: float) -> None:
-    """Keep what a training reached: `cost` tokens, as `Part.cost`, in `seconds`."""
+def remember_speed(job: Job, arm: int, cost: int, seconds: float) -> None:
+    """Keep what an arm reached: `cost` tokens, as `Part.cost`, in `seconds`."""
     if seconds < LEAST_SECONDS:
         return
-    speeds = {**_speeds(Path(job.home)), _key(job): cost / seconds}
+    speeds = {**_speeds(Path(job.home)), _key(job, arm): cost / seconds}
     try:
         write_file(_file(Path(job.home)), json.dumps(speeds, indent=1).encode())
     except StoreError as error:
@@ -96,8 +108,9 @@ def _file(home: Path) -> Path:
     return home / "models" / "training-speeds.json"
 
 
-def _key(job: Job) -> str:
-    return " ".join((job.sha256[:16], platform.node(), job.device, job.settings.kind, f"layers={job.settings.layers}"))
+def _key(job: Job, arm: int = 0) -> str:
+    settings = job.arms[arm].settings
+    return " ".join((job.sha256[:16], platform.node(), job.device, settings.kind, f"layers={settings.layers}"))
 
 
 def _speeds(home: Path) -> dict[str, float]:

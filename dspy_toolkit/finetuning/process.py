@@ -29,7 +29,7 @@ from dspy_toolkit.code_version import LIBRARY
 from dspy_toolkit.durable import make_home, write_file
 from dspy_toolkit.errors import ModelError, ToolkitError, TrainingError
 from dspy_toolkit.finetuning.job import SAVE_SECONDS, Job, job_of
-from dspy_toolkit.finetuning.values import Progress, Trained, TrainingRow, TrainSettings
+from dspy_toolkit.finetuning.values import Arm, Progress, Raced, RowSet, Trained, TrainingRow, TrainSettings
 from dspy_toolkit.lm.models.weights import Weights
 from dspy_toolkit.locks import held
 
@@ -75,23 +75,54 @@ def train(
         LeaseTimeout: another process holds the accelerator.
         StoreError: the home cannot be written.
     """
+    if not rows:
+        raise TrainingError("There are no rows to train on. Give at least one.")
+    raced = race(
+        weights, [RowSet(rows=tuple(rows), val_rows=tuple(val_rows))], [Arm(settings=settings)], (), home,
+        deadline_seconds=deadline_seconds, progress=progress, resume=resume, lease=lease, lease_seconds=lease_seconds,
+        save_seconds=save_seconds,
+    )  # fmt: skip
+    return raced.trained
+
+
+def race(
+    weights: Weights,
+    data: Sequence[RowSet],
+    arms: Sequence[Arm],
+    rungs: Sequence[float],
+    home: Path,
+    *,
+    deadline_seconds: float | None = None,
+    progress: Callable[[Progress], None] = lambda _: None,
+    resume: bool = True,
+    lease: bool = True,
+    lease_seconds: float = 600.0,
+    save_seconds: float = SAVE_SECONDS,
+) -> Raced:
+    """Train with several settings, drop those that fall behind, and keep the best adapter (`racing`).
+
+    Args:
+        data: what the arms read; each names its own.
+        arms: at least one. Where two are level, the earlier goes on.
+        rungs: passes over the rows after which they are compared, ascending; half of them go on from each.
+
+    The other arguments and the errors are those of `train`.
+    """
     from dspy_toolkit.lm.models.hardware import inspect_hardware
 
     if weights.adapter is not None:
         raise ModelError(
             f"{weights.name} has an adapter already. Train on the model without it, {weights.name.rpartition('+')[0]}."
         )
-    if not rows:
-        raise TrainingError("There are no rows to train on. Give at least one.")
     home = home.expanduser().resolve()
     make_home(home)
     device = inspect_hardware().device
-    job = job_of(weights, tuple(rows), tuple(val_rows), settings, home, device)
+    job = job_of(weights, data, arms, rungs, home, device)
     job = job.model_copy(update={"deadline_seconds": deadline_seconds, "save_seconds": save_seconds})
     with held(job.place.with_suffix(".lock"), LOCK_SECONDS):
         if not resume:
-            for name in ("trained.json", "state.safetensors"):
-                (job.place / name).unlink(missing_ok=True)
+            for path in (job.place / "raced.json", *job.place.glob("state-*.safetensors")):
+                path.unlink(missing_ok=True)
         if (before := _finished(job)) is not None:
             return before
         write_file(job.place / "job.json", job.model_dump_json().encode())
@@ -99,14 +130,14 @@ def train(
             return _run(job, inherited, progress)
 
 
-def _finished(job: Job) -> Trained | None:
+def _finished(job: Job) -> Raced | None:
     """What an earlier call gave, where its adapter is still there."""
     from dspy_toolkit.lm.models.adapters import find_adapter
 
     with suppress(OSError, ValueError, ModelError):
-        trained = Trained.model_validate_json((job.place / "trained.json").read_bytes())
-        find_adapter(Path(job.home), trained.adapter, job.sha256)
-        return trained
+        raced = Raced.model_validate_json((job.place / "raced.json").read_bytes())
+        find_adapter(Path(job.home), raced.trained.adapter, job.sha256)
+        return raced
     return None
 
 
@@ -125,7 +156,7 @@ def _leased(device: str, seconds: float | None) -> Iterator[tuple[int, ...]]:
         lease.release()
 
 
-def _run(job: Job, inherited: tuple[int, ...], progress: Callable[[Progress], None]) -> Trained:
+def _run(job: Job, inherited: tuple[int, ...], progress: Callable[[Progress], None]) -> Raced:
     with (job.place / "log.txt").open("wb") as log_file:
         process = subprocess.Popen(
             [sys.executable, "-m", "dspy_toolkit.finetuning", str(job.place)],
@@ -143,11 +174,11 @@ def _run(job: Job, inherited: tuple[int, ...], progress: Callable[[Progress], No
         limit.start()
     try:
         assert process.stdout is not None
-        trained = _read(process.stdout, progress)
+        raced = _read(process.stdout, progress)
         status = process.wait()
-        if trained is None:
+        if raced is None:
             raise _failure(job, status)
-        return trained
+        return raced
     finally:  # Ctrl-C too
         if limit is not None:
             limit.cancel()
@@ -165,14 +196,14 @@ def _environment() -> dict[str, str]:
     return {"MKL_DYNAMIC": "FALSE", **os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"}
 
 
-def _read(lines: IO[bytes], progress: Callable[[Progress], None]) -> Trained | None:
+def _read(lines: IO[bytes], progress: Callable[[Progress], None]) -> Raced | None:
     """What came of it; None when the process ended without saying. Raises the error that it names."""
     for line in lines:
         said: dict[str, Any] = json.loads(line)
         if "progress" in said:
             progress(Progress.model_validate(said["progress"]))
-        elif "trained" in said:
-            return Trained.model_validate(said["trained"])
+        elif "raced" in said:
+            return Raced.model_validate(said["raced"])
         else:
             kind = getattr(errors, said["error"]["type"], TrainingError)
             raise (kind if issubclass(kind, ToolkitError) else TrainingError)(said["error"]["message"])
@@ -186,7 +217,7 @@ def _failure(job: Job, status: int) -> TrainingError:
 
         return TrainingError(
             "The training process was killed, by the system for want of memory unless somebody did it. "
-            f"{out_of_memory(job.settings)} The same call goes on from its last checkpoint."
+            f"{out_of_memory(job.arms[0].settings)} The same call goes on from its last checkpoint."
         )
     with suppress(OSError):
         lines = path.read_text(errors="replace").strip().splitlines()

@@ -19,11 +19,10 @@ import mlx.core as mx
 from mlx import optimizers
 from mlx.utils import tree_flatten
 
-from dspy_toolkit.errors import TrainingError
 from dspy_toolkit.finetuning.batches import Part, epoch_batches, evaluation_parts, steps_of_epoch, total_steps
 from dspy_toolkit.finetuning.model import AdaptedModel
 from dspy_toolkit.finetuning.rows import EncodedRow
-from dspy_toolkit.finetuning.values import Evaluation, Progress, Stopped, TrainSettings
+from dspy_toolkit.finetuning.values import Diverged, Evaluation, Progress, Stopped, TrainSettings
 
 CLIP = 1.0
 """Longest gradient; a longer one is shortened to this."""
@@ -75,7 +74,10 @@ class Training:
         self._every = max(1, round(self._of_epoch / settings.evaluations))
         self._val = evaluation_parts(val_rows, settings, share=model.shares) if val_rows else []
         model.prepare([*evaluation_parts(rows, settings, share=model.shares), *self._val])
-        self.state = state or TrainingState(model.parameters, model.parameters)
+        if state is None:
+            first = model.draw(settings.seed)
+            state = TrainingState(first, first)
+        self.state = state
         self._warm = math.ceil(settings.warmup * self.steps)
         self._optimizer = optimizers.AdamW(
             learning_rate=settings.rate, weight_decay=settings.weight_decay, bias_correction=True
@@ -89,6 +91,7 @@ class Training:
     def run(
         self,
         *,
+        until: int | None = None,
         deadline: float = math.inf,
         progress: Callable[[Progress], None] = lambda _: None,
         save: Callable[[TrainingState, bool], None] = lambda _, __: None,
@@ -96,18 +99,22 @@ class Training:
         """Train until something stops it.
 
         Args:
+            until: a step at which it pauses, evaluated; None: to the end. One that lies behind it does nothing.
             deadline: of `time.monotonic`.
             progress: called after each step and evaluation.
             save: called with the state after each step and evaluation, and whether it is the last time. Not after an
                 evaluation that the clock alone asked for: a run that goes on later must not know of it.
 
         Raises:
-            TrainingError: the loss is no number any more.
+            Diverged: the loss is no number any more.
         """
         state, loss = self.state, None
+        if until is not None and state.step > until:
+            return "rung"  # an earlier run paused there, and this one must leave no other trace
         while True:
             over = state.step >= self.steps
-            due = over or state.step % self._every == 0
+            pausing = until is not None and state.step >= until
+            due = over or pausing or state.step % self._every == 0
             late = time.monotonic() + MARGIN * (self._seconds_a_step() + self._seconds_an_evaluation()) > deadline
             if late:
                 save(state, True)
@@ -122,6 +129,8 @@ class Training:
                 return "epochs"
             if self._val and self._bad_evaluations() >= self._settings.patience:
                 return "patience"
+            if pausing:
+                return "rung"
             if late:
                 return "deadline"
             loss = self._step()
@@ -138,7 +147,7 @@ class Training:
             total += loss.item()
             gradient = {name: gradient[name] + value if gradient else value for name, value in more.items()}
         if not math.isfinite(total):
-            raise TrainingError(
+            raise Diverged(
                 f"The loss of step {state.step + 1} is {total}: the training diverged. Lower rate "
                 f"({self._settings.rate:g}) or scale ({self._settings.scale:g})."
             )
@@ -169,11 +178,17 @@ class Training:
 
     def _evaluate(self) -> None:
         began, state = time.perf_counter(), self.state
-        total = sum(self._model.loss(part).item() for part in self._val)
-        loss = total / sum(len(part.targets) for part in self._val)
-        if not state.val_losses or loss < min(each.loss for each in state.val_losses):
+        found = [self._model.evaluate(part) for part in self._val]
+        rows = sum(len(part.encoded) for part in self._val)
+        now = Evaluation(
+            step=state.step,
+            loss=sum(loss for loss, _, _ in found) / sum(len(part.targets) for part in self._val),
+            right=sum(right for _, right, _ in found) / rows,
+            likely=min(sum(likely for _, _, likely in found) / rows, 1.0),
+        )
+        if not state.val_losses or now.merit > max(each.merit for each in state.val_losses):
             state.best, state.best_step = state.now, state.step
-        state.val_losses.append(Evaluation(step=state.step, loss=loss))
+        state.val_losses.append(now)
         state.val_seconds += time.perf_counter() - began
 
     def _bad_evaluations(self) -> int:

@@ -6,10 +6,17 @@ from typing import Literal
 
 from pydantic import Field
 
+from dspy_toolkit.errors import TrainingError
 from dspy_toolkit.lm.protocol import Message
 from dspy_toolkit.store import Frozen
 
-Stopped = Literal["patience", "epochs", "deadline"]
+Stopped = Literal["patience", "epochs", "deadline", "rung", "behind", "diverged"]
+"""`rung`: paused where a race compares; `behind`: others of the race went on in its place; `diverged`: its loss was no number
+any more."""
+
+
+class Diverged(TrainingError):
+    """The loss of a step is no number any more: of a race, that arm is out of it."""
 
 
 class TrainingRow(Frozen):
@@ -61,14 +68,45 @@ class Evaluation(Frozen):
     """0: before the first one."""
     loss: float
     """Mean natural cross-entropy of a scored token."""
+    right: float = Field(default=0.0, ge=0, le=1)
+    """Share of the rows that are answered right by the likeliest token at each place."""
+    likely: float = Field(default=0.0, ge=0, le=1)
+    """Mean probability of a row's scored tokens together."""
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What steps and settings are compared by: the larger, the better.
+
+        The loss alone stops a classifier too early: once it is sure, few wrong rows raise it while more rows are right. The share
+        that is right alone jumps by whole rows. Their probability does neither, so it counts as much. Where nothing is
+        right or likely, as in long texts, the loss decides.
+        """
+        return round((self.right + self.likely) / 2, 3), -self.loss
+
+
+class RowSet(Frozen):
+    """Rows to train on, and those that tell how well."""
+
+    rows: tuple[TrainingRow, ...] = Field(min_length=1)
+    val_rows: tuple[TrainingRow, ...] = ()
+
+
+class Arm(Frozen):
+    """One of the trainings of a race."""
+
+    settings: TrainSettings
+    rows: int = Field(default=0, ge=0)
+    """Which of the race's row sets it reads."""
 
 
 class Progress(Frozen):
-    """Where a training is."""
+    """Where a training is; of a race, all its trainings together."""
 
     step: int
     steps: int
     """If nothing stops it earlier."""
+    arm: int = 0
+    """Of a race, which one took the step."""
     loss: float | None = None
     """Of the step's rows; None before the first one."""
     val_loss: float | None = None
@@ -87,7 +125,7 @@ class Trained(Frozen):
     val_losses: tuple[Evaluation, ...]
     """Empty without validation rows."""
     best_step: int
-    """The step whose weights were kept: that of the lowest validation loss, or the last. 0: no step was better than none."""
+    """The step whose weights were kept: that of the highest `Evaluation.merit`, or the last. 0: no step was better than none."""
     steps: int
     """Taken."""
     tokens: int
@@ -98,6 +136,30 @@ class Trained(Frozen):
     stopped: Stopped
     peak_bytes: int
     """Of MLX's memory, the model included."""
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The evaluation of `best_step`; None without validation rows."""
+        return next((each for each in self.val_losses if each.step == self.best_step), None)
+
+
+class ArmResult(Frozen):
+    """How one of the trainings of a race went."""
+
+    val_losses: tuple[Evaluation, ...]
+    steps: int
+    stopped: Stopped
+
+
+class Raced(Frozen):
+    """A finished race."""
+
+    winner: int
+    """Its arm."""
+    trained: Trained
+    """The winner's, with the tokens and seconds of all arms."""
+    arms: tuple[ArmResult, ...]
+    """In the order in which they were given."""
 
 
 class Prediction(Frozen):

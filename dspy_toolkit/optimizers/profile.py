@@ -48,6 +48,8 @@ class Profile(Frozen):
     """Labels of the last output of a program of one predictor, where it is a choice that an engine here can score; else 0."""
     training_seconds: float = 0.0
     """Predicted for one pass of an adapter's training over the training rows; 0 where there can be none."""
+    training_tokens: float = 0.0
+    """Tokens of one such pass."""
     training_note: str = "nobody looked whether its model can be trained"
     """Why no adapter can be trained; empty where one can."""
     reflector_ok: bool

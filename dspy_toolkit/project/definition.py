@@ -44,9 +44,12 @@ class Project:
     metric: Metric
     dataset: DatasetSpec
     optimizer: str = "auto"
-    """`auto`, `race`, `labelled`, `bootstrap`, `random`, `mipro`, `gepa` or `simba`."""
+    """`auto`, `race`, or one generator: `formats`, `labels`, `labelled`, `knn`, `bootstrap`, `random`, `mipro`, `gepa`, `simba`,
+    `finetune` or `together`."""
     budget: str | None = None
     """`light`, `medium`, `heavy`, LM calls (`800`) or a time (`15m`); the settings' when None."""
+    abstain_below: float | None = None
+    """In (0, 1]: a prediction that is less sure than this is marked as abstained (`abstention`); None: none is."""
     renames: Mapping[str, str] = field(default_factory=dict)
     """Old field name → new, for versions that were saved before a field was renamed."""
     reference_rules: Mapping[str, ReferenceRule] = field(default_factory=dict)
@@ -78,6 +81,12 @@ class Project:
         self._check_metric()
         if self.optimizer not in (known := get_args(OptimizerName)):
             raise ProjectError(f"project {self.name}: no optimizer {self.optimizer!r}.{nearest(self.optimizer, known)}")
+        if (below := self.abstain_below) is not None and (
+            isinstance(below, bool) or not isinstance(below, int | float) or not 0 < below <= 1
+        ):
+            raise ProjectError(
+                f"project {self.name}: abstain_below is {below!r}. Give a confidence above 0 and at most 1, such as 0.6."
+            )
         if self.budget is not None:
             try:
                 parse_budget(self.budget)

@@ -8,6 +8,7 @@
     metric = "exact_match"          # a built-in, "module:function" (looked for beside this file first), or a table
     optimizer = "auto"              # or race, labelled, bootstrap, random, mipro, gepa, simba
     budget = "light"                # or medium, heavy, "800" LM calls, "15m"
+    abstain_below = 0.6             # a prediction that is less sure is marked as abstained; left out: none is
     files = ["rules/*.md"]          # what the metric reads, so that a change of it is seen
     [dataset]
     source = "questions.csv"        # csv, jsonl, parquet; relative to this file
@@ -54,6 +55,7 @@ class _Table(Frozen):
     """A name, or a table with a name and options."""
     optimizer: OptimizerName = "auto"
     budget: BudgetName | None = None
+    abstain_below: float | None = None
     files: tuple[str, ...] = ()
     dataset: DatasetSpec
 
@@ -96,6 +98,7 @@ def read_toml(location: str) -> Project:
             dataset=table.dataset,
             optimizer=table.optimizer,
             budget=table.budget,
+            abstain_below=table.abstain_below,
             files=table.files,
             folder=path.parent,
             location=location,

@@ -11,9 +11,10 @@ Not covered: intervals; calibration of the labels that were not taken.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from dspy_toolkit.project.abstention import confidence_of
 from dspy_toolkit.report.words import Field, count, percent
 
 if TYPE_CHECKING:
@@ -48,17 +49,21 @@ class Calibration(NamedTuple):
     facts: tuple[Field, ...]
 
 
-def calibration(table: pd.DataFrame) -> Calibration | None:
-    """Of a per-row table (`Report.rows`); None where no prediction carries a confidence."""
+def calibration(table: pd.DataFrame, abstain_below: float | None = None) -> Calibration | None:
+    """Of a per-row table (`Report.rows`); None where no prediction carries a confidence.
+
+    Args:
+        abstain_below: the project's; with it the facts say how many rows would be answered, and how well.
+    """
     pairs = [
         (confidence, float(value))
         for prediction, value in zip(table["prediction"], table["value"], strict=True)
-        if (confidence := _confidence(prediction)) is not None
+        if (confidence := confidence_of(json.loads(prediction))) is not None
     ]
-    return of_pairs(pairs) if pairs else None
+    return of_pairs(pairs, abstain_below) if pairs else None
 
 
-def of_pairs(pairs: Sequence[tuple[float, float]]) -> Calibration:
+def of_pairs(pairs: Sequence[tuple[float, float]], abstain_below: float | None = None) -> Calibration:
     """Of (confidence, score) of each row, both in [0, 1]; at least one."""
     filled: dict[int, list[tuple[float, float]]] = {}
     for pair in pairs:
@@ -74,16 +79,18 @@ def of_pairs(pairs: Sequence[tuple[float, float]]) -> Calibration:
         Field("Mean score of the same rows", percent(_mean([score for _, score in pairs]))),
         Field("Rows with a confidence", count(len(pairs))),
     )
+    if abstain_below is not None:
+        facts += tuple(_answered(pairs, abstain_below))
     return Calibration(bins, error, len(pairs), facts)
 
 
-def _confidence(prediction: str) -> float | None:
-    """What a prediction, as JSON, says of itself; None where it says nothing, or no number in [0, 1]."""
-    given = json.loads(prediction)
-    said = given.get("confidence") if isinstance(given, dict) else None
-    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 <= said <= 1:
-        return None
-    return float(said)
+def _answered(pairs: Sequence[tuple[float, float]], below: float) -> Iterator[Field]:
+    """What is left where the others abstain."""
+    scores = [score for confidence, score in pairs if confidence >= below]
+    yield Field(
+        f"Answered, at a confidence of {percent(below)} or more", f"{count(len(scores))} of {count(len(pairs))}"
+    )
+    yield Field("Mean score of the answered rows", percent(_mean(scores)) if scores else "there are none")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -177,7 +177,7 @@ def gather(
         changes=differing,
         classes=classes(*tables, outputs, types) if tables else (),
         class_tables=class_tables(*(class_reports(table, outputs, types) for table in tables)) if tables else (),
-        calibration=calibration(tables[1]) if tables else None,
+        calibration=calibration(tables[1], project.abstain_below) if tables else None,
         one_output=len(outputs) == 1,
         costs=costs(run),
         spent=_spent(run),

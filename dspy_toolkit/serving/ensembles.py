@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dspy_toolkit.errors import ProgramError
+from dspy_toolkit.project.abstention import MARK
 from dspy_toolkit.sections import EnsembleRule
 
 Prediction = Mapping[str, Any]
@@ -49,18 +50,23 @@ async def combine(rule: EnsembleRule, votes: Sequence[Vote], outputs: Sequence[s
         return _mean(votes, outputs)
     if rule == "first_valid":
         valid = (vote for vote in votes if all(vote.prediction.get(name) is not None for name in outputs))
-        return dict(next(valid, votes[0]).prediction)
+        return _unmarked(next(valid, votes[0]).prediction)
     kinds = _kinds(votes, outputs)
     if rule == "judge" and len(kinds) > 1:
         firsts = [found[0].prediction for found in kinds]
-        return dict(firsts[await judge(firsts)])
+        return _unmarked(firsts[await judge(firsts)])
     # Of equal weights the first is taken: max keeps the first of equals.
     best = max(kinds, key=lambda found: sum(vote.weight for vote in found))
-    said = dict(best[0].prediction)
+    said = _unmarked(best[0].prediction)
     if "confidence" in said or "probabilities" in said:  # one member's, which is not the ensemble's
         said.pop("confidence", None)
         said.pop("probabilities", None)
     return said
+
+
+def _unmarked(prediction: Prediction) -> dict[str, Any]:
+    """A member's prediction without whether that member abstained: the ensemble's project says whether it does."""
+    return {name: value for name, value in prediction.items() if name != MARK}
 
 
 def agreement(votes: Sequence[Vote], prediction: Prediction, outputs: Sequence[str]) -> float:

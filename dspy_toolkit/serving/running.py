@@ -23,6 +23,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 from pydantic_core import to_jsonable_python
 
+from dspy_toolkit.project.abstention import marked
 from dspy_toolkit.serving.programs import Live
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ async def run(
                 raise
     return Answer(
         live=live,
-        prediction=as_json(prediction),
+        prediction=marked(as_json(prediction), live.project.abstain_below),
         usage=lm.meter.usage,
         seconds=time.perf_counter() - began,
         engine=_added(lm),

@@ -29,6 +29,9 @@ PRIVILEGED = frozenset({"signature", "new_signature", "demos", "config", "lm", "
 EVIDENCE: dict[str, Any] = {
     "probabilities": NotRequired[Annotated[dict[str, float], Field(description="Of each label; they sum to 1.")]],
     "confidence": NotRequired[Annotated[float, Field(description="The probability of the label that was taken.")]],
+    "abstained": NotRequired[
+        Annotated[bool, Field(description="Whether the confidence is below what the project asks of an answer.")]
+    ],
 }
 """What a prediction has beside its outputs where a choice's labels were scored."""
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import RegistryError, SettingsError, ToolkitError
 from dspy_toolkit.lm.usage import Usage
+from dspy_toolkit.project.abstention import marked
 from dspy_toolkit.sections import EnsembleTable
 from dspy_toolkit.serving.challengers import Challengers
 from dspy_toolkit.serving.ensembles import Vote, agreement, combine
@@ -282,7 +283,7 @@ class Service:
         prediction = await combine(table.rule, votes, outputs, partial(self._judge, lives[0], inputs))
         answer = Answer(
             live=lives[0],
-            prediction=prediction,
+            prediction=marked(prediction, lives[0].project.abstain_below),
             usage=usage,
             seconds=time.perf_counter() - began,
             engine=engine,

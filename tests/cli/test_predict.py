@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from dspy_toolkit.cli.predict import Unreadable, print_rows, read_file, read_inputs, run
 from dspy_toolkit.errors import DatasetError, EngineFailed
 from dspy_toolkit.lm import root_error
+from dspy_toolkit.lm.choices import choices_of
+from dspy_toolkit.lm.label_rules import plain_rule
+from dspy_toolkit.lm.levers import pull
 from dspy_toolkit.registry.programs import LoadedProgram, load_program
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.testing import fake_connection
@@ -88,7 +92,7 @@ def test_every_bad_row_of_a_file_is_listed_and_other_columns_are_left_out(typed:
 
 def test_an_answer_is_plain_values(typed: LoadedProgram, home: Settings) -> None:
     connection = fake_connection([{"fit": True, "notes": ["x", "y"]}], home)
-    answer = run(typed.program, {"user_name": "Anne", "age": 7, "tags": []}, connection)
+    answer = run(typed, {"user_name": "Anne", "age": 7, "tags": []}, connection)
     assert answer == {"fit": True, "notes": ["x", "y"]}
 
 
@@ -99,7 +103,7 @@ def test_rows_come_out_in_order_one_line_each(
         return {"label": "number" if "How many" in request.messages[-1].content else "person"}
 
     rows = [{"text": f"How many {number}?"} if number % 2 else {"text": f"Who is {number}?"} for number in range(9)]
-    print_rows(loaded.program, rows, fake_connection(reply, home), threads=4)
+    print_rows(loaded, rows, fake_connection(reply, home), threads=4)
     lines = [json.loads(line)["label"] for line in capsys.readouterr().out.splitlines()]
     assert lines == ["number" if number % 2 else "person" for number in range(9)]
 
@@ -109,7 +113,7 @@ def test_a_reply_that_cannot_be_read_has_its_line_too(
 ) -> None:
     connection = fake_connection(["nonsense", {"label": "person"}], home, check_grammar=False)
     with pytest.raises(Unreadable, match="1 of 2 replies could not be read"):
-        print_rows(loaded.program, [{"text": "a"}, {"text": "b"}], connection, threads=1)
+        print_rows(loaded, [{"text": "a"}, {"text": "b"}], connection, threads=1)
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert "'nonsense'" in first["error"] and second == {"label": "person"}
 
@@ -117,7 +121,7 @@ def test_a_reply_that_cannot_be_read_has_its_line_too(
 def test_a_failing_engine_ends_it(loaded: LoadedProgram, home: Settings) -> None:
     connection = fake_connection([EngineFailed("The engine failed.")], home)
     with pytest.raises(Exception) as raised:
-        print_rows(loaded.program, [{"text": "a"}, {"text": "b"}], connection, threads=1)
+        print_rows(loaded, [{"text": "a"}, {"text": "b"}], connection, threads=1)
     assert isinstance(root_error(raised.value), EngineFailed)
 
 
@@ -142,3 +146,24 @@ def test_a_model_that_does_not_exist_is_one_line(command, questions: Path, monke
     ended = command("predict", str(questions), "--text", "x")
     assert ended.code == 1 and ended.out == ""
     assert ended.err.splitlines()[-1].startswith("Error: No model 'no-such-model'")
+
+
+def test_an_unsure_answer_is_marked_where_the_project_asks_for_it(questions: Path, home: Settings) -> None:
+    questions.write_text("abstain_below = 0.75\n" + questions.read_text())
+    loaded = load_program(home, str(questions))
+    (predictor,) = loaded.program.predictors()
+    (name, field), *_ = predictor.signature.output_fields.items()
+    labels = [text for text, _ in choices_of(field.annotation) or ()]
+    pull(predictor, labels={name: plain_rule(labels).model_dump(mode="json")})
+
+    def reply(request: Any) -> Any:
+        likely = 0.9 if "sure" in request.messages[-1].content else 0.5
+        rest = (1 - likely) / (len(labels) - 1)
+        return {label: likely if label == labels[0] else rest for label in labels}
+
+    connection = fake_connection(reply, home)
+    sure, unsure = (run(loaded, {"text": text}, connection) for text in ("sure", "perhaps"))
+    assert (sure["abstained"], unsure["abstained"]) == (False, True)
+    assert sure[name] == unsure[name], "the answer is there all the same"
+    always = loaded._replace(project=replace(loaded.project, abstain_below=None))
+    assert "abstained" not in run(always, {"text": "perhaps"}, connection)

@@ -26,7 +26,7 @@ def loaded(questions: Path, home: Settings) -> LoadedProgram:
 
 def write(loaded: LoadedProgram, rows: list[dict[str, str]], connection: Any, threads: int, to: Path) -> int:
     def ask(left: list[dict[str, Any]]) -> Any:
-        return answers(loaded.program, left, connection, threads)
+        return answers(loaded, left, connection, threads)
 
     return write_answers(loaded, rows, connection.model, ask, to, threads=threads)
 

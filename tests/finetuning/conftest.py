@@ -10,7 +10,7 @@ import pytest
 from dspy_toolkit.finetuning import TrainingRow
 from dspy_toolkit.lm.models.weights import Weights, find_weights
 from dspy_toolkit.lm.protocol import Message
-from tests.lm.tiny import Kind, write_tiny
+from tests.lm.tiny import Kind, on_own_thread, write_tiny
 
 RULES = "You sort things. Say a word for each, and say nothing else, whatever it is. " * 2
 WORDS = ("lora", "clip", "diffusion", "federated")
@@ -42,3 +42,14 @@ def base(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
         return written[kind]
 
     return weights
+
+
+@pytest.fixture
+def with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine of an earlier test may have put its functions into these modules."""
+    on_own_thread(lambda: None)  # the BLAS before MLX
+    from mlx_lm.models import activations, base, lfm2, llama
+
+    for module in (llama, lfm2):
+        monkeypatch.setattr(module, "scaled_dot_product_attention", base.scaled_dot_product_attention)
+        monkeypatch.setattr(module, "swiglu", activations.swiglu, raising=False)

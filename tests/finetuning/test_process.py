@@ -77,7 +77,7 @@ def test_a_killed_training_ends_as_one_that_was_not(base: Base, tmp_path: Path) 
     assert run(weights, tmp_path / "whole") == whole
     assert time.monotonic() - began < 2, "what is finished is not trained again"
     left = {path.name for path in (tmp_path / "killed" / "checkpoints" / "finetuning").glob("*/*")}
-    assert left == {"job.json", "log.txt", "trained.json"}
+    assert left == {"job.json", "log.txt", "raced.json"}
 
 
 def test_the_adapter_runs_under_its_name_from_any_folder(

@@ -19,17 +19,7 @@ from tests.finetuning.conftest import make_rows
 from tests.lm.tiny import on_own_thread
 
 Base = Callable[..., Weights]
-
-
-@pytest.fixture(autouse=True)
-def with_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine of an earlier test may have put its functions into these modules."""
-    on_own_thread(lambda: None)  # the BLAS before MLX
-    from mlx_lm.models import activations, base, lfm2, llama
-
-    for module in (llama, lfm2):
-        monkeypatch.setattr(module, "scaled_dot_product_attention", base.scaled_dot_product_attention)
-        monkeypatch.setattr(module, "swiglu", activations.swiglu, raising=False)
+pytestmark = pytest.mark.usefixtures("with_gradients")
 
 
 def adapted(weights: Weights, settings: TrainSettings) -> Any:
@@ -143,12 +133,12 @@ def test_the_best_adapter_is_kept_and_patience_ends_it(base: Base) -> None:
         made = training(weights, rows, val, settings)
         assert made.run() == "patience"
         state = made.state
-        losses = [each.loss for each in state.val_losses]
-        assert state.val_losses[losses.index(min(losses))].step == state.best_step
-        assert len(losses) == losses.index(min(losses)) + 1 + settings.patience
+        merits = [each.merit for each in state.val_losses]
+        assert state.val_losses[merits.index(max(merits))].step == state.best_step
+        assert len(merits) == merits.index(max(merits)) + 1 + settings.patience
         made._model.parameters = state.best
         made._evaluate()
-        assert state.val_losses[-1].loss == min(losses)
+        assert state.val_losses[-1].merit == max(merits)
 
     on_own_thread(run)
 

@@ -21,7 +21,9 @@ FINITE = ("gepa", "simba", "formats", "labels", "knn")
 
 
 @pytest.mark.parametrize("lm_calls", [300, 900])
-@pytest.mark.parametrize("name", [*(name for name in GENERATORS if name not in (*FINITE, "finetune")), "race", "auto"])
+@pytest.mark.parametrize(
+    "name", [*(name for name in GENERATORS if name not in (*FINITE, "finetune", "together")), "race", "auto"]
+)
 def test_the_budget_is_spent_and_not_exceeded(toy: Toy, name: str, lm_calls: int) -> None:
     toy.train, toy.val = rows(60), rows(60, start=100)
     profile = seen(toy)

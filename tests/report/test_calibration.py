@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_toolkit.report.calibration import calibration, of_pairs
+from dspy_toolkit.report.words import percent
 from tests.report.made import row, table
 
 SHARES = st.floats(0, 1, allow_nan=False)
@@ -40,3 +41,12 @@ def test_what_is_no_confidence_is_left_out(said: Any) -> None:
     )
     assert found is not None and found.rows == 1
     assert calibration(table([row("a", 1, prediction=other)])) is None
+
+
+def test_what_abstaining_would_leave_is_told() -> None:
+    pairs = [(0.9, 1.0), (0.6, 1.0), (0.5, 0.0), (0.2, 0.0)]
+    facts = dict(of_pairs(pairs, 0.6).facts)
+    assert facts[f"Answered, at a confidence of {percent(0.6)} or more"] == "2 of 4"
+    assert facts["Mean score of the answered rows"] == percent(1)
+    assert dict(of_pairs(pairs, 0.95).facts)["Mean score of the answered rows"] == "there are none"
+    assert not any("Answered" in name for name, _ in of_pairs(pairs).facts)

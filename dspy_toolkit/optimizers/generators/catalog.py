@@ -26,6 +26,7 @@ from dspy_toolkit.optimizers.generators import (
     random_search,
     simba,
     starts,
+    together,
 )
 from dspy_toolkit.optimizers.generators.workshop import Workshop
 from dspy_toolkit.optimizers.pool.entry import Cost, Family, Made
@@ -59,6 +60,8 @@ class GeneratorSpec:
     """The share of a budget that one step of it may cost where there are others."""
     last: bool = False
     """Whether its candidates are made of those of the others."""
+    beside: tuple[str, ...] = ()
+    """Generators that share its pool where it is asked for by name, since it needs what they make."""
     at_home: bool = False
     """Whether its candidates need more than their state, which workers with another home lack: adapters."""
 
@@ -68,6 +71,15 @@ GENERATORS = {
     for spec in (
         GeneratorSpec(
             "finetune", "fine-tuning", finetune.cost, finetune.candidates, urgent=1, most_of_budget=2 / 3, at_home=True
+        ),
+        GeneratorSpec(
+            "together",
+            "BetterTogether",
+            together.cost,
+            together.candidates,
+            most_of_budget=2 / 3,
+            beside=("labelled", "formats"),
+            at_home=True,
         ),
         GeneratorSpec("gepa", "GEPA", gepa.cost, gepa.candidates),
         GeneratorSpec("mipro", "MIPROv2", mipro.cost, mipro.candidates),

@@ -19,7 +19,7 @@ import numpy as np
 
 from dspy_toolkit.lm.choices import choices_of
 from dspy_toolkit.lm.label_rules import LabelRule, label_rules_of, plain_rule
-from dspy_toolkit.lm.levers import pull
+from dspy_toolkit.lm.levers import adapter_of, pull
 from dspy_toolkit.optimizers.choice import Infeasible, run_cost
 from dspy_toolkit.optimizers.generators.workshop import Workshop
 from dspy_toolkit.optimizers.pool.entry import WAIT, Cost, Made
@@ -67,19 +67,27 @@ def candidates(shop: Workshop) -> Iterator[Made | None]:
             name, texts = choice_of(bare)
             scored = with_rule(bare, name, plain_rule(list(texts)))
             yield Made(scored, f"{whose}, labels scored")
-            shop.say("scoring labels of training rows")
-            logprobs, right = score(shop, scored, name, texts)
-            if len(right) >= LEAST_ROWS:
-                made = with_rule(bare, name, without_prior(list(texts), logprobs))
-                yield Made(made, f"{whose}, the labels' prior over {len(right)} rows taken out")
-            if (rule := fit(list(texts), logprobs, right)) is not None:
-                yield Made(with_rule(bare, name, rule), f"{whose}, {rule.method} fitted to {rule.rows} rows")
+            # An adapter knows the training rows by heart: what is fitted to them holds for no others.
+            if not any(adapter_of(predictor) for predictor in bare.predictors()):
+                yield from _fits(shop, bare, scored, whose)
         yield WAIT
         if shop.pool is not None:
             program, whose = (
                 shop.leader,
                 shop.pool.best.label.partition(", labels scored")[0].partition(", the labels'")[0],
             )
+
+
+def _fits(shop: Workshop, bare: dspy.Module, scored: dspy.Module, whose: str) -> Iterator[Made]:
+    """The rules that follow from scoring training rows."""
+    name, texts = choice_of(bare)
+    shop.say("scoring labels of training rows")
+    logprobs, right = score(shop, scored, name, texts)
+    if len(right) >= LEAST_ROWS:
+        made = with_rule(bare, name, without_prior(list(texts), logprobs))
+        yield Made(made, f"{whose}, the labels' prior over {len(right)} rows taken out")
+    if (rule := fit(list(texts), logprobs, right)) is not None:
+        yield Made(with_rule(bare, name, rule), f"{whose}, {rule.method} fitted to {rule.rows} rows")
 
 
 def choice_of(program: dspy.Module) -> tuple[str, dict[str, Any]]:

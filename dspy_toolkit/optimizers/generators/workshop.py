@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from dspy_toolkit.finetuning.values import TrainSettings
 from dspy_toolkit.lm.ensembles import ensemble_of
 from dspy_toolkit.lm.levers import clear, pull
 from dspy_toolkit.lm.meter import Meter, MeteredLM
@@ -57,6 +58,10 @@ class Workshop:
     """Whether the budget ended an optimizer of DSPy."""
     grounds: list[dspy.Module] = field(default_factory=list)
     """Candidates that are the baseline in another format."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Hash of a prompt without demonstrations → the first adapter that was trained under it."""
+    winners: dict[str, TrainSettings] = field(default_factory=dict)
+    """Such a hash → the settings that won there."""
 
     def __post_init__(self) -> None:
         problem = self.problem

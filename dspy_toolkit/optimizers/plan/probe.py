@@ -54,13 +54,15 @@ def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = N
     table = problem.store.read_frame(report.rows)
     asked = report.usage + report.judge_usage  # a judge's calls are charged to the budget too
     labelled = _labelled(problem)
-    training_seconds, training_note = training_facts(problem, labelled)
+    pass_rate = sum(value >= PASS for value in table["value"]) / report.n
+    run_tokens = (asked.prompt_tokens + asked.completion_tokens) / report.n
+    training_seconds, training_tokens, training_note = training_facts(problem, labelled, pass_rate, run_tokens)
     return Profile(
         train=len(problem.train),
         val=len(problem.val),
         probed=report.n,
         baseline=report.mean,
-        pass_rate=sum(value >= PASS for value in table["value"]) / report.n,
+        pass_rate=pass_rate,
         parse_failures=report.parse_failures,
         metric_errors=report.metric_errors,
         graded=any(0 < value < 1 for value in table["value"]),
@@ -75,6 +77,7 @@ def probe(problem: Problem, progress: Callable[[int, int, str], None] | None = N
         usd_per_call=asked.usd / asked.physical_calls if asked.physical_calls else 0.0,
         labels=labels_of(program) if labelled and connection.model.startswith(PREFIX) else 0,
         training_seconds=training_seconds,
+        training_tokens=training_tokens,
         training_note=training_note,
         reflector_ok=usable,
         reflector_note=note,

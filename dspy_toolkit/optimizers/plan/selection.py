@@ -66,8 +66,9 @@ def select(
             raise OptimizerError(
                 f"{optimizer} cannot run here: {cost.reason}. Take a larger --budget or --optimizer auto."
             )
-        others = {name: "not asked for" for name in GENERATORS if name != optimizer}
-        chosen = settings.model_copy(update={"generators": (optimizer,)})
+        beside = tuple(name for name in GENERATORS[optimizer].beside if name in able)
+        others = {name: "not asked for" for name in GENERATORS if name not in (optimizer, *beside)}
+        chosen = settings.model_copy(update={"generators": (optimizer, *beside)})
         return _choice(chosen, budget, f"{optimizer} was asked for.", others, forecasts)
     learned = experience(history)
     against = {name: cost.reason for name, cost in costs.items() if isinstance(cost, Infeasible)}

@@ -51,7 +51,7 @@ def test_a_weak_reflector_keeps_out_what_lives_on_reflection() -> None:
 def test_a_race_differs_from_auto_in_who_enters_alone() -> None:
     seen = profile(reflector_ok=False, feedback=False, pass_rate=0.0, **LARGE)
     auto, race = select(seen, "auto", LIGHT), select(seen, "race", LIGHT)
-    assert set(taken(auto)) == {"labelled", "knn", "formats", "labels", "finetune"}
+    assert set(taken(auto)) == {"labelled", "knn", "formats", "labels", "finetune", "together"}
     assert set(taken(race)) == set(GENERATORS)
     assert auto.settings.model_copy(update={"generators": (), "optimizer": "race"}) == race.settings.model_copy(
         update={"generators": ()}
@@ -88,9 +88,9 @@ def test_a_perfect_program_is_compiled_when_asked_for() -> None:
 @pytest.mark.parametrize("name", GENERATORS)
 def test_an_optimizer_that_was_asked_for_is_taken_alone(name: str) -> None:
     choice = select(profile(reflector_ok=False, feedback=False), name, LIGHT)
-    assert (choice.optimizer, taken(choice)) == (name, (name,))
+    assert (choice.optimizer, taken(choice)) == (name, (name, *GENERATORS[name].beside))
     assert choice.reason == f"{name} was asked for."
-    assert set(choice.alternatives) == set(GENERATORS) - {name}
+    assert set(choice.alternatives) == set(GENERATORS) - {name, *GENERATORS[name].beside}
     assert set(choice.forecasts) == set(GENERATORS)
 
 
