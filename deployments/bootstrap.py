@@ -29,7 +29,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from deployments.places import HOST, MARK, POOL, Places, Ports
-from deployments.services import Service, end_all, marked
+from deployments.services import Service, end_all, marked, stop_all
 from dspy_toolkit.cli.boundary import boundary, show_log
 from dspy_toolkit.durable import make_home, write_file
 from dspy_toolkit.errors import SettingsError, nearest
@@ -42,8 +42,11 @@ UP_SECONDS = 900.0
 """For all of it, on a machine that has much else to do; on an idle one it is a matter of a minute."""
 RUNS_AT_ONCE = 4
 """Of one worker. Each is a process that takes some hundred megabytes, and one at a time has the accelerator."""
+TOLD, USED = "ports.json", "ports-in-use.json"
+"""In `home/services`: the ports that were chosen on the command line, and all ports while it is up."""
 ORDER = ("server", "mlflow", "pages", "serving", "worker")
-"""As they are started; ended the other way round."""
+"""As `status` shows them."""
+NOT_YET = "nothing is promoted yet; `make up` starts it afterwards"
 
 app = App(
     name="python -m deployments.bootstrap", help="Start, look at and stop everything on this machine.", version_flags=[]
@@ -56,7 +59,6 @@ def _port(variable: str) -> Parameter:
 
 ServerPort = Annotated[int | None, _port("PREFECT_SERVER_API_PORT")]
 MlflowPort = Annotated[int | None, _port("MLFLOW_PORT")]
-ServingPort = Annotated[int | None, _port("DSPY_TOOLKIT_SERVING__PORT")]
 PagesPort = Annotated[int | None, _port("PAGES_PORT")]
 
 
@@ -65,16 +67,16 @@ def up(
     *,
     server_port: ServerPort = None,
     mlflow_port: MlflowPort = None,
-    serving_port: ServingPort = None,
+    serving_port: int | None = None,
     pages_port: PagesPort = None,
 ) -> None:
     """Start what does not run, and tell the server all that it must know. Again is as good as once.
 
     Args:
-        server_port: Of Prefect's server and pages; as each of these where the last `up` had it, 4200 at first.
-        mlflow_port: Of MLflow's pages; 5000 at first.
-        serving_port: Where programs answer; 8000 at first.
-        pages_port: Of our own pages; 8090 at first.
+        server_port: Of Prefect's server and pages; as each of these where the last `up` was told to have it, else 4200.
+        mlflow_port: Of MLflow's pages; else 5000.
+        serving_port: Where programs answer; else `serving.port` of the settings, 8000.
+        pages_port: Of our own pages; else 8090.
     """
     began = time.monotonic()
     given = {"server": server_port, "mlflow": mlflow_port, "serving": serving_port, "pages": pages_port}
@@ -83,7 +85,10 @@ def up(
         places.check_client_file()
         services = services_of(places)
         check_ports(places, services)
+        write_file(places.folder / USED, canonical_json(vars(places.ports)))
         until = began + UP_SECONDS
+        if nothing_recorded(places):
+            del services["serving"]  # it would have nothing to serve, and end
         for name in ORDER[:-1]:
             if name in services:
                 services[name].start(places.environment, CLONE)
@@ -107,7 +112,7 @@ def up(
 @app.command
 def down() -> None:
     """Cancel what runs, then end all that `up` started."""
-    places = places_of({})
+    places = places_of()
     with alone(places):
         services = services_of(places)
         if (server := services["server"]).process() is not None and server.healthy():
@@ -116,18 +121,19 @@ def down() -> None:
             worker = services["worker"].process() is not None
             if count := end_runs(places, patience=CANCEL_SECONDS if worker else 0):
                 print(f"{count} run{'' if count == 1 else 's'} cancelled")
-        for name in reversed(ORDER):
-            if name in services and services[name].stop():
-                print(f"{name} has ended")
+        # The worker before the server, which it tells that it goes; the others need nobody.
+        for name in (*stop_all([services.pop("worker")]), *stop_all(services.values())):
+            print(f"{name} has ended")
         # Runs that a worker had started and could not end.
         end_all(marked(places.settings.path()))
         places.remove_client_file()
+        (places.folder / USED).unlink(missing_ok=True)
 
 
 @app.command
 def status() -> None:
     """Show what runs; exit code 1 when something is not well."""
-    places = places_of({})
+    places = places_of()
     well = print_status(places, services_of(places))
     raise SystemExit(0 if well else 1)
 
@@ -141,7 +147,7 @@ def run(service: str) -> None:
     Args:
         service: its name.
     """
-    places = places_of({})
+    places = places_of()
     found = services_of(places)
     if service not in found:
         raise SettingsError(f"{service!r} is no service here.{nearest(service, found)}")
@@ -150,8 +156,12 @@ def run(service: str) -> None:
     os.execv(found[service].command[0], found[service].command)  # noqa: S606  (a list that this code wrote)
 
 
-def places_of(given: Mapping[str, int]) -> Places:
-    """This clone, the home of the settings, and the ports: those given, else those of the last `up`.
+def places_of(given: Mapping[str, int] | None = None) -> Places:
+    """This clone, the home of the settings, and the ports.
+
+    Args:
+        given: for `up`: those that are chosen now; the others are as the last `up` was told, else as the settings say. None: those
+            that it is up at, if it is.
 
     Raises:
         SettingsError: it is up at other ports.
@@ -160,16 +170,24 @@ def places_of(given: Mapping[str, int]) -> Places:
     show_log(settings)
     os.umask(0o077)  # logs and secrets are the user's alone
     make_home(settings.path())
-    kept = settings.path("services", "ports.json")
-    last = Ports(**json.loads(kept.read_text(encoding="utf-8"))) if kept.exists() else Ports()
-    ports = replace(last, **given)
-    if ports != last and settings.path("services", "server.json").exists():
-        raise SettingsError("It is up at other ports already; `make status` shows them. Run `make down` first.")
+    told, used = (settings.path("services", name) for name in (TOLD, USED))
+    last: dict[str, int] = _ports(told) | dict(given or {})
+    # 0, a free one, would be another at each look.
+    ports = replace(Ports(serving=settings.serving.port or Ports.serving), **last)
+    if used.exists():
+        now = Ports(**_ports(used))
+        if given is not None and ports != now:
+            raise SettingsError("It is up at other ports already; `make status` shows them. Run `make down` first.")
+        ports = now
     if given:
-        write_file(kept, canonical_json(vars(ports)))
+        write_file(told, canonical_json(last))
     places = Places(CLONE, settings, ports)
     os.environ.update({name: value for name, value in places.environment.items() if name != MARK})
     return places
+
+
+def _ports(file: Path) -> dict[str, int]:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 @contextmanager
@@ -221,6 +239,13 @@ def nothing_promoted(places: Places) -> bool:
     return all(champion(settings, name).version is None for name in list_projects(settings))
 
 
+def nothing_recorded(places: Places) -> bool:
+    """Whether there is no registry at all yet: known without MLflow, which takes seconds to import."""
+    uri = places.settings.tracking_uri
+    file = uri.removeprefix("sqlite:///")
+    return file != uri and not Path(file).exists()
+
+
 def _online(places: Places) -> bool:
     from deployments.registering import worker_online
 
@@ -257,15 +282,15 @@ def print_status(places: Places, services: dict[str, Service]) -> bool:
     """A line a service; whether all are well."""
     well = True
     for name in ORDER:
-        if name not in services:  # settings name an MLflow server
-            print(f"{name:<8} elsewhere: {places.mlflow}")
+        if name not in services:
+            print(f"{name:<8} {NOT_YET if name == 'serving' else f'elsewhere: {places.mlflow}'}")
             continue
         service = services[name]
         process = service.process()
         healthy = process is not None and (name != "worker" or services["server"].healthy()) and service.healthy()
         state = "up" if healthy else "down" if process is None else "not well"
         if not healthy and name == "serving" and nothing_promoted(places):
-            print(f"{name:<8} nothing is promoted yet; `make up` starts it afterwards")
+            print(f"{name:<8} {NOT_YET}")
             continue
         well = well and healthy
         since = (

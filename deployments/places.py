@@ -127,6 +127,8 @@ class Places:
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             # A run that waits for another of its deployment asks again after so long; Prefect's default is 30 s.
             "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",
+            # A deployment whose schedules were taken out of its file has none any more.
+            "PREFECT_DEPLOYMENTS_CLEAR_SCHEDULES_ON_EMPTY": "true",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "PREFECT_LOGGING_EXTRA_LOGGERS": "dspy_toolkit",
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",

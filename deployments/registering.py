@@ -7,11 +7,11 @@ Not covered: the automations themselves (`deployments.automations`), and what a 
 
 from __future__ import annotations
 
-import os
-import subprocess
+import io
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -48,21 +48,29 @@ def register(places: Places) -> None:
 def deploy(places: Places) -> None:
     """`prefect deploy --all`, for prefect.yaml and for what `dspy-toolkit deploy` wrote.
 
+    In this process, which has Prefect loaded: a command of its own would load it again before it began.
+
     Raises:
         SettingsError: Prefect refuses one of them; the end of what it said.
     """
+    from prefect.cli import app
+
     files = [places.clone / "prefect.yaml"]
     if places.settings.path(FILE).exists():
         files.append(places.settings.path(FILE))
-    environment = os.environ | places.environment | {"PREFECT_DEPLOYMENTS_CLEAR_SCHEDULES_ON_EMPTY": "true"}
     for file in files:
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-        ended = subprocess.run(
-            command, cwd=places.clone, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-        if ended.returncode:
-            said = (ended.stdout + ended.stderr).strip().splitlines()[-12:]
-            raise SettingsError(f"Prefect refuses {file}:\n" + "\n".join(said))
+        said, code, arguments = io.StringIO(), None, sys.argv
+        with chdir(places.clone), redirect_stdout(said), redirect_stderr(said):
+            sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+            try:
+                app()
+            except SystemExit as ended:
+                code = ended.code
+            finally:
+                sys.argv = arguments
+        if code:
+            last = said.getvalue().strip().splitlines()[-12:]
+            raise SettingsError(f"Prefect refuses {file}:\n" + "\n".join(last))
 
 
 def client() -> SyncPrefectClient:

@@ -12,7 +12,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +114,14 @@ class Service:
             end_all(family(found), first=found)
         self.file.unlink(missing_ok=True)
         return found is not None
+
+
+def stop_all(services: Iterable[Service]) -> list[str]:
+    """End several at once; the names of those that there were to end."""
+    chosen = list(services)
+    with ThreadPoolExecutor(max(1, len(chosen))) as threads:
+        ended = list(threads.map(Service.stop, chosen))
+    return [service.name for service, was in zip(chosen, ended, strict=True) if was]
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:

@@ -6,7 +6,7 @@ A reader therefore never sees an empty or a torn file, and what was written when
 power was cut. A write that fails leaves the file as it was, and no temporary file where that can be removed. One that a killed
 process left is removed by the first process that writes to the same folder an hour later.
 
-Covered: files, lines added to a file, folders made as a whole, setting a damaged file or folder aside. `watched` lets a test
+Covered: files, lines added to a file (all or none, or one in place), folders made as a whole, setting a damaged file or folder aside. `watched` lets a test
 look at the disk before each step, or stop there.
 
 Not covered: two writers at once (`dspy_toolkit.locks`), buckets (`dspy_toolkit.store`), databases, which keep journals of
@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import io
+import json
 import logging
 import os
 import re
@@ -38,6 +40,8 @@ Step = Literal["create", "write", "sync", "rename", "sync folder"]
 
 LEFT_SECONDS = 3600.0
 """After so long nobody is at work on a temporary file: its writer was killed."""
+BLOCK = 65_536
+"""Bytes that are read at once where the end of a file is looked for."""
 _PARTIAL = re.compile(r"\.[0-9a-f]{32}\.partial$")
 _swept: set[Path] = set()
 """Folders that this process has looked through."""
@@ -102,6 +106,62 @@ def append_lines(path: Path, lines: bytes, refusal: type[ToolkitError] = StoreEr
         old = path.read_bytes() if path.exists() else b""
     # The whole file is written anew: appending in place would leave half a batch behind when the power is cut.
     write_file(path, old + (b"\n" if old and not old.endswith(b"\n") else b"") + lines, refusal)
+
+
+def add_line(path: Path, line: bytes, refusal: type[ToolkitError] = StoreError) -> None:
+    r"""Add one JSON line at the end of `path`, in place: what it takes does not grow with the file. The caller holds its lock.
+
+    What a cut of the power can leave is a last line without its end, which was reported to nobody. The next call takes it away
+    where it is no JSON, and ends it where it is, as an editor may leave it: so readers pass over a last line that is neither.
+
+    Args:
+        line: with its `\n`.
+        refusal: what a failure is raised as.
+
+    Raises:
+        StoreError: the file cannot be read or written; it is then as it was.
+    """
+    with writing(path, refusal):
+        if not path.exists():
+            write_file(path, line, refusal)
+            return
+        with open(path, "r+b", buffering=0) as file:
+            begin, end = _last_line(file)
+            size = file.seek(0, os.SEEK_END)
+            if begin < size:
+                size, line = (size, b"\n" + line) if is_json(end) else (begin, line)
+            _step("write", path)
+            try:
+                file.truncate(size)
+                file.seek(size)
+                left = memoryview(line)
+                while left:
+                    left = left[file.write(left) :]
+                _sync(file.fileno(), path)
+            except BaseException:
+                file.truncate(size)
+                raise
+
+
+def is_json(line: bytes) -> bool:
+    """Whether a line is whole: no beginning of a JSON object is one."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _last_line(file: io.FileIO) -> tuple[int, bytes]:
+    """Where the last line without its end begins, and its bytes; the end of the file and nothing, where all have theirs."""
+    size = at = file.seek(0, os.SEEK_END)
+    tail = b""
+    while at and b"\n" not in tail:
+        step = min(at, BLOCK)
+        at = file.seek(at - step)
+        tail = file.read(step) + tail
+    rest = tail[tail.rfind(b"\n") + 1 :]
+    return size - len(rest), rest
 
 
 @contextmanager

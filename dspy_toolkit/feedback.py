@@ -7,8 +7,8 @@
 A line is written when feedback comes in, with the request that it is about, so each line stands alone. Several may be about one
 request: the last one counts. The file holds inputs in clear, as the home does.
 
-Covered: the file's form, reading it, adding to it. Serving writes it, monitoring reads it. Not covered: who may add (`serving.routes`), rows of it (`serving.dataset`). Adding writes the
-file anew, as all durable lines are: some thousands of lines are no trouble, millions would be.
+Covered: the file's form, reading it, adding to it in place. Serving writes it, monitoring reads it. Not covered: who may add
+(`serving.routes`), rows of it (`serving.dataset`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from dspy_toolkit.durable import append_lines
+from dspy_toolkit.durable import add_line, is_json
 from dspy_toolkit.errors import DatasetError
 from dspy_toolkit.locks import held
 from dspy_toolkit.store import Frozen
@@ -72,7 +72,7 @@ def read_feedback(home: Path, program: str) -> list[Feedback]:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}. Check its permissions.") from error
     found = []
     for number, line in enumerate(lines, start=1):
-        if not line:
+        if not line or (number == len(lines) and not is_json(line)):  # a power cut left it, and nobody was told of it
             continue
         try:
             found.append(Feedback.model_validate_json(line))
@@ -90,7 +90,7 @@ def add_feedback(home: Path, entry: Feedback) -> None:
     """
     path = feedback_file(home, entry.program)
     with held(Path(f"{path}.lock")):
-        append_lines(path, entry.model_dump_json().encode() + b"\n")
+        add_line(path, entry.model_dump_json().encode() + b"\n")
 
 
 def latest(entries: list[Feedback]) -> list[Feedback]:

@@ -225,6 +225,15 @@ class RegistrySettings(Section):
     """The MLflow experiment that runs are recorded in."""
 
 
+class StoreSettings(Section):
+    """Where one step's results wait for the next."""
+
+    address: str | None = None
+    """A folder, or an fsspec address that several machines reach, such as `s3://bucket/objects` (which needs the package s3fs);
+    `HOME/objects` when not given.
+    """
+
+
 class ObserveSettings(Section):
     """What a person sees."""
 
@@ -232,6 +241,10 @@ class ObserveSettings(Section):
     """From which level up the toolkit's own log is shown on the terminal."""
     progress: bool = True
     """Progress bars on a terminal."""
+    trace: bool = False
+    """Whether a run becomes one MLflow trace: its steps, the first programs of each, calls of models and the engine's part in
+    them; sent to `OTEL_EXPORTER_OTLP_ENDPOINT` too, where that is set.
+    """
     show_sealed_rows: bool = False
     """Show inputs and answers of sealed rows on the pages of runs and in MLflow. What is changed after reading them has been
     tuned on them.
@@ -315,6 +328,7 @@ class Settings(BaseSettings):
     data: DataSettings = DataSettings()
     optimize: OptimizeSettings = OptimizeSettings()
     registry: RegistrySettings = RegistrySettings()
+    store: StoreSettings = StoreSettings()
     observe: ObserveSettings = ObserveSettings()
     serving: ServingSettings = ServingSettings()
     monitor: MonitorSettings = MonitorSettings()
@@ -358,7 +372,10 @@ class Settings(BaseSettings):
     @property
     def objects(self) -> str:
         """The root of the object store."""
-        return str(self.path("objects"))
+        given = self.store.address
+        if given is None:
+            return str(self.path("objects"))
+        return given if "://" in given else str(Path(given).expanduser().resolve())
 
     @property
     def tracking_uri(self) -> str:

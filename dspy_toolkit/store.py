@@ -73,15 +73,25 @@ class Store:
     """Objects under one root."""
 
     def __init__(self, root: str) -> None:
-        """Args: root: a folder, or an fsspec address such as `s3://bucket/objects`. Made at the first save."""
+        """Args: root: a folder, or an fsspec address such as `s3://bucket/objects`. Made at the first save.
+
+        Raises:
+            StoreError: fsspec knows no such address, or a package is missing for it.
+        """
         import fsspec
 
         self.root = str(root)
         # fsspec would take `::` and `?` in the name of a folder for its own syntax.
         folder = "://" not in self.root
-        self._fs, self._path = (
-            (fsspec.filesystem("file"), os.path.abspath(self.root)) if folder else fsspec.core.url_to_fs(self.root)
-        )
+        try:
+            self._fs, self._path = (
+                (fsspec.filesystem("file"), os.path.abspath(self.root)) if folder else fsspec.core.url_to_fs(self.root)
+            )
+        except (ImportError, ValueError) as error:
+            raise StoreError(
+                f"The store {self.root} cannot be reached: {str(error).rstrip('.')}. Install what it needs (`pip install s3fs` for "
+                "s3://), or correct store.address."
+            ) from error
         self._local = "file" in self._fs.protocol
 
     def save(self, data: bytes, kind: str) -> Ref:

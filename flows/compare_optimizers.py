@@ -20,6 +20,7 @@ from tasks.steps import (
     resolve_project,
     select_optimizer,
 )
+from tasks.tracing import traced
 
 
 @flow(
@@ -37,15 +38,18 @@ def compare_optimizers(project: str = "router", budget: BudgetOption = None, wor
             all together.
         workers: score candidates on the workers of the work pool, side by side.
     """
-    ref = resolve_project(Request(location=project))
-    dataset = prepare_dataset(ref.data)
-    search = SearchInput.of(ref, dataset)
-    profile = probe_program(search.without_start)
-    choice = select_optimizer(SelectInput(**dict(search), profile=profile, optimizer="race", budget=budget))
-    found = compile_program(CompileInput(**dict(search), choice=choice, profile=profile), workers=workers)
-    name = flow_run.get_name() or f"compare optimizers for {ref.name}"
-    record_comparison(Compilation(name=name, ref=ref, dataset=dataset, profile=profile, choice=choice, compiled=found))
-    return found
+    with traced():
+        ref = resolve_project(Request(location=project))
+        dataset = prepare_dataset(ref.data)
+        search = SearchInput.of(ref, dataset)
+        profile = probe_program(search.without_start)
+        choice = select_optimizer(SelectInput(**dict(search), profile=profile, optimizer="race", budget=budget))
+        found = compile_program(CompileInput(**dict(search), choice=choice, profile=profile), workers=workers)
+        name = flow_run.get_name() or f"compare optimizers for {ref.name}"
+        record_comparison(
+            Compilation(name=name, ref=ref, dataset=dataset, profile=profile, choice=choice, compiled=found)
+        )
+        return found
 
 
 if __name__ == "__main__":

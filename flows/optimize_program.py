@@ -29,6 +29,7 @@ from tasks.steps import (
     resolve_project,
     select_optimizer,
 )
+from tasks.tracing import traced
 
 
 @flow(flow_run_name="optimize {project}", persist_result=True, result_serializer="json", on_running=[watch_run])
@@ -51,30 +52,31 @@ def optimize_program(
         dry_run: stop before anything is compiled, with the choice and what each optimizer would cost.
         workers: score candidates on the workers of the work pool, side by side.
     """
-    ref = resolve_project(Request(location=project, start=start))
-    dataset = prepare_dataset(ref.data)
-    search = SearchInput.of(ref, dataset)
-    profile = probe_program(search.without_start)
-    choice = select_optimizer(SelectInput(**dict(search), profile=profile, optimizer=optimizer, budget=budget))
-    if dry_run:
-        return choice
-    ref = release_baseline_version(ref)
-    candidate = compile_program(CompileInput(**dict(search), choice=choice, profile=profile), workers=workers)
-    comparison = compare_programs(CompareInput.of(ref, dataset, choice, candidate))
-    run = Run(
-        name=flow_run.get_name() or f"optimize {ref.name}",
-        ref=ref,
-        dataset=dataset,
-        profile=profile,
-        choice=choice,
-        compiled=candidate,
-        comparison=comparison,
-    )
-    # A promotion that cannot be recorded is undone: the next run, whose steps are all cached, makes both.
-    with transaction():
-        released = release_program(run)
-        record_run(released)
-    return released.decision
+    with traced():
+        ref = resolve_project(Request(location=project, start=start))
+        dataset = prepare_dataset(ref.data)
+        search = SearchInput.of(ref, dataset)
+        profile = probe_program(search.without_start)
+        choice = select_optimizer(SelectInput(**dict(search), profile=profile, optimizer=optimizer, budget=budget))
+        if dry_run:
+            return choice
+        ref = release_baseline_version(ref)
+        candidate = compile_program(CompileInput(**dict(search), choice=choice, profile=profile), workers=workers)
+        comparison = compare_programs(CompareInput.of(ref, dataset, choice, candidate))
+        run = Run(
+            name=flow_run.get_name() or f"optimize {ref.name}",
+            ref=ref,
+            dataset=dataset,
+            profile=profile,
+            choice=choice,
+            compiled=candidate,
+            comparison=comparison,
+        )
+        # A promotion that cannot be recorded is undone: the next run, whose steps are all cached, makes both.
+        with transaction():
+            released = release_program(run)
+            record_run(released)
+        return released.decision
 
 
 if __name__ == "__main__":

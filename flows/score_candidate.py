@@ -10,9 +10,11 @@ from prefect import flow
 from dspy_toolkit.optimizers.pool.scoring import Scored
 from dspy_toolkit.run import ScoreInput
 from tasks.steps import score_one
+from tasks.tracing import traced
 
 
 @flow(flow_run_name="score {given.job.label} for {given.project}", persist_result=True, result_serializer="json")
 def score_candidate(given: ScoreInput) -> Scored:
     """Run a candidate on rows of the validation sample, and score its answers."""
-    return score_one(given)
+    with traced():
+        return score_one(given)

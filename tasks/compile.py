@@ -19,6 +19,7 @@ from dspy_toolkit.project import check_known
 from dspy_toolkit.run import CompileInput, ScoreInput
 from dspy_toolkit.settings import load_settings
 from tasks.steps import as_task, compile_one, still_there
+from tasks.tracing import job_variables
 
 DEPLOYMENT = "score-candidate/worker"
 
@@ -60,7 +61,8 @@ def _on_workers(given: CompileInput, jobs: Sequence[ScoreJob]) -> list[Scored]:
             **{name: getattr(given, name) for name in ("program", "train", "val", "start", "night")}, job=job
         )
         try:
-            started.append(run_deployment(DEPLOYMENT, parameters={"given": asked.model_dump(mode="json")}, timeout=0))
+            parameters = {"given": asked.model_dump(mode="json")}
+            started.append(run_deployment(DEPLOYMENT, parameters=parameters, timeout=0, job_variables=job_variables()))
         except ObjectNotFound as error:
             raise OptimizerError(
                 f"There is no deployment {DEPLOYMENT} to score candidates. Make it with `prefect deploy --all`, start "

@@ -35,6 +35,7 @@ from dspy_toolkit.project import DataPart
 from dspy_toolkit.run import CompareInput, Comparison, Compilation, ReleasedRun, Run, SelectInput
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking.runs import tag_run
+from dspy_toolkit.tracking.traces import trace_id
 from tasks.events import tell
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,8 @@ def link(settings: Settings, run_id: str) -> None:
             "prefect.flow_run": flow_run.name or "",
             "prefect.page": page_of_run(),
         }
+        if (trace := trace_id()) is not None:
+            where["trace_id"] = trace
         tag_run(settings, run_id, where)
 
 

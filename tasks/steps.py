@@ -26,6 +26,7 @@ from dspy_toolkit.pipeline.resolve import resolve
 from dspy_toolkit.pipeline.select import select
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Store
+from dspy_toolkit.tracking.traces import step_trace
 from tasks import show
 from tasks.policy import RETRYING, accelerator, content_key, open_project, refs_in
 
@@ -70,7 +71,10 @@ def as_task(
 
     def run(given: Any) -> Found:
         context, word = open_project(given), shown.format(given=given) or function.__name__
-        with accelerator() if asks_model and queued else nullcontext(), step(word) as reporter:
+        # Rows of the comparison are sealed, and a trace is read.
+        texts = function is not compare or context.settings.observe.show_sealed_rows
+        waiting = accelerator() if asks_model and queued else nullcontext()
+        with waiting, step(word) as reporter, step_trace(word, texts=texts):
             if asks_model:
                 with show.progress(given.project, word, reporter):
                     found = function(context, given, reporter.calls)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
@@ -12,12 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dspy_toolkit.durable import append_lines, make_home, new_folder, set_aside, watched, write_file
+from dspy_toolkit.durable import add_line, append_lines, make_home, new_folder, set_aside, watched, write_file
 from dspy_toolkit.errors import LedgerError, StoreError
 from dspy_toolkit.lm.models.weights import find_weights
 from dspy_toolkit.lm.reply_cache import use_cache
@@ -287,3 +289,37 @@ def test_a_first_run_in_mlflow_makes_the_home(empty_mlflow: Path) -> None:
 def check_made(home: Path) -> None:
     assert home.stat().st_mode & 0o777 == 0o700
     assert (home / ".gitignore").read_text() == "*\n"
+
+
+JSON_LINES = st.lists(st.dictionaries(st.text(max_size=3), st.text(max_size=9), max_size=2), max_size=4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(JSON_LINES, st.integers(0, 40), st.booleans())
+def test_a_line_that_a_cut_left_half_is_taken_away_by_the_next(lines: list[Any], lost: int, ended: bool) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "lines.jsonl"
+        for line in lines:
+            add_line(path, json.dumps(line).encode() + b"\n")
+        torn = json.dumps({"the": "last one"}).encode()[: lost + 1]
+        with path.open("ab") as file:
+            file.write(torn + b"\n" * (ended and torn.endswith(b"}")))
+        whole = [{"the": "last one"}] if torn.endswith(b"}") else []
+        add_line(path, b'{"new": 1}\n')
+        assert [json.loads(line) for line in path.read_bytes().splitlines()] == [*lines, *whole, {"new": 1}]
+
+
+def test_a_line_is_added_in_place_and_a_disk_that_refuses_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    add_line(path, b'{"a": 1}\n')
+    inode = path.stat().st_ino
+    add_line(path, b'{"b": 2}\n')
+    assert path.stat().st_ino == inode and path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'
+
+    def full(step: str, _: Path) -> None:
+        if step == "sync":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with watched(full), pytest.raises(StoreError, match="No space left"):
+        add_line(path, b'{"c": 3}\n')
+    assert path.read_bytes() == b'{"a": 1}\n{"b": 2}\n'

@@ -71,3 +71,8 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     file_of(store, ref).mkdir()
     with pytest.raises(StoreError, match="Cannot read"):
         store.read(ref)
+
+
+def test_an_address_that_nobody_knows_is_one_line() -> None:
+    with pytest.raises(StoreError, match=r"cannot be reached.*store\.address"):
+        Store("nowhere://bucket/objects")

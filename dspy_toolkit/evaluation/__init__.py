@@ -4,6 +4,7 @@ report      what an evaluation gives back
 rows        running and scoring rows: what is a wrong answer, a bad row, a failure
 evaluating  a whole split, once or several times, with a report
 agreement   a judge against people: kappa, sensitivity, specificity, and its mean corrected for them
+confidence  the expected calibration error of predictions that say how sure they are
 classes     accuracy, macro-F1, precision, recall and confusion where an output is a choice
 
 Not covered: retrying (the orchestrator's tasks do), comparing two reports (`gate.decide`), and permission to open a

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from contextvars import copy_context
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -118,7 +119,8 @@ def score_runs(
     broken = {"metric_error": _Kind(METRIC_ERRORS, {})}
     broken |= dict.fromkeys(("prompt_too_long", "request_refused", "program_error"), _Kind(ROW_ERRORS, {}))
     with _pool(min(threads, len(runs))) as pool:
-        futures = {pool.submit(one, index): index for index in range(len(runs))}
+        # In this thread's context each: what listens to programs here, such as a trace, listens there too.
+        futures = {pool.submit(copy_context().run, one, index): index for index in range(len(runs))}
         for done, future in enumerate(as_completed(futures), start=1):
             index, (row, error) = futures[future], future.result()
             results[index] = row

@@ -14,7 +14,6 @@ Not covered: ensembles of whole programs of several steps; streaming a member's 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +22,7 @@ from pydantic import Field, ValidationError
 
 from dspy_toolkit.errors import ProgramError
 from dspy_toolkit.lm.choices import choices_of
+from dspy_toolkit.lm.votes import heaviest, mean_probabilities
 from dspy_toolkit.store import Frozen
 
 if TYPE_CHECKING:
@@ -80,20 +80,17 @@ def joined(rule: Rule, signature: type[dspy.Signature], answers: Sequence[Mappin
     """
     names = [name for name in signature.output_fields if all(name in answer for answer in answers)]
     keys = [{name: _key(answer[name]) for name in names} for answer in answers]
-    votes = {name: Counter(key[name] for key in keys) for name in names}
-    taken = {name: _first_of_most(votes[name], [key[name] for key in keys]) for name in names}
+    taken = {name: heaviest([key[name] for key in keys]) for name in names}
     if not names:
         return dict(answers[0])
     last = names[-1]
     found = {}
     if rule == "mean" and all("probabilities" in answer for answer in answers):
-        texts = list(answers[0]["probabilities"])
-        chances = {text: sum(answer["probabilities"][text] for answer in answers) / len(answers) for text in texts}
-        best = max(chances, key=lambda text: chances[text])
+        best, chances = mean_probabilities([answer["probabilities"] for answer in answers])
         value = dict(choices_of(signature.output_fields[last].annotation) or ())[best]
         found = {last: value, "probabilities": chances, "confidence": chances[best]}
         taken[last] = next((at for at, key in enumerate(keys) if key[last] == _key(value)), 0)
-    alone = {name for name in names if len(answers) > 1 and max(votes[name].values()) == 1}
+    alone = {name for name in names if len(answers) > 1 and len({key[name] for key in keys}) == len(answers)}
     chosen = {name: answers[taken[last] if name in alone else taken[name]][name] for name in names}
     return {**chosen, **found}
 
@@ -101,8 +98,3 @@ def joined(rule: Rule, signature: type[dspy.Signature], answers: Sequence[Mappin
 def _key(value: Any) -> str:
     """A value by which it is known again."""
     return json.dumps([type(value).__name__, serialize_for_json(value)], sort_keys=True, default=str)
-
-
-def _first_of_most(votes: Counter[str], given: Sequence[str]) -> int:
-    """Who was the first to give what most gave."""
-    return max(range(len(given)), key=lambda at: votes[given[at]])

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from contextvars import ContextVar
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ USAGE = "mlflow.chat.tokenUsage"
 MODEL_SPANS = ("LLM", "CHAT_MODEL")
 
 _lock = threading.Lock()
+_numbers: ContextVar[dict[str, float] | None] = ContextVar("_numbers", default=None)
+"""The engine's, of this thread's or task's last call."""
 
 
 def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_tokens: int) -> None:
@@ -46,6 +49,7 @@ def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_toke
         prompt_tokens: of this call.
         completion_tokens: of this call.
     """
+    _numbers.set(None if cached else of_engine(response))
     current = getattr(sys.modules.get("mlflow"), "get_current_active_span", None)
     if current is None:
         return
@@ -70,6 +74,13 @@ def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_toke
                 )
     except Exception as error:  # isolation boundary: a call is answered whether or not its span can be written
         log.debug("The span cannot be annotated: %s: %s.", type(error).__name__, error)
+
+
+def take_numbers() -> dict[str, float]:
+    """The engine's numbers of the last call that this thread, or this task of an event loop, had answered; once."""
+    found = _numbers.get() or {}
+    _numbers.set(None)
+    return found
 
 
 def of_engine(response: Any) -> dict[str, float]:

@@ -1,8 +1,7 @@
 """Is a program as often right as it says?
 
-The expected calibration error over ten bins of equal numbers of rows (Naeini, Cooper and Hauskrecht 2015), the Brier score, and
-the rate of right answers among those it was surest of. A perfectly calibrated program has an error above 0 by chance alone;
-`by_chance` is how large it would be on as many rows.
+The expected calibration error (`dspy_toolkit.evaluation.confidence`, as on a run's page) and the Brier score. A perfectly calibrated
+program has an error above 0 by chance alone; `by_chance` is how large it would be on as many rows.
 
 Not covered: probabilities of each label; only the answer that was given has a confidence here.
 """
@@ -11,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dspy_toolkit.evaluation.confidence import calibration_bins, expected_calibration_error
 from dspy_toolkit.store import Frozen
 
-BINS = 10
 FEWEST = 50
 DRAWS = 200
 
@@ -52,10 +51,9 @@ def calibration(confidences: Sequence[float], scores: Sequence[float], *, seed: 
     sure, right = np.clip(np.asarray(confidences, dtype=float), 0, 1), np.asarray(scores, dtype=float)
     if len(sure) < FEWEST:
         return None
-    bins = np.array_split(np.argsort(sure, kind="stable"), BINS)
 
     def error(outcome: np.ndarray) -> float:
-        return float(sum(len(each) * abs(sure[each].mean() - outcome[each].mean()) for each in bins) / len(sure))
+        return expected_calibration_error(calibration_bins(sure.tolist(), outcome.tolist()))
 
     drawn = np.random.default_rng(seed)
     by_chance = [error((drawn.random(len(sure)) < sure).astype(float)) for _ in range(DRAWS)]

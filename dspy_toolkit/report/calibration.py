@@ -1,11 +1,7 @@
 """Whether a program's confidence is what it says: of the predictions that carry one, the score beside it.
 
-Rows are put into ten bins of equal width by their `confidence`. The expected calibration error is the mean over the rows of the
-distance between their bin's mean confidence and its mean score (Naeini, Cooper and Hauskrecht, "Obtaining well calibrated
-probabilities using Bayesian binning", AAAI 2015). It falls with the number of rows even for a program that is calibrated
-perfectly: with some hundred rows a few points are noise.
-
-Not covered: intervals; calibration of the labels that were not taken.
+The bins and the error are those of `dspy_toolkit.evaluation.confidence`. Not covered: intervals; calibration of the labels that were
+not taken.
 """
 
 from __future__ import annotations
@@ -14,27 +10,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from dspy_toolkit.evaluation.confidence import Bin, calibration_bins, expected_calibration_error
 from dspy_toolkit.project.abstention import confidence_of
 from dspy_toolkit.report.words import Field, count, percent
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BINS = 10
-
-
-class Bin(NamedTuple):
-    """Rows whose confidence is alike."""
-
-    low: float
-    """From this confidence on."""
-    high: float
-    """To this one; of the last bin it belongs to it."""
-    rows: int
-    confidence: float
-    """Their mean confidence."""
-    score: float
-    """Their mean score."""
 
 
 class Calibration(NamedTuple):
@@ -65,14 +46,8 @@ def calibration(table: pd.DataFrame, abstain_below: float | None = None) -> Cali
 
 def of_pairs(pairs: Sequence[tuple[float, float]], abstain_below: float | None = None) -> Calibration:
     """Of (confidence, score) of each row, both in [0, 1]; at least one."""
-    filled: dict[int, list[tuple[float, float]]] = {}
-    for pair in pairs:
-        filled.setdefault(min(int(pair[0] * BINS), BINS - 1), []).append(pair)
-    bins = tuple(
-        Bin(number / BINS, (number + 1) / BINS, len(own), _mean([c for c, _ in own]), _mean([s for _, s in own]))
-        for number, own in sorted(filled.items())
-    )
-    error = sum(each.rows * abs(each.confidence - each.score) for each in bins) / len(pairs)
+    bins = calibration_bins([confidence for confidence, _ in pairs], [score for _, score in pairs])
+    error = expected_calibration_error(bins)
     facts = (
         Field("Expected calibration error", percent(error)),
         Field("Mean confidence", percent(_mean([confidence for confidence, _ in pairs]))),

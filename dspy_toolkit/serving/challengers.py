@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.durable import append_lines
+from dspy_toolkit.durable import add_line, is_json
 from dspy_toolkit.locks import held
 from dspy_toolkit.serving.programs import Live
 
@@ -81,13 +81,13 @@ class Challengers:
         }
         path = self._file(pair.name)
         with held(Path(f"{path}.lock")):
-            append_lines(path, json.dumps(line).encode() + b"\n")
+            add_line(path, json.dumps(line).encode() + b"\n")
         return True
 
     def verdict(self, name: str, champion: Live, challenger: Live) -> dict[str, Any]:
         """What the labelled pairs of two versions show, as JSON. Takes a thread that may wait."""
         path = self._file(name)
-        lines = [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
+        lines = [json.loads(line) for line in path.read_bytes().splitlines() if is_json(line)] if path.exists() else []
         both = (champion.version, challenger.version)
         pairs = [line["scores"] for line in lines if (line["champion"], line["challenger"]) == both]
         said: dict[str, Any] = {

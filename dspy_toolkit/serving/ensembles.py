@@ -7,7 +7,7 @@
     judge               the one that a language model takes for the best
 
 Two answers are the same when their outputs are, as JSON. A member that failed has no say; where all failed, so does the ensemble.
-Covered: the rules, on answers. Not covered: asking the members (`service`).
+Covered: the rules, on answers; counting is `dspy_toolkit.lm.votes`. Not covered: asking the members (`service`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dspy_toolkit.errors import ProgramError
+from dspy_toolkit.lm.votes import heaviest, mean_probabilities
 from dspy_toolkit.project.abstention import MARK
 from dspy_toolkit.sections import EnsembleRule
 
@@ -51,13 +52,11 @@ async def combine(rule: EnsembleRule, votes: Sequence[Vote], outputs: Sequence[s
     if rule == "first_valid":
         valid = (vote for vote in votes if all(vote.prediction.get(name) is not None for name in outputs))
         return _unmarked(next(valid, votes[0]).prediction)
-    kinds = _kinds(votes, outputs)
-    if rule == "judge" and len(kinds) > 1:
-        firsts = [found[0].prediction for found in kinds]
+    keys = [_key(vote.prediction, outputs) for vote in votes]
+    if rule == "judge" and len(set(keys)) > 1:
+        firsts = [votes[keys.index(key)].prediction for key in dict.fromkeys(keys)]
         return _unmarked(firsts[await judge(firsts)])
-    # Of equal weights the first is taken: max keeps the first of equals.
-    best = max(kinds, key=lambda found: sum(vote.weight for vote in found))
-    said = _unmarked(best[0].prediction)
+    said = _unmarked(votes[heaviest(keys, [vote.weight for vote in votes])].prediction)
     if "confidence" in said or "probabilities" in said:  # one member's, which is not the ensemble's
         said.pop("confidence", None)
         said.pop("probabilities", None)
@@ -76,14 +75,6 @@ def agreement(votes: Sequence[Vote], prediction: Prediction, outputs: Sequence[s
     return sum(vote.weight for vote in votes if _key(vote.prediction, outputs) == chosen) / total
 
 
-def _kinds(votes: Sequence[Vote], outputs: Sequence[str]) -> list[list[Vote]]:
-    """The votes by what they say, in the order of their first members."""
-    kinds: dict[str, list[Vote]] = {}
-    for vote in votes:
-        kinds.setdefault(_key(vote.prediction, outputs), []).append(vote)
-    return list(kinds.values())
-
-
 def _key(prediction: Prediction, outputs: Sequence[str]) -> str:
     return json.dumps({name: prediction.get(name) for name in outputs}, sort_keys=True, ensure_ascii=False)
 
@@ -95,13 +86,9 @@ def _mean(votes: Sequence[Vote], outputs: Sequence[str]) -> dict[str, Any]:
             "No member of the ensemble has fitted labels, and so no probabilities to average. Take the rule majority, or "
             "optimize a member with `--optimizer labels`."
         )
-    total = sum(vote.weight for vote in scored)
-    labels = list(scored[0].prediction["probabilities"])
-    mean = {
-        label: sum(vote.weight * vote.prediction["probabilities"].get(label, 0.0) for vote in scored) / total
-        for label in labels
-    }
-    best = max(labels, key=lambda label: mean[label])
+    best, mean = mean_probabilities(
+        [vote.prediction["probabilities"] for vote in scored], [vote.weight for vote in scored]
+    )
     # What a label stands for is known from a member that took it, else from the label's own text.
     name = outputs[-1]
     taken = {

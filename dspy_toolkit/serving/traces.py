@@ -13,20 +13,18 @@ Covered: sampling, spans, feedback on a trace. Not covered: handing the context 
 from __future__ import annotations
 
 import logging
-import os
 import random
 import re
 import secrets
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from dspy.utils.callback import BaseCallback
 from pydantic_core import to_jsonable_python
 
 from dspy_toolkit.serving.problems import problem_of
+from dspy_toolkit.tracking.dspy_spans import DspySpans
 
 if TYPE_CHECKING:
     from dspy_toolkit.serving.replies import Ask, Reply
@@ -81,21 +79,11 @@ class Tracer:
         """Prepare MLflow, where anything is to be traced. Raises RegistryError when it cannot be reached."""
         if self._share <= 0:
             return
-        if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
-            # Without it MLflow would send the spans there only.
-            os.environ.setdefault("MLFLOW_TRACE_ENABLE_OTLP_DUAL_EXPORT", "true")
-        from dspy_toolkit.tracking.mlflow_client import experiment_id, session
+        from mlflow.entities.trace_location import MlflowExperimentLocation
 
-        with session(self._settings, "Traces cannot be kept") as client:
-            found = experiment_id(client, self._settings)
-            with warnings.catch_warnings():
-                # By the first span otherwise: seconds on the event loop. It warns of MLflow's own types.
-                warnings.simplefilter("ignore")
-                import mlflow.pyfunc
-            from mlflow.entities.trace_location import MlflowExperimentLocation
+        from dspy_toolkit.tracking.traces import prepare
 
-            mlflow.set_tracking_uri(self._settings.tracking_uri)
-            self._location = MlflowExperimentLocation(experiment_id=found)
+        self._location = MlflowExperimentLocation(experiment_id=prepare(self._settings))
 
     def close(self) -> None:
         """Write what waits to be written."""
@@ -137,7 +125,7 @@ class Tracer:
     def callbacks(self) -> list[Any]:
         """DSPy's callbacks for a run inside this request."""
         span = _ours.get()
-        return [] if span is None else [_Spans(span)]
+        return [] if span is None else [DspySpans(span)]
 
     def log_feedback(self, trace_id: str, rating: float | None, labels: dict[str, Any] | None) -> None:
         """Say on a trace what was said of its answer. Takes a thread that may wait; never raises."""
@@ -152,46 +140,3 @@ class Tracer:
                 mlflow.log_expectation(trace_id=trace_id, name=name, value=value, source=source)
         except Exception as error:  # isolation boundary: the feedback is on disk, whether or not MLflow has it too
             log.warning("The trace %s has no feedback: %s: %s", trace_id, type(error).__name__, error)
-
-
-class _Spans(BaseCallback):
-    """A span for each module and each call of a language model, under the request's."""
-
-    def __init__(self, root: Any) -> None:
-        self._root = root
-        self._open: dict[str, tuple[Any, Any]] = {}
-
-    def _begin(self, call_id: str, name: str, kind: str, inputs: Any, instance: Any) -> None:
-        import mlflow
-        from dspy.utils.callback import ACTIVE_CALL_ID
-
-        above = self._open.get(ACTIVE_CALL_ID.get() or "")
-        parent = above[0] if above else self._root
-        span = mlflow.start_span_no_context(
-            name, span_type=kind, parent_span=parent, inputs=to_jsonable_python(inputs, fallback=str)
-        )
-        self._open[call_id] = span, instance
-
-    def _end(self, call_id: str, outputs: Any, exception: BaseException | None) -> None:
-        span, instance = self._open.pop(call_id, (None, None))
-        if span is None:
-            return
-        numbers = getattr(instance, "engine_numbers", None)
-        if numbers:
-            span.set_attributes({f"dspy_toolkit.lm.{name}": value for name, value in numbers[-1].items()})
-        if exception is not None:
-            span.record_exception(exception)
-        plain = dict(outputs.items()) if hasattr(outputs, "items") else outputs
-        span.end(outputs=to_jsonable_python(plain, fallback=str), status="ERROR" if exception else "OK")
-
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._begin(call_id, type(instance).__name__, "CHAIN", inputs.get("kwargs", inputs), instance)
-
-    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        self._end(call_id, outputs, exception)
-
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._begin(call_id, "LM", "CHAT_MODEL", inputs.get("messages") or inputs.get("prompt"), instance)
-
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        self._end(call_id, outputs, exception)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deployments.bootstrap import check_ports, services_of
+from deployments.bootstrap import USED, check_ports, places_of, services_of
 from deployments.places import MARK, Places, Ports
 from deployments.services import Service, end_all, marked
 from dspy_toolkit.errors import SettingsError
@@ -122,3 +122,20 @@ def test_an_mlflow_server_that_the_settings_name_is_not_started(home: Settings, 
     made = places(home.model_copy(update={"registry": served}), tmp_path)
     assert "mlflow" not in services_of(made) and made.mlflow == "http://127.0.0.1:5999"
     assert "mlflow" in services_of(places(home, tmp_path))
+
+
+def test_servings_port_is_the_settings_unless_one_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSPY_TOOLKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("deployments.bootstrap.os.environ", dict(os.environ))
+    monkeypatch.setattr("deployments.bootstrap.os.umask", lambda _: None)
+    (tmp_path / "dspy-toolkit.toml").write_text("[serving]\nport = 8123\n")
+    assert vars(places_of({}).ports) == {"server": 4200, "mlflow": 5000, "serving": 8123, "pages": 8090}
+    assert places_of({"server": 4300, "serving": 8124}).ports.serving == 8124
+    again = places_of({})
+    assert (again.ports.server, again.ports.serving) == (4300, 8124), "as the last one was told"
+    (again.folder / USED).write_text(json.dumps(vars(again.ports)))
+    with pytest.raises(SettingsError, match="other ports"):
+        places_of({"pages": 8091})
+    (tmp_path / "dspy-toolkit.toml").write_text("[serving]\nport = 8125\n")
+    assert places_of().ports == again.ports, "where it is up"

@@ -24,6 +24,7 @@ import pytest
 
 from tests.drills.conftest import Saw
 from tests.drills.forks import MODEL, ROOT, Ended, Forks, differences
+from tests.drills.network import Relay
 from tests.lm.openai_server import AWAY, BUSY, DROP, HANG, WRONG_KEY, Fault, OpenAIServer, closed_address
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
@@ -217,6 +218,25 @@ def test_the_server_restarts(commands: Commands, forks: Forks, undisturbed: Ende
         start()
         assert command.wait() == 0, command.said()[-3000:]
         seconds = time.monotonic() - started
+    check_end(forks, commands, undisturbed)
+    saw("the run waited, and ended as if undisturbed", seconds)
+
+
+@pytest.mark.drill(29, "the network between a run and the Prefect server is cut for 15 s")
+def test_the_network_is_cut(commands: Commands, forks: Forks, undisturbed: Ended, saw: Saw) -> None:
+    with server(commands) as start:
+        start()
+        api = commands.environment["PREFECT_API_URL"]
+        with Relay(int(api.rsplit(":", 1)[1].partition("/")[0])) as relay:
+            commands.environment["PREFECT_API_URL"] = f"http://127.0.0.1:{relay.port}/api"
+            command, go_on = commands.until(fake=True, ask=40)
+            relay.cut()
+            go_on()
+            started = time.monotonic()
+            time.sleep(15)
+            relay.mend()
+            assert command.wait() == 0, command.said()[-3000:]
+            seconds = time.monotonic() - started
     check_end(forks, commands, undisturbed)
     saw("the run waited, and ended as if undisturbed", seconds)
 

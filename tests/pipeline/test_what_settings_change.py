@@ -58,6 +58,7 @@ ROLES: dict[str, Change] = {
 }
 CHANGES = ROLES | {
     "home": Change("another home", because="what is found there is named by its contents"),
+    "store.address": Change("memory://elsewhere", because="what is found there is named by its contents"),
     "lm.model": Change(REMOTE, "program reply"),
     "lm.api_base": Change(ELSEWHERE, "program reply", beside={"lm.model": REMOTE}),
     "lm.api_key": Change("sk-1", because=KEY, beside={"lm.model": REMOTE}),
@@ -94,6 +95,7 @@ CHANGES = ROLES | {
     "alerts.fold_minutes": Change(5, because="somebody is told more often"),
     "observe.log_level": Change("DEBUG", because="a person sees more"),
     "observe.progress": Change(False, because="a person sees less"),
+    "observe.trace": Change(True, because="it is what a person sees"),
     "observe.show_sealed_rows": Change(True, because="a person sees more of what was found"),
     **{
         f"serving.{name}": Change(value, because="it says who is answered, how, and how much of it; runs serve nobody")

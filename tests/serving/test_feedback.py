@@ -77,7 +77,7 @@ def test_the_last_word_counts_and_what_it_leaves_out_holds() -> None:
 def test_a_line_that_is_none_is_named(promoted: Settings) -> None:
     add_feedback(promoted.path(), entry(1, "a"))
     path = feedback_file(promoted.path(), "questions")
-    path.write_text(path.read_text() + '{"half": ')
+    path.write_text(path.read_text() + '{"half": \n')
     with pytest.raises(DatasetError, match="line 2 is no feedback"):
         read_feedback(promoted.path(), "questions")
     assert read_feedback(promoted.path(), "nobody") == []
@@ -157,3 +157,12 @@ def test_a_challenger_is_compared_and_labels_say_who_was_better(
         verdict = server.http.get("/v1/programs/questions/challenger").json()
     assert (verdict["pairs"], verdict["champion_mean"], verdict["challenger_mean"]) == (24, 0.0, 1.0)
     assert verdict["outcome"] == "promoted"
+
+
+def test_a_line_that_a_power_cut_left_half_is_passed_over(tmp_path: Path) -> None:
+    add_feedback(tmp_path, entry(1, "one"))
+    file = feedback_file(tmp_path, "questions")
+    file.write_bytes(file.read_bytes() + b'{"at": "2026-')
+    assert [each.request_id for each in read_feedback(tmp_path, "questions")] == ["r1"]
+    add_feedback(tmp_path, entry(2, "two"))
+    assert [each.request_id for each in read_feedback(tmp_path, "questions")] == ["r1", "r2"]

@@ -198,3 +198,27 @@ def test_the_log_holds_no_text_of_a_request_unless_asked(promoted: Settings, cap
         ours = "\n".join(each.getMessage() for each in caplog.records if each.name.startswith("dspy_toolkit.serving"))
         assert ("secret-question" in ours) is texts
         assert "secret-reply" not in ours
+
+
+def test_all_that_are_worked_on_are_in_the_engine_at_once(promoted: Settings) -> None:
+    """What batches them is the engine, and it can batch only what it has: no pool of threads stands before it."""
+    settings, engine = fake(promoted, lambda _: {"label": "person"}, seconds_per_token=0.2)
+    settings = serving(settings, deadline_seconds=120)
+    clients = settings.serving.concurrency
+
+    async def many(address: str) -> int:
+        async with httpx.AsyncClient(base_url=address, timeout=120, limits=httpx.Limits(max_connections=64)) as http:
+            asks = [asyncio.ensure_future(http.post(PATH, json={"text": f"Who is {n}?"})) for n in range(clients)]
+            most = 0
+            while most < clients and not all(ask.done() for ask in asks):
+                stats = engine.stats()
+                most = max(most, stats.active + stats.queued)
+                await asyncio.sleep(0.01)
+            for ask in asks:
+                ask.cancel()
+            await asyncio.gather(*asks, return_exceptions=True)
+        return most
+
+    with running(settings) as server:
+        assert asyncio.run(many(server.address)) == clients == 32
+        wait_for(lambda: engine.stats().active == engine.stats().queued == 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
 import random
 import threading
 from collections import Counter
@@ -24,6 +25,8 @@ pytestmark = pytest.mark.filterwarnings(
     r"ignore:coroutine '.*MLXProvider\.a\w+' was never awaited:RuntimeWarning",
 )
 
+REQUESTS = int(os.environ.get("SOAK_REQUESTS", "20000"))
+"""Of the long one; another number for a shorter one."""
 PATH = "/v1/programs/questions/predict"
 
 
@@ -106,9 +109,11 @@ def test_a_tiny_sample(promoted: Settings, save_questions: Callable[..., int]) -
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_twenty_thousand(promoted: Settings, save_questions: Callable[..., int]) -> None:
-    seen, grown = soak(promoted, save_questions, 20_000, 6)
-    check(seen, 20_000, 6)
-    assert grown < 1.05
+    seen, grown = soak(promoted, save_questions, REQUESTS, 6)
+    check(seen, REQUESTS, 6)
+    print(json.dumps(seen), f"memory after the first part: {grown:.3f} times")
+    # The first part warms up; of fewer requests it does not, and the rest is not flat.
+    assert grown < 1.05 or REQUESTS < 7000, grown
 
 
 @pytest.mark.soak
