@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROWS = 96
-"""Training rows that are scored for one fit, at most."""
+"""Training rows that are scored for one fit, at most; no more than validation rows that the search reads, so that a small budget has
+room for a fit."""
 LEAST_ROWS = 12
 FOLDS = 5
 STEPS = 200
@@ -52,8 +53,13 @@ def cost(profile: Profile, settings: PoolSettings) -> Cost | Infeasible:
         return Infeasible(
             reason=f"{profile.train} training rows are too few to fit label weights; {LEAST_ROWS} are needed"
         )
-    calls = min(profile.train, ROWS) * run_cost(profile)
+    calls = most_rows(profile.train, settings) * run_cost(profile)
     return Cost(calls / 3, calls)
+
+
+def most_rows(train: int, settings: PoolSettings) -> int:
+    """Training rows that are scored for one fit, of `train`."""
+    return min(train, ROWS, max(settings.val_rows, LEAST_ROWS))
 
 
 def candidates(shop: Workshop) -> Iterator[Made | None]:
@@ -130,7 +136,7 @@ def score(
     inputs = list(signature_of(predictor).input_fields)
     shown = {_inputs_of(demo, inputs) for demo in predictor.demos}
     fresh = [case for case in shop.train if _inputs_of(case, inputs) not in shown]
-    cases = balanced(fresh, min(ROWS, len(fresh)), seed=shop.seed)
+    cases = balanced(fresh, most_rows(len(fresh), shop.settings), seed=shop.seed)
     lm, indices = shop.lm.part(), {_key(value): index for index, value in enumerate(texts.values())}
 
     def one(case: dspy.Example) -> list[float]:
