@@ -18,6 +18,7 @@
     │   ├── EngineBusy           the queue is full                                    (retryable)
     │   ├── DeadlineExceeded     not finished in time                                 (retryable)
     │   └── EngineFailed         the engine's thread failed; the next request restarts it  (retryable)
+    │       └── DeviceLost       this process can use the GPU no more; start it again
     ├── LeaseTimeout             another process holds the accelerator                (retryable)
     ├── MeasurementFailed        a run of a landscape ended without a result           (retryable)
     ├── OptimizerError           an optimizer that is unknown, or cannot run on this project
@@ -120,6 +121,12 @@ class EngineFailed(EngineError):
     """The engine's thread failed; the next request starts it again."""
 
     retryable = True
+
+
+class DeviceLost(EngineFailed):
+    """This process can use the GPU no more: start it again."""
+
+    retryable = False
 
 
 class LeaseTimeout(ToolkitError):

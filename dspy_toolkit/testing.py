@@ -28,12 +28,14 @@ token is a word or a sign, with the space before it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import uuid
 from collections import abc
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +47,7 @@ from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.spelling import Spelling
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities
-from dspy_toolkit.lm.protocol import GenerationRequest, LabelScores, Message, PendingReply, TokenLogprob
+from dspy_toolkit.lm.protocol import Embeddings, GenerationRequest, LabelScores, Message, PendingReply, TokenLogprob
 from dspy_toolkit.settings import LMSettings, Settings
 
 if TYPE_CHECKING:
@@ -112,6 +114,22 @@ class FakeEngine(EngineThread):
     def submit(self, request: GenerationRequest) -> PendingReply:
         """As of every engine. Raises OutOfAnswers besides, when there is no scripted reply left."""
         return super().submit(request)
+
+    def embed(self, texts: abc.Sequence[str], deadline_seconds: float | None = None) -> Future[Embeddings]:
+        """Vectors of 256 numbers that count a text's words: texts with more words in common are nearer to each other."""
+        if not texts or "" in texts:
+            raise RequestRefused("There is no text to embed, or an empty one. Leave it out.")
+        vectors = []
+        for text in texts:
+            vector = [0.0] * 256
+            for word in TOKEN.findall(text.lower()):
+                vector[hashlib.sha256(word.strip().encode()).digest()[0]] += 1.0
+            size = math.hypot(*vector)
+            vectors.append(tuple(value / size for value in vector))
+        made: Future[Embeddings] = Future()
+        tokens = sum(len(TOKEN.findall(text)) for text in texts)
+        made.set_result(Embeddings(vectors=tuple(vectors), prompt_tokens=tokens))
+        return made
 
     def _check_adapter(self, request: GenerationRequest) -> GenerationRequest:
         return request  # any: a script may look at it

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 from dspy_toolkit.settings import Settings
@@ -17,6 +18,9 @@ from dspy_toolkit.settings import Settings
 if TYPE_CHECKING:
     from dspy_toolkit.lm import Connection
     from dspy_toolkit.lm.engine.engine import Engine
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")  # a busy machine is no fault of an example; a test's own limit is pytest's
 
 QUESTIONS = """
 name = "questions"

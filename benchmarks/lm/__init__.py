@@ -4,6 +4,7 @@ __main__   what runs, in which order; the table, the figure and the JSON
 workloads  what is asked: programs, requests, and how an answer is judged
 systems    who is asked: what a system can do, and the engine
 plain      `mlx_lm.generate` behind a handler
+expert     the honest peer: BatchGenerator, LRUPromptCache and llguidance
 servers    mlx_lm's and llama-cpp-python's servers
 serve_mlx  mlx_lm's server with the BLAS that the engine has
 float32    the expanded weights, for peers on MLX

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.lm.floor import Shape, shape_of
-from benchmarks.lm.systems import missing
+from benchmarks.lm.systems import ABLATION, missing
 from benchmarks.lm.workloads import SHOT_TOKENS, WORKLOADS, Workload, make_program, messages_of
 from benchmarks.machine import write
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.lm.models.weights import Weights
     from dspy_toolkit.settings import Settings
 
-SYSTEMS = ("engine", "generate", "mlx_lm.server", "llama.cpp")
+SYSTEMS = ("engine", "generate", "mlx_lm.server", "llama.cpp", "expert")
 WORKER_SECONDS = 1500
 """A system that takes longer is ended; the rows that it had written count."""
 
@@ -84,8 +84,8 @@ def plan(only: list[str], systems: list[str]) -> dict[str, list[Workload]]:
     chosen = [workload for workload in WORKLOADS if not only or workload.name in only]
     return {
         system: [each for each in chosen if system in each.systems or (only and systems)]
-        for system in SYSTEMS
-        if not systems or system in systems
+        for system in (*SYSTEMS, *ABLATION)
+        if (system in systems if systems else system in SYSTEMS)
     }
 
 
@@ -155,7 +155,9 @@ def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
             place = {
                 "home": home,
                 "model": settings.lm.model,
-                "folder": weights.folder if system == "engine" else peer_folder(weights, home, hardware.device),
+                "folder": weights.folder
+                if system in ("engine", *ABLATION)
+                else peer_folder(weights, home, hardware.device),
                 "gguf": gguf,
                 "threads": hardware.cores,
                 "log": Path(scratch) / f"{system}.log",
@@ -186,7 +188,12 @@ def main() -> None:
     )
     names = [workload.name for workload in WORKLOADS]
     parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="WORKLOAD", help=", ".join(names))
-    parser.add_argument("--systems", nargs="+", default=[], choices=SYSTEMS, metavar="NAME", help=", ".join(SYSTEMS))
+    parser.add_argument(
+        "--systems", nargs="+", default=[], choices=(*SYSTEMS, *ABLATION), metavar="NAME", help=", ".join(SYSTEMS)
+    )
+    parser.add_argument(
+        "--ablation", action="store_true", help=f"also the engine without a part: {', '.join(ABLATION)}"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of requests; 1 is what the docs show")
     parser.add_argument("--json", type=Path, help="also write the rows there")
     parser.add_argument("--png", type=Path, default=Path("benchmark-lm.png"), help="where the figure goes")
@@ -196,11 +203,14 @@ def main() -> None:
 
     from benchmarks.lm.report import figure, tables
 
+    if arguments.ablation:
+        arguments.systems = [*(arguments.systems or SYSTEMS), *ABLATION]
+        arguments.only = arguments.only or ["classify-cold", "classify-warm", "few-shot", "thought", "json"]
     # A bare SIGTERM would leave the worker, and the server that it started, behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     rows = measure(arguments)
-    systems = [system for system in SYSTEMS if any(row["system"] == system for row in rows)]
+    systems = [system for system in (*SYSTEMS, *ABLATION) if any(row["system"] == system for row in rows)]
     console = Console(width=None if sys.stdout.isatty() else 150)
     for table in tables(rows, systems):
         console.print(table)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Generator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import dspy
 
@@ -27,7 +27,7 @@ class GenerateSystem:
         self._over = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
         self._thread.submit(self._load, place.folder).result()
-        _serve_plain(self)
+        serve_by("plain", self)
 
     def _load(self, folder: Path) -> None:
         from mlx_lm import load
@@ -95,8 +95,18 @@ class GenerateSystem:
         mx.clear_streams()
 
 
-def _serve_plain(system: GenerateSystem) -> None:
-    """Register the handler for the system's name."""
+class Asked(Protocol):
+    """What a handler needs of a system."""
+
+    name: str
+
+    def ask(self, messages: Messages, max_tokens: int) -> Answer: ...
+
+    def count(self, messages: Messages) -> int: ...
+
+
+def serve_by(provider: str, system: Asked) -> None:
+    """Register a handler of LiteLLM for the system's name, which begins with `provider`."""
     from dspy_toolkit.lm.litellm.provider import import_litellm
 
     litellm = import_litellm()
@@ -115,6 +125,6 @@ def _serve_plain(system: GenerateSystem) -> None:
             )
             return response
 
-    litellm.custom_provider_map = [{"provider": "plain", "custom_handler": Plain()}]
+    litellm.custom_provider_map = [{"provider": provider, "custom_handler": Plain()}]
     litellm.utils.custom_llm_setup()
-    litellm.register_model({system.name: {"litellm_provider": "plain", "mode": "chat"}})
+    litellm.register_model({system.name: {"litellm_provider": provider, "mode": "chat"}})

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Rows = Sequence[dict[str, Any]]
-COLORS = {"engine": "#1b7f4d", "generate": "#c9c9c9", "mlx_lm.server": "#8a8a8a", "llama.cpp": "#4f6d8f"}
+COLORS = {
+    "engine": "#1b7f4d",
+    "expert": "#b0863f",
+    "generate": "#c9c9c9",
+    "mlx_lm.server": "#8a8a8a",
+    "llama.cpp": "#4f6d8f",
+}
 SHADE = {"dspy": 1.0, "native": 0.55}
 INK = "#222222"
 
@@ -145,7 +151,7 @@ def _panel(axes: Axes, rows: Rows, workload: Workload, systems: Sequence[str]) -
     longest = max((value for _, _, value in bars), default=1.0)
     labels: dict[str, list[int]] = {}
     for place, (system, way, value) in enumerate(bars):
-        axes.barh(place, value, color=COLORS[system], alpha=SHADE[way], height=0.8)
+        axes.barh(place, value, color=COLORS.get(system, "#8fb59f"), alpha=SHADE[way], height=0.8)
         right = value_of(rows, workload.name, way, system, "right")
         text = f" {_number(value)}" + (f"  ({right:.0f} %)" if right is not None else "")
         axes.text(value, place, text, va="center", fontsize=8, color=INK)

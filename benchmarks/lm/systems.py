@@ -1,6 +1,10 @@
 """The systems that are measured, by name; and the engine as one of them.
 
 engine         here; through its LiteLLM provider; natively `submit`, with the reply's grammar
+expert         `expert`; mlx_lm's BatchGenerator and LRUPromptCache with llguidance; natively with the reply's grammar
+engine-…       the ablation: the engine without one part. `engine-grammar`: natively no grammar, through DSPy the ordinary
+               ChatAdapter in place of this project's adapter; `engine-prefix`: no prefix is kept or shared;
+               `engine-batching`: one request at a time
 generate       `plain`; a LiteLLM custom handler that calls `mlx_lm.generate`, one request after another; natively that
 function mlx_lm.server  `servers`; mlx_lm's own server, on loopback; natively its HTTP interface llama.cpp
 `servers`; llama-cpp-python's server on the GGUF, on loopback; natively its HTTP interface, with the JSON schema where
@@ -17,11 +21,15 @@ from typing import Any
 
 import dspy
 
-from benchmarks.lm.peers import Answer, Messages, Place, System, options
+from benchmarks.lm.expert import ExpertSystem
+from benchmarks.lm.peers import Answer, Messages, Place, System, options, peer_adapter
 from benchmarks.lm.plain import GenerateSystem
 from benchmarks.lm.servers import llama_server, mlx_server
 from dspy_toolkit.lm.connection import Connection
 from dspy_toolkit.lm.meter import MeteredLM
+
+ABLATION = ("engine-grammar", "engine-prefix", "engine-batching")
+"""The engine without one part each."""
 
 
 def missing(name: str) -> str | None:
@@ -36,33 +44,49 @@ def missing(name: str) -> str | None:
 
 def start(name: str, place: Place) -> System:
     """Start a system and load its model."""
-    if name == "engine":
+    if name == "engine" or name in ABLATION:
         from dspy_toolkit.lm import connect
         from dspy_toolkit.settings import load_settings
 
         settings = load_settings(home=place.home)
-        lm = settings.lm.model_copy(update={"model": place.model})
-        return EngineSystem(connect(settings.model_copy(update={"lm": lm})))
-    return {"generate": GenerateSystem, "mlx_lm.server": mlx_server, "llama.cpp": llama_server}[name](place)
+        changes: dict[str, Any] = {"model": place.model}
+        if name == "engine-batching":
+            changes["batch_size"] = 1
+        if name == "engine-prefix":
+            _without_prefixes()
+        lm = settings.lm.model_copy(update=changes)
+        connection = connect(settings.model_copy(update={"lm": lm}))
+        return EngineSystem(connection, grammar=name != "engine-grammar")
+    peers = {"expert": ExpertSystem, "generate": GenerateSystem, "mlx_lm.server": mlx_server, "llama.cpp": llama_server}
+    return peers[name](place)
+
+
+def _without_prefixes() -> None:
+    """In this process no prompt is long enough for what it shares to be kept."""
+    from dspy_toolkit.lm.engine import prefill_queue, prefixes
+
+    prefixes.MINIMUM = prefill_queue.MINIMUM = prefill_queue.KEEP_FROM = 2**31
 
 
 class EngineSystem:
     """This project's engine, as `connect` gives it."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, grammar: bool = True) -> None:
+        """Args: grammar: whether replies are held to one, natively and by the adapter."""
         from dspy_toolkit.lm.litellm.provider import find_engine
 
-        self._connection = connection
+        self._connection, self._grammar = connection, grammar
         self.engine = find_engine(connection.model)
 
     def lm(self, max_tokens: int) -> tuple[MeteredLM, dspy.Adapter]:
-        return MeteredLM(self._connection.model, **options(max_tokens)), self._connection.adapter
+        adapter = self._connection.adapter if self._grammar else peer_adapter()
+        return MeteredLM(self._connection.model, **options(max_tokens)), adapter
 
     def _submit(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Any:
         from dspy_toolkit.lm.grammar import signature_grammar
         from dspy_toolkit.lm.protocol import make_request
 
-        grammar = signature_grammar(signature)
+        grammar = signature_grammar(signature) if self._grammar else None
         return self.engine.submit(make_request(messages=messages, max_tokens=max_tokens, grammar=grammar))
 
     def ask(self, messages: Messages, max_tokens: int, signature: type[dspy.Signature]) -> Answer:

@@ -65,7 +65,7 @@ class Workload:
     shots: bool = False
     """Whether the prompt is filled with demonstrations up to SHOT_TOKENS."""
     ways: tuple[Way, ...] = ("dspy", "native")
-    systems: tuple[str, ...] = ("engine", "generate", "mlx_lm.server", "llama.cpp")
+    systems: tuple[str, ...] = ("engine", "expert", "generate", "mlx_lm.server", "llama.cpp")
     """Those that are affordable by default; naming the workload and the system runs any."""
     goals: dict[str, float] = field(default_factory=dict)
     """Peer → how many times its rate the engine is meant to reach."""
@@ -77,14 +77,14 @@ WORKLOADS: tuple[Workload, ...] = (
         "classify-cold",
         "classification, cold prefix",
         "burst",
-        goals={"generate": 15, "mlx_lm.server": 3, "llama.cpp": 4},
+        goals={"expert": 1.5, "generate": 15, "mlx_lm.server": 3, "llama.cpp": 4},
     ),
     Workload(
         "classify-warm",
         "classification, warm",
         "burst",
         primed=True,
-        goals={"generate": 15, "mlx_lm.server": 2, "llama.cpp": 4},
+        goals={"expert": 1.5, "generate": 15, "mlx_lm.server": 2, "llama.cpp": 4},
     ),
     Workload(
         "few-shot",
@@ -101,7 +101,7 @@ WORKLOADS: tuple[Workload, ...] = (
         kind="explain",
         max_tokens=200,
         requests=24,
-        goals={"generate": 4, "mlx_lm.server": 1.2, "llama.cpp": 1.5},
+        goals={"expert": 1.0, "generate": 4, "mlx_lm.server": 1.2, "llama.cpp": 1.5},
     ),
     Workload(
         "json",
@@ -110,7 +110,7 @@ WORKLOADS: tuple[Workload, ...] = (
         kind="configure",
         max_tokens=128,
         requests=24,
-        goals={"generate": 10, "mlx_lm.server": 2, "llama.cpp": 2},
+        goals={"expert": 1.5, "generate": 10, "mlx_lm.server": 2, "llama.cpp": 2},
     ),
     Workload("bootstrap", "BootstrapFewShot, end to end", "compile", ways=("dspy",), systems=("engine", "llama.cpp")),
     Workload("mipro", "MIPROv2, end to end", "compile", max_tokens=200, ways=("dspy",), systems=ENGINE),

@@ -49,7 +49,7 @@ class AdaptedModel:
         from mlx_lm.tuner.utils import linear_to_lora_layers
 
         module = sys.modules[type(model).__module__]
-        if getattr(getattr(module, "scaled_dot_product_attention", None), "through_numpy", False):
+        if hasattr(getattr(module, "scaled_dot_product_attention", None), "instead_of"):
             raise TrainingError(
                 "An engine of this process has replaced functions of this model by ones without gradients. Train in a "
                 "process of its own: dspy_toolkit.finetuning.train."

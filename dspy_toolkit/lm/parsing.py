@@ -7,6 +7,7 @@
   it. A reply that max_tokens cut inside its reasoning has reasoning and no text.
 - Tool calls are looked for only where the request offers tools. A call that the model's parser cannot read, or that was
   cut, stays in the text as it was written.
+- A model that writes in harmony's channels (gpt-oss) is taken apart by `harmony`.
 - While a reply is streamed, its reasoning and its calls are held back; they come whole at its end. What was sent is
   always a beginning of the final text.
 
@@ -25,8 +26,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dspy_toolkit.errors import RequestRefused
+from dspy_toolkit.lm.harmony import Said, read_channels
 from dspy_toolkit.lm.protocol import GenerationRequest, ToolCall
 from dspy_toolkit.store import digest
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a reply that begins inside its reasoning may reason, and how that ends."""
+
+    tokens: int
+    """At most."""
+    end: tuple[int, ...]
+    """The tokens that end it: the model's own mark, dictated when the budget is spent."""
+    after: tuple[int, ...]
+    """What is dictated behind them, before the answer."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,10 @@ class ReplyFormat:
     tools: tuple[dict[str, Any], ...] = field(default=(), hash=False)
     calls_only: bool = False
     """Whether the whole reply is a JSON list of calls, as `grammar.tool_call_grammar` makes sure."""
+    channel: str | None = None
+    """Of a model that writes in harmony's channels: what the prompt ends with behind the assistant's name."""
+    budget: Budget | None = None
+    """Where the reasoning has one; the prompt then ends inside it."""
 
 
 def check_abilities(request: GenerationRequest, *, thinking: bool, tools: bool) -> None:
@@ -64,11 +82,12 @@ def check_abilities(request: GenerationRequest, *, thinking: bool, tools: bool) 
             "The request offers tools, and this model has no tool parser. Leave tools out (DSPy then describes them in the "
             "prompt), or choose a model that was trained to call tools."
         )
-    if request.thinking and not thinking:
+    if (request.thinking or request.thinking_budget is not None) and not thinking:
         raise RequestRefused("The request asks for thinking, and this model has none. Leave enable_thinking out.")
-    if request.thinking and request.grammar is not None:
+    if request.thinking and request.grammar is not None and request.thinking_budget is None:
         raise RequestRefused(
-            "The request asks for thinking and gives a grammar, which is that of the whole reply. Leave one of them out."
+            "The request asks for thinking and gives a grammar, which could not bound its length. Give thinking_budget, in "
+            "tokens, or leave one of them out."
         )
 
 
@@ -87,10 +106,12 @@ class Parts:
 
 def split_reply(reply: str, marks: ReplyFormat = PLAIN) -> Parts:
     """Split a finished reply, which still has the model's marks in it. Never raises."""
-    if marks.calls_only:
-        calls = _read_calls(reply, marks)
-        return Parts("", tool_calls=calls) if calls else Parts(reply)
+    if marks.channel is not None:
+        return _split_channels(reply, marks)
     reasoning, rest = _reasoning(reply, marks)
+    if marks.calls_only:
+        calls = _read_calls(rest or "", marks)
+        return Parts("" if calls else rest or "", (reasoning or "").strip() or None, calls)
     if rest is None:
         # Never closed. Some models call a tool out of their thinking without closing it.
         reasoning, mark, call = (
@@ -107,6 +128,8 @@ def visible_text(reply: str, marks: ReplyFormat = PLAIN) -> str:
         return reply
     if marks.calls_only:
         return ""
+    if marks.channel is not None:
+        return _final(read_channels(reply, marks.channel))
     _, rest = _reasoning(reply, marks)
     if rest is None or _may_begin(rest.lstrip(), marks.think_start):
         return ""
@@ -117,6 +140,37 @@ def visible_text(reply: str, marks: ReplyFormat = PLAIN) -> str:
     held = next((n for n in range(len(marks.call_start) - 1, 0, -1) if rest.endswith(marks.call_start[:n])), 0)
     # Space before a call is left out of the text, so it waits until something follows.
     return rest[: len(rest) - held].rstrip()
+
+
+def answer_start(reply: str, marks: ReplyFormat = PLAIN) -> int | None:
+    """Where in `reply` its answer begins, behind its reasoning; None while there is none."""
+    if marks is PLAIN:
+        return 0
+    if marks.channel is not None:
+        return next((each.start for each in read_channels(reply, marks.channel) if each.channel == "final"), None)
+    _, rest = _reasoning(reply, marks)
+    return None if rest is None or _may_begin(rest.lstrip(), marks.think_start) else len(reply) - len(rest)
+
+
+def _final(said: list[Said]) -> str:
+    return "".join(each.content for each in said if each.channel == "final")
+
+
+def _split_channels(reply: str, marks: ReplyFormat) -> Parts:
+    said = read_channels(reply, marks.channel or "")
+    reasoning = "\n".join(each.content.strip() for each in said if each.channel == "analysis" and each.to is None)
+    text, calls = _final(said), []
+    for each in said:
+        if each.to is not None:
+            body = json.dumps({"name": each.to, "arguments": each.content})
+            read = _read_calls(body, ReplyFormat(calls_only=True), len(calls)) if marks.tools and each.whole else ()
+            calls += read
+            text += "" if read else each.content
+    if calls and not text:
+        text = "\n".join(each.content.strip() for each in said if each.channel == "commentary" and each.to is None)
+    if marks.calls_only and (read := _read_calls(text, marks)):
+        text, calls = "", list(read)
+    return Parts(text, reasoning or None, tuple(calls))
 
 
 def _may_begin(text: str, mark: str) -> bool:

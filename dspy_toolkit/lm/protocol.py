@@ -38,6 +38,8 @@ class Message(Frozen):
     """Of the assistant: what it asked for in this turn."""
     tool_call_id: str | None = None
     """Of a `tool` turn: the call that its content answers."""
+    name: str | None = None
+    """Of a `tool` turn: the function that was called; left out, it is the name in the call."""
 
 
 class LabelScores(Frozen):
@@ -90,19 +92,30 @@ class GenerationRequest(Frozen):
     repetition_penalty: float = Field(1.0, gt=0, le=10)
     """Divides the positive logits, and multiplies the negative ones, of tokens in the prompt or reply (Keskar et al.
     2019)."""
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    """Taken from the logits of tokens that the reply has already, as OpenAI defines it; the prompt does not count."""
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    """Taken from them as often as the reply has them."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit), from -100 to 100; a grammar forbids what it forbids."""
     logprobs: int | None = Field(None, ge=0, le=20)
     """Give each token's log-probability and this many of the likeliest; None: give none."""
     seed: int | None = None
-    """With a temperature: the same seed draws the same tokens from the same probabilities. Those may differ in their
-    last digits with the size of the batch, on a GPU above all, and near a tie so may the reply."""
+    """With a temperature: the same seed and prompt draw the same tokens from the same probabilities; another prompt draws
+    with other noise. Probabilities may differ in their last digits with the size of the batch, on a GPU above all, and near
+    a tie so may the reply: a seed makes runs alike, and promises no reply."""
     stop: tuple[str, ...] = ()
-    """The reply ends before the first of these."""
+    """The reply ends before the first of these; in reasoning they are not looked for."""
     grammar: str | None = None
     """A grammar in llguidance's Lark dialect that the whole reply must match."""
     tools: tuple[dict[str, Any], ...] = ()
     """Functions that the reply may call, in OpenAI's notation; refused by a model without a tool parser."""
     thinking: bool | None = None
     """Whether a model that can reason first does so; None: whatever its template says."""
+    thinking_budget: int | None = Field(None, ge=1)
+    """Tokens of reasoning at most, of `max_tokens`; what ends it is then dictated. Only so can a grammar follow it."""
+    reasoning_effort: Literal["low", "medium", "high"] | None = None
+    """How much a model reasons whose template has words for it (gpt-oss); to any other it says nothing."""
     adapter: str | None = Field(None, pattern="^[0-9a-f]{8,64}$")
     """Hash of an adapter in `home/adapters`, or its first eight hex digits or more; None: the model as it is."""
     label_scores: LabelScores | None = None
@@ -110,6 +123,27 @@ class GenerationRequest(Frozen):
     likeliest of them."""
     deadline_seconds: float | None = Field(None, gt=0)
     """From submission to the last token; never more than the engine's own limit."""
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _bounded(cls, bias: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+        for token, value in bias:
+            if token < 0 or not -100 <= value <= 100:
+                raise ValueError(f"{token}: {value:g} is not a token and a number from -100 to 100")
+        return bias
+
+    @model_validator(mode="after")
+    def _thinks_within_its_length(self) -> GenerationRequest:
+        if self.thinking_budget is not None and self.thinking is False:
+            raise ValueError(
+                f"It gives thinking_budget {self.thinking_budget}, and thinking is False. Leave one of both out."
+            )
+        if self.thinking_budget is not None and self.thinking_budget >= self.max_tokens:
+            raise ValueError(
+                f"Its thinking_budget is {self.thinking_budget} of max_tokens {self.max_tokens}, which leaves nothing for the "
+                "answer. Raise max_tokens."
+            )
+        return self
 
     @model_validator(mode="after")
     def _scores_alone(self) -> GenerationRequest:
@@ -122,7 +156,11 @@ class GenerationRequest(Frozen):
             "logprobs": self.logprobs is not None,
             "temperature": self.temperature > 0,
             "repetition_penalty": self.repetition_penalty != 1,
+            "presence_penalty": self.presence_penalty != 0,
+            "frequency_penalty": self.frequency_penalty != 0,
+            "logit_bias": bool(self.logit_bias),
             "thinking": bool(self.thinking),
+            "thinking_budget": self.thinking_budget is not None,
         }
         if named := [name for name, given in beside.items() if given]:
             raise ValueError(
@@ -182,7 +220,7 @@ class Reply(Frozen):
     ones the first) and suffix."""
     prompt_tokens: int
     completion_tokens: int
-    """Tokens of the reply, with those that the grammar forced."""
+    """Tokens of the reply, reasoning included, with those that the grammar forced; none beyond a stop string."""
     reused_tokens: int = 0
     """Prompt tokens that came from a shared prefix."""
     forced_tokens: int = 0
@@ -195,6 +233,15 @@ class Reply(Frozen):
     """From the first token to the last."""
     seconds: float = 0.0
     """From submission to the end."""
+
+
+class Embeddings(Frozen):
+    """Vectors of some texts."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    """One a text, in the order asked, each of length 1; all of one model have one size."""
+    prompt_tokens: int
+    """Of all texts together."""
 
 
 class PendingReply:
@@ -322,6 +369,10 @@ class TextEngine(Protocol):
 
     def submit(self, request: GenerationRequest) -> PendingReply:
         """Queue a request. RequestRefused and EngineBusy are raised at once; later failures by the pending reply."""
+        ...
+
+    def embed(self, texts: Sequence[str], deadline_seconds: float | None = None) -> Future[Embeddings]:
+        """Queue texts for their vectors. RequestRefused, PromptTooLong and EngineFailed are raised at once."""
         ...
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

@@ -49,16 +49,16 @@ def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_toke
         prompt_tokens: of this call.
         completion_tokens: of this call.
     """
-    _numbers.set(None if cached else of_engine(response))
-    current = getattr(sys.modules.get("mlflow"), "get_current_active_span", None)
-    if current is None:
-        return
+    _numbers.set(None)
     try:
-        if (span := current()) is None:
+        engine = {} if cached else of_engine(response)
+        _numbers.set(engine)
+        current = getattr(sys.modules.get("mlflow"), "get_current_active_span", None)
+        if current is None or (span := current()) is None:
             return
         numbers: dict[str, float] = {"calls": 1, "cached_calls": int(cached)}
         if not cached:
-            numbers |= {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, **of_engine(response)}
+            numbers |= {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, **engine}
         with _lock:  # threads of one program may share a span
             span.set_attributes(
                 {PREFIX + name: (span.get_attribute(PREFIX + name) or 0) + value for name, value in numbers.items()}

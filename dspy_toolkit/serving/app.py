@@ -17,7 +17,7 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from dspy_toolkit.serving import advice, chat, routes
+from dspy_toolkit.serving import advice, chat, embeddings, routes
 from dspy_toolkit.serving.admission import Admission
 from dspy_toolkit.serving.edge import Backend, refusal
 from dspy_toolkit.serving.keys import KeyRing, keys_file
@@ -51,6 +51,7 @@ def serving_router(settings: Settings, service: Service | None = None) -> APIRou
     router = APIRouter(lifespan=life)
     router.include_router(routes.router)
     router.include_router(chat.router)
+    router.include_router(embeddings.router)
     router.include_router(advice.router)
     return router
 

@@ -2,7 +2,7 @@
 
 Covered: whole and streamed replies, JSON schemas, tools where the model has them, and all that the engine understands
 (`dspy_toolkit.lm.litellm.translation`), in `extra_body` what OpenAI does not name. A model that LiteLLM reaches elsewhere is not
-offered: a caller would spend its owner's key. Not covered: embeddings, which the engine does not make.
+offered: a caller would spend its owner's key. Vectors of texts are `embeddings`'.
 """
 
 from __future__ import annotations
@@ -100,9 +100,15 @@ async def complete(request: Request) -> Response:
     except (
         Exception
     ) as error:  # isolation boundary: the HTTP edge, where OpenAI's clients want their own form of an error
-        problem = _problem(error)
+        problem, said = as_openai_error(error)
         back.measures.requests.labels("chat", problem.code).inc()
-        return as_json({"error": _openai_error(problem)}, problem.status, problem.headers)
+        return as_json({"error": said}, problem.status, problem.headers)
+
+
+def as_openai_error(error: Exception) -> tuple[Problem, dict[str, Any]]:
+    """What went wrong, and how OpenAI would say it."""
+    problem = _problem(error)
+    return problem, _openai_error(problem)
 
 
 def _call(back: Backend, body: ChatBody) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from dspy_toolkit.serving.advice import AdviceBody
 from dspy_toolkit.serving.chat import chat_request_schema
+from dspy_toolkit.serving.embeddings import embeddings_request_schema
 from dspy_toolkit.serving.programs import Live
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     paths |= others
     bodies = {
         "/v1/chat/completions": chat_request_schema(),
+        "/v1/embeddings": embeddings_request_schema(),
         "/v1/feedback": _feedback_schema(),
         "/v1/projects/{name}/advise": AdviceBody.model_json_schema(),
     }

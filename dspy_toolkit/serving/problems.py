@@ -79,9 +79,9 @@ def problem_of(error: BaseException) -> Problem:
         return Problem(429, "model_busy", "The model has no room now. Try again.", retry_after=1)
     if isinstance(known, DeadlineExceeded):
         return Problem(504, "deadline_exceeded", "The model was not done in time. Try again.")
-    if isinstance(known, EngineFailed):
+    if isinstance(known, EngineFailed) and known.retryable:
         return Problem(503, "model_failed", "The model failed. Try again.", retry_after=1)
-    if isinstance(known, ModelError | LeaseTimeout):
+    if isinstance(known, ModelError | LeaseTimeout | EngineFailed):
         return Problem(503, "model_unavailable", "The model cannot be used now. Try again later.", retry_after=10)
     if isinstance(error, AdapterParseError) or isinstance(error.__cause__, AdapterParseError):
         return Problem(502, "unreadable_reply", "The model's reply does not hold the outputs.")

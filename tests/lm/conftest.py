@@ -32,6 +32,24 @@ def tiny(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return write
 
 
+@pytest.fixture(scope="session")
+def architecture(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`architecture(family, …)`: the folder of a tiny model of that architecture, written once for each choice."""
+    from tests.lm.architectures import write_architecture
+
+    folder = tmp_path_factory.mktemp("architectures")
+    written: dict[str, Path] = {}
+
+    def write(family: str, **options: Any) -> Path:
+        key = repr((family, sorted(options.items())))
+        if key not in written:
+            source = model_home / "models" / "smollm2-135m"
+            written[key] = write_architecture(folder / f"{family}-{len(written)}", family, tokenizer=source, **options)
+        return written[key]
+
+    return write
+
+
 @pytest.fixture
 def broken_model(model_home: Path, tmp_path: Path) -> Path:
     """A model folder whose weights cannot be read."""

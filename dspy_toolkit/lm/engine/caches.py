@@ -1,7 +1,7 @@
 """KV caches of rows that are computed together, made of mlx_lm's.
 
 Rows start from prefixes. Where attention is our own (`models.cpu`), a prefix is held once for all rows that share it
-and read once a step (`SharedKVCache`). Elsewhere, and for models whose caches are not plain keys and values (sliding
+and read once a step (`SharedKVCache`). Elsewhere, and in layers whose caches are not plain keys and values (sliding
 windows, state-space layers), each row starts from a copy, as mlx_lm merges caches.
 """
 
@@ -13,14 +13,13 @@ from itertools import groupby
 from typing import Any, TypeAlias
 
 import mlx.core as mx
-from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
+from mlx_lm.models.cache import BatchRotatingKVCache, KVCache, make_prompt_cache
+
+from dspy_toolkit.lm.engine.footprint import STEP
+from dspy_toolkit.lm.engine.rows import RowsKVCache, alone
 
 Prefix: TypeAlias = list[Any]
 """What one row's prompt left in the caches: one mlx_lm cache a layer."""
-
-
-class _Own(BatchKVCache):
-    step = 64  # replies are short: less is allocated ahead than mlx_lm does
 
 
 class SharedKVCache:
@@ -31,10 +30,19 @@ class SharedKVCache:
     each step reads it with one matrix product instead of sixteen.
     """
 
-    def __init__(self, prefixes: Sequence[KVCache | None]) -> None:
-        """Args: prefixes: compact ones, one a row; rows of one prefix should stand side by side."""
-        self._own = _Own([0] * len(prefixes))
-        self._prefixes = list(prefixes)
+    def __init__(self, prefixes: Sequence[KVCache | None], copied: Sequence[KVCache | None] = ()) -> None:
+        """
+        Args:
+            prefixes: compact ones, one a row; rows of one prefix should stand side by side.
+            copied: one a row: what its own keys and values begin with, copied.
+        """
+        if any(cache is not None for cache in copied):
+            self.own = RowsKVCache.merge([cache or KVCache() for cache in copied])
+        else:
+            self.own = RowsKVCache([0] * len(prefixes))
+        """The rows' own keys and values."""
+        self.prefixes = list(prefixes)
+        """One a row."""
         self._arrange()
 
     def _arrange(self) -> None:
@@ -43,76 +51,78 @@ class SharedKVCache:
         """(prefix, the neighbouring rows that start from it)."""
         at = 0
         # By identity: equal prefixes that are two objects are two arrays, which no single product reads.
-        for _, run in groupby(self._prefixes, key=id):
+        for _, run in groupby(self.prefixes, key=id):
             rows = list(run)
             self.runs.append((rows[0], slice(at, at + len(rows))))
             at += len(rows)
-        self._before = mx.array([0 if prefix is None else prefix.offset for prefix in self._prefixes])
+        self._before = mx.array([0 if prefix is None else prefix.offset for prefix in self.prefixes])
 
     @property
     def offset(self) -> mx.array:
         """Positions of the rows' next tokens, shape (rows,)."""
-        return self._own.offset + self._before
+        return self.own.offset + self._before
 
     @property
     def state(self) -> Any:
         """The arrays to evaluate."""
-        return self._own.state if self._own.keys is not None else []
+        return self.own.state if self.own.keys is not None else []
 
     @property
     def nbytes(self) -> int:
         """Of the rows' own keys and values."""
-        return self._own.nbytes if self._own.keys is not None else 0
+        return self.own.nbytes if self.own.keys is not None else 0
 
     def make_mask(self, length: int, return_array: bool = False, **kwargs: Any) -> mx.array:
         """Which of the rows' own tokens each of `length` new tokens may see; all may see the whole prefix."""
-        return self._own.make_mask(length, return_array, **kwargs)
+        return self.own.make_mask(length, return_array, **kwargs)
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append, and give the rows' own keys and values."""
-        return self._own.update_and_fetch(keys, values)
+        return self.own.update_and_fetch(keys, values)
 
     def prepare(self, **padding: Any) -> None:
         """As mlx_lm's: the next tokens come padded."""
-        self._own.prepare(**padding)
+        self.own.prepare(**padding)
 
     def finalize(self) -> None:
         """As mlx_lm's: drop the padding."""
-        self._own.finalize()
+        self.own.finalize()
 
     def filter(self, rows: Sequence[int]) -> None:
         """Keep some rows."""
-        self._own.filter(mx.array(list(rows)))
-        self._prefixes = [self._prefixes[row] for row in rows]
+        self.own.filter(rows)
+        self.prefixes = [self.prefixes[row] for row in rows]
         self._arrange()
 
     def trim_room(self, tokens: int) -> None:
         """Leave room for no more than `tokens`: a row's own are few, and most of a copy would be room."""
-        own: Any = self._own
-        for name in ("keys", "values") if own.keys is not None else ():
-            # Contiguous: of anything else, MLX on a CPU picks rows one number at a time.
-            setattr(own, name, mx.contiguous(getattr(own, name)[..., : own._idx + tokens, :]))
+        self.own.trim_room(tokens)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedKVCache:
         """The prefixes are not copied: they are known by identity, and never change."""
         copied = copy.copy(self)
-        copied._own = copy.deepcopy(self._own, memo)
-        copied._prefixes = list(self._prefixes)
+        copied.own = copy.deepcopy(self.own, memo)
+        copied.prefixes = list(self.prefixes)
         return copied
 
     def extend(self, other: SharedKVCache) -> None:
         """Append another batch's rows."""
-        self._own.extend(other._own)
-        self._prefixes += other._prefixes
+        self.own.extend(other.own)
+        self.prefixes += other.prefixes
         self._arrange()
 
     def extract(self, row: int) -> KVCache:
         """One row's whole cache, prefix included."""
-        own: Any = self._own.extract(row)
-        prefix: Any = self._prefixes[row]
+        own: Any = self.own.extract(row)
+        prefix: Any = self.prefixes[row]
         if prefix is None:
             return own
         return _whole(mx.concatenate([prefix.keys, own.keys], 2), mx.concatenate([prefix.values, own.values], 2))
+
+
+def batchable(model: Any) -> bool:
+    """Whether several rows can be computed together."""
+    return all(hasattr(cache, "merge") for cache in make_prompt_cache(model))
 
 
 def divisible(model: Any) -> bool:
@@ -138,31 +148,71 @@ def size_of(prefix: Prefix) -> int:
     return sum(layer.nbytes for layer in prefix)
 
 
-def start(model: Any, prefixes: Sequence[Prefix | None], *, shared: bool) -> list[Any]:
+def start(model: Any, prefixes: Sequence[Prefix | None], *, shared: bool, share_from: float = 0) -> list[Any]:
     """The caches of a new batch, one a layer.
 
     Args:
         prefixes: one a row; None starts empty. They are not changed.
-        shared: hold each prefix once; else every row gets a copy.
+        shared: hold each prefix once, in layers of plain keys and values; else every row gets a copy.
+        share_from: tokens below which a prefix is copied even so.
 
     Raises:
-        ValueError: mlx_lm cannot batch this model's caches.
+        ValueError: several rows of a model that is not `batchable`.
     """
-    if shared:
-        layers = len(model.layers)
-        return [SharedKVCache([prefix[layer] if prefix else None for prefix in prefixes]) for layer in range(layers)]
-    from mlx_lm.generate import _merge_caches  # private; see "Patches" in docs/choices.md
+    fresh = make_prompt_cache(model)
+    if not batchable(model):
+        if len(prefixes) > 1:
+            raise ValueError(f"This model's rows cannot be computed together, and there are {len(prefixes)}.")
+        # All layers: where one is a batch, its positions are arrays, which Llama 4's other layers do not take.
+        return [alone(layer) for layer in prefixes[0] or fresh]
+    return [
+        _layer(kind, [prefix[at] if prefix else None for prefix in prefixes], shared, share_from)
+        for at, kind in enumerate(fresh)
+    ]
 
-    return _merge_caches([prefix if prefix is not None else make_prompt_cache(model) for prefix in prefixes])
+
+def _layer(kind: Any, prefixes: list[Any], shared: bool, share_from: float) -> Any:
+    """One layer's caches of a new batch. Args: kind: an empty cache of the layer."""
+    if shared and type(kind) is KVCache:
+        long = [prefix is not None and prefix.offset >= share_from for prefix in prefixes]
+        held = [prefix if is_long else None for prefix, is_long in zip(prefixes, long, strict=True)]
+        copied = [None if is_long else prefix for prefix, is_long in zip(prefixes, long, strict=True)]
+        return SharedKVCache(held, copied)
+    return _batch([copy.deepcopy(kind) if prefix is None else prefix for prefix in prefixes])
+
+
+def _batch(rows: Sequence[Any]) -> Any:
+    """One layer's caches of some rows as one."""
+    if all(type(cache) is KVCache for cache in rows):
+        return RowsKVCache.merge(rows)
+    batch = rows[0].merge(list(rows))
+    if hasattr(batch, "step"):
+        batch.step = STEP
+    return batch
 
 
 def extend(caches: list[Any], others: list[Any]) -> list[Any]:
     """The caches of both batches together; `caches` may be empty, for a batch without rows."""
+    for cache in others:
+        _close_window(cache)
     if not caches:
         return others
     for cache, other in zip(caches, others, strict=True):
         cache.extend(other)
     return caches
+
+
+def _close_window(cache: Any) -> None:
+    """Drop what a pass over many tokens left beyond a sliding window: else the next batch would be as wide.
+
+    mlx_lm's cache does the same with its next single token.
+    """
+    if isinstance(cache, BatchRotatingKVCache) and cache.keys is not None and cache.keys.shape[2] > cache.max_size:
+        beyond = cache.keys.shape[2] - cache.max_size
+        held: Any = (cache.keys, cache.values)
+        cache.keys, cache.values = (mx.contiguous(each[..., beyond:, :]) for each in held)
+        cache.left_padding = cache.left_padding - beyond
+        cache._idx = cache.max_size
 
 
 def keep_rows(caches: list[Any], rows: Sequence[int]) -> list[Any]:

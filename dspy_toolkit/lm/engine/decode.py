@@ -1,4 +1,5 @@
-"""Decoding: the sequences whose prompts are in the caches, one step for all of them at a time.
+"""Decoding: the sequences whose prompts are in the caches, one step for all of them at a time. On a CPU; `pipeline` has what
+GPUs need.
 
 A step feeds the model what each sequence has pending and chooses one token for each. Where grammars dictate several
 tokens to many sequences at once, one step feeds several tokens of each, padded where a sequence has fewer.
@@ -13,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from dspy_toolkit.lm.engine.choosing import Chooser
 from dspy_toolkit.lm.engine.masks import Masks, likeliest
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
+from dspy_toolkit.lm.engine.tallies import needs_tally
 from dspy_toolkit.lm.models.tokenizer import Tokenizer
 from dspy_toolkit.lm.protocol import TokenLogprob
 
@@ -37,7 +40,7 @@ class Steps:
 
 
 class Decoding:
-    """Sequences that are decoded together, row by row of the caches."""
+    """Sequences that are decoded together, row by row of the caches. For the engine's thread only."""
 
     def __init__(self, model: Any, tokenizer: Tokenizer, device: str) -> None:
         """Args: device: `metal`, `cuda` or `cpu`."""
@@ -46,7 +49,7 @@ class Decoding:
         self.counts = Steps()
         self._model, self._text = model, tokenizer.token_text
         self._masks = Masks(device, tokenizer.vocabulary)
-        self._on_cpu = device == "cpu"
+        self._chooser = Chooser(self._masks)
 
     def join(self, sequences: abc.Sequence[Sequence], caches: list[Any]) -> None:
         """Add sequences whose prompts are in `caches`, but for the pending last token."""
@@ -62,28 +65,33 @@ class Decoding:
         self.sequences = [self.sequences[row] for row in rows]
         self.caches = keep_rows(self.caches, rows)
 
+    def settle(self) -> list[tuple[Sequence, Outcome]]:
+        """Have nothing under way, so that the sequences can go on elsewhere; those that ended by it, with why."""
+        return []
+
     def step(self) -> list[tuple[Sequence, Outcome]]:
         """Feed what is pending and choose a token where nothing is left; the sequences that ended, with why."""
         began = time.perf_counter()
-        logits, ready = self._read()
+        logits, ready = self._feed()
         seconds = time.perf_counter() - began
-        chosen, hidden = self._choose(logits, ready)
-        seconds += hidden
+        chosen, waited = self._choose(logits, ready)
+        over = self._take(chosen)
+        self.counts.model_seconds += seconds + waited
+        self.counts.seconds += time.perf_counter() - began
+        return over
+
+    def _take(self, chosen: abc.Iterable[tuple[Sequence, int, TokenLogprob | None]]) -> list[tuple[Sequence, Outcome]]:
+        """Tell the sequences their tokens; those that ended leave."""
         over = []
-        for index, token, logprob in chosen:
-            sequence = self.sequences[index]
+        for sequence, token, logprob in chosen:
             outcome = sequence.take(token, logprob)
             if outcome is not None:
                 over.append((sequence, outcome))
             elif sequence.pending_reply.read:
                 sequence.stream()
-        self.counts.steps += 1
-        self.counts.batched_rows += len(self.sequences)
-        if over:
-            gone = {sequence for sequence, _ in over}
+        gone = {sequence for sequence, _ in over}
+        if not gone.isdisjoint(self.sequences):
             self.keep([index for index, sequence in enumerate(self.sequences) if sequence not in gone])
-        self.counts.model_seconds += seconds
-        self.counts.seconds += time.perf_counter() - began
         return over
 
     def _width(self) -> int:
@@ -93,8 +101,11 @@ class Decoding:
             width += 1
         return width
 
-    def _read(self) -> tuple[Any, list[int]]:
-        """(logits after what was fed to each row, the rows that have nothing pending any more)."""
+    def _feed(self) -> tuple[Any, list[Sequence]]:
+        """(logits after what was fed, those that have nothing pending any more), a row each; no logits where nobody is ready.
+
+        The device has begun; nothing is waited for.
+        """
         import mlx.core as mx
 
         width = self._width()
@@ -112,64 +123,34 @@ class Decoding:
         if any(padding):
             for cache in self.caches:
                 cache.finalize()
+        self.counts.steps += 1
+        self.counts.batched_rows += len(self.sequences)
         logits = logits[:, 0] if width == 1 else logits[mx.arange(len(lengths)), mx.array(lengths) - 1]
         ready = [index for index, sequence in enumerate(self.sequences) if not sequence.pending]
         if len(ready) < len(self.sequences):
             logits = logits[mx.array(ready)] if ready else None
-        if logits is None:
-            mx.eval([cache.state for cache in self.caches])
-        else:
-            # Started now, waited for later: the masks are made meanwhile.
-            mx.async_eval(logits)
-        return logits, ready
+        # Started now, waited for later: the masks are made meanwhile.
+        mx.async_eval([cache.state for cache in self.caches] if logits is None else logits)
+        return logits, [self.sequences[index] for index in ready]
+
+    def _bits(self, sequences: abc.Sequence[Sequence]) -> np.ndarray | None:
+        """What the grammars of some sequences allow next; None without a grammar."""
+        if all(sequence.matcher is None for sequence in sequences):
+            return None
+        return self._masks.fill([sequence.matcher for sequence in sequences])
 
     def _choose(
-        self, logits: Any, ready: abc.Sequence[int]
-    ) -> tuple[list[tuple[int, int, TokenLogprob | None]], float]:
-        """((row, token, its log-probability if asked for) of each ready row, seconds of waiting for the model)."""
-        import mlx.core as mx
-
+        self, logits: Any, ready: abc.Sequence[Sequence]
+    ) -> tuple[list[tuple[Sequence, int, TokenLogprob | None]], float]:
+        """((sequence, token, its log-probability if asked for) of each ready row, seconds of waiting for the model)."""
         if logits is None:
-            return [], 0.0
-        sequences = [self.sequences[index] for index in ready]
-        bits = None
-        if any(sequence.matcher is not None for sequence in sequences):
-            bits = self._masks.fill([sequence.matcher for sequence in sequences])
-        # On a GPU the graph goes on to the tokens before anybody waits: a second wait would leave it idle in between.
-        waited = _wait(logits) if self._on_cpu else 0.0
-        if self._on_cpu and all(_plain(sequence) for sequence in sequences):
+            return [], _wait([cache.state for cache in self.caches])
+        bits = self._bits(ready)
+        waited = _wait(logits)
+        if all(_plain(sequence) for sequence in ready):
             tokens = likeliest(np.array(logits, copy=False), bits)
-            return [(index, token, None) for index, token in zip(ready, tokens, strict=True)], waited
-        if any(sequence.penalty is not None for sequence in sequences):
-            logits = mx.concatenate(
-                [_penalized(sequence, logits[at : at + 1]) for at, sequence in enumerate(sequences)]
-            )
-        if bits is not None:
-            logits = self._masks.apply(logits, bits)
-        tokens = mx.argmax(logits, axis=-1)
-        drawn = {
-            at: sequence.sampler(_logprobs(logits[at : at + 1]))
-            for at, sequence in enumerate(sequences)
-            if sequence.sampler is not None
-        }
-        waited += _wait(tokens, *drawn.values())
-        chosen = np.array(tokens).tolist()
-        for at, draw in drawn.items():
-            chosen[at] = int(draw.item())
-        asked = [
-            self._logprob(_logprobs(logits[at]), token, sequence.request.logprobs)
-            if sequence.request.logprobs is not None
-            else None
-            for at, (sequence, token) in enumerate(zip(sequences, chosen, strict=True))
-        ]
-        return list(zip(ready, chosen, asked, strict=True)), waited
-
-    def _logprob(self, logprobs: Any, token: int, alternatives: int) -> TokenLogprob:
-        from dspy_toolkit.lm.engine.sampling import top_logprobs
-
-        logprob, top = top_logprobs(logprobs, token, alternatives)
-        named = tuple((self._text(other), value) for other, value in top)
-        return TokenLogprob(token=self._text(token), logprob=logprob, top=named)
+            return [(sequence, token, None) for sequence, token in zip(ready, tokens, strict=True)], waited
+        return self._chooser.choose(logits, ready, bits).read(self._text), waited
 
 
 def _wait(*arrays: Any) -> float:
@@ -183,18 +164,6 @@ def _wait(*arrays: Any) -> float:
 
 def _plain(sequence: Sequence) -> bool:
     """Whether the likeliest token is all that is asked for."""
-    return sequence.sampler is None and sequence.penalty is None and sequence.request.logprobs is None
-
-
-def _logprobs(logits: Any) -> Any:
-    import mlx.core as mx
-
-    return logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-
-
-def _penalized(sequence: Sequence, logits: Any) -> Any:
-    import mlx.core as mx
-
-    if sequence.penalty is None:
-        return logits
-    return sequence.penalty(mx.array([*sequence.prompt[: sequence.prompt_size].tolist(), *sequence.reply]), logits)
+    request = sequence.request
+    asks = request.repetition_penalty != 1 or request.logprobs is not None or needs_tally(sequence)
+    return request.temperature == 0 and not asks

@@ -5,7 +5,7 @@ thread. Sequences join and leave the batch between two steps (`batch`).
 
 Covered, beside what every engine covers: cancelling at the next step; an exception that ends one request only; one of
 the whole batch, which ends what is running and leaves the engine usable; adapters that requests name, on the one model
-(`lanes`). Not covered: several models in one thread.
+(`lanes`); vectors of texts, of the model without an adapter (`embedding`). Not covered: several models in one thread.
 Deadlines and cancelling take effect between two steps, not inside one, nor while the model is loaded.
 """
 
@@ -13,20 +13,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+import weakref
+from collections import abc, deque
+from concurrent.futures import Future
 from typing import Any
 
-from dspy_toolkit.errors import ToolkitError
-from dspy_toolkit.lm.engine.batch import Batch
+from dspy_toolkit.errors import EngineBusy, RequestRefused, ToolkitError
+from dspy_toolkit.lm.engine.batch import PREFILL_CHUNK, Batch
+from dspy_toolkit.lm.engine.embedding import EmbeddingJob
 from dspy_toolkit.lm.engine.lanes import Lanes
 from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.models.adapters import find_adapter
-from dspy_toolkit.lm.models.hardware import Hardware, inspect_hardware
+from dspy_toolkit.lm.models.hardware import Hardware, held_bytes, inspect_hardware
 from dspy_toolkit.lm.models.memory import plan_model
+from dspy_toolkit.lm.models.process_memory import PROCESS
 from dspy_toolkit.lm.models.tokenizer import load_tokenizer
 from dspy_toolkit.lm.models.weights import Weights
-from dspy_toolkit.lm.protocol import GenerationRequest
+from dspy_toolkit.lm.protocol import Embeddings, GenerationRequest
 from dspy_toolkit.settings import LMSettings
 
 log = logging.getLogger(__name__)
@@ -45,13 +49,54 @@ class Engine(EngineThread):
             ModelError: the tokenizer cannot be read.
         """
         self._weights, self._hardware = weights_, hardware or inspect_hardware()
-        self._plan = plan_model(weights_, self._hardware, settings)
         tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
+        self._plan = PROCESS.join(
+            lambda seen, taken: plan_model(weights_, seen, settings, taken), self._hardware, held_bytes
+        )
+        self._leave = weakref.finalize(self, PROCESS.leave, self._plan)
         super().__init__(weights_.name, tokenizer, settings, self._plan.context_size)
         self._arrived: deque[Sequence] = deque()  # of the waiting, those that the batch has not looked at yet
+        self._embeddings: deque[EmbeddingJob] = deque()
         self._batch: Lanes | None = None
         self._counted: dict[str, Any] = {}
         """What this batch had computed when it was counted last."""
+
+    def embed(self, texts: abc.Sequence[str], deadline_seconds: float | None = None) -> Future[Embeddings]:
+        """As of every engine: see `embedding` for what the vectors are."""
+        tokens = [self._tokenizer.encode_text(text) for text in texts]
+        if empty := [at for at, text in enumerate(tokens) if not text]:
+            raise RequestRefused(f"Text {empty[0] + 1} of {len(tokens)} is empty. Leave it out.")
+        if not tokens:
+            raise RequestRefused("There is no text to embed. Give one or more.")
+        self._check_length(max(len(text) for text in tokens), 0)
+        limit = min(deadline_seconds or self._settings.timeout, self._settings.timeout)
+        job = EmbeddingJob(tokens, limit, PREFILL_CHUNK[self._hardware.device])
+        with self._condition:
+            if self._closing:
+                raise self._closed_early()
+            if len(self._embeddings) >= self._settings.queue_size:
+                raise EngineBusy(f"{len(self._embeddings)} requests for vectors wait (lm.queue_size). Try again later.")
+            self._embeddings.append(job)
+            self._wake()
+        return job.future
+
+    def _has_more(self) -> bool:
+        return bool(self._embeddings)
+
+    def _end(self, error: BaseException) -> None:
+        super()._end(error)
+        with self._condition:
+            left, self._embeddings = self._embeddings, deque()
+        for job in left:
+            job.fail(self._failure(error))
+
+    def _embed(self, batch: Lanes) -> None:
+        """Compute a part of the vectors that wait for longest."""
+        with self._condition:
+            job = self._embeddings[0] if self._embeddings else None
+        if job is not None and job.advance(batch.embed):
+            with self._condition:
+                self._embeddings.remove(job)
 
     def _check_adapter(self, request: GenerationRequest) -> GenerationRequest:
         if request.adapter is None:
@@ -60,6 +105,15 @@ class Engine(EngineThread):
             return super()._check_adapter(request)
         found = find_adapter(self._weights.adapters.parent, request.adapter, self._weights.sha256)
         return request.model_copy(update={"adapter": found.sha256})
+
+    def _check_length(self, prompt: int, reply: int) -> None:
+        self.context_size = PROCESS.in_force(self._plan).context_size  # other models may have come or gone
+        super()._check_length(prompt, reply)
+
+    def close(self) -> None:
+        """As every engine's; its memory is the other engines' again."""
+        super().close()
+        self._leave()
 
     def _enqueue(self, sequence: Sequence) -> None:
         super()._enqueue(sequence)
@@ -102,6 +156,7 @@ class Engine(EngineThread):
             batch.reset()
         self._count(batch)
         self._finish(batch.take_over())
+        self._embed(batch)
 
     def _count(self, batch: Lanes) -> None:
         """Add what the batch computed since the last time to the counters, which outlive it."""

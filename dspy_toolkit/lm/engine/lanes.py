@@ -98,6 +98,14 @@ class Lanes:
         for name in [name for name, lane in self._lanes.items() if name is not None and not lane.sequences]:
             self._over += self._lanes.pop(name).take_over()  # its prefixes stay
 
+    def embed(self, texts: list[list[int]]) -> list[tuple[float, ...]]:
+        """Vectors of some texts' tokens, by the model without an adapter."""
+        from dspy_toolkit.lm.engine.embedding import embed
+
+        with self.base.on_stream():
+            self._adapters.activate(None)
+            return embed(self.base.model, texts)
+
     def take_over(self) -> list[tuple[Sequence, Outcome]]:
         """As `Batch.take_over`."""
         over, self._over = self._over, []
@@ -167,6 +175,10 @@ class PrefixesOf:
     def keep_row(self, tokens: np.ndarray, caches: list[Any], row: int) -> Prefix:
         """As `PrefixCache.keep_row`."""
         return self._prefixes.keep_row(self._own(tokens), caches, row)
+
+    def unkept_bytes(self, batches: abc.Sequence[list[Any]]) -> int:
+        """As `PrefixCache.unkept_bytes`."""
+        return self._prefixes.unkept_bytes(batches)
 
     def shed(self, nbytes: int) -> None:
         """As `PrefixTree.shed`, of all that is kept."""

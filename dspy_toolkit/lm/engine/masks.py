@@ -1,7 +1,7 @@
 """What the grammars of a batch allow next, as one mask over its logits.
 
 One call of llguidance fills the masks of all rows, in parallel on the CPU's cores, and one operation applies them:
-llguidance's kernel on Metal, a `where` over unpacked bits elsewhere.
+llguidance's kernel on Metal, a `where` over unpacked bits elsewhere; on CUDA they are unpacked on the device.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Masks:
         import llguidance
 
         self._executor = llguidance.LLExecutor()
-        self._metal, self._vocabulary = device == "metal", vocabulary
+        self._device, self._vocabulary = device, vocabulary
         self._bits = np.empty((0, 0), dtype=np.int32)
 
     def fill(self, matchers: Sequence[Any | None]) -> np.ndarray:
@@ -74,12 +74,30 @@ class Masks:
         """
         import mlx.core as mx
 
-        if self._metal:
+        if self._device == "metal":
             from llguidance.mlx import apply_token_bitmask
 
             return apply_token_bitmask(logits, bits)
-        vocabulary = logits.shape[-1]
-        allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, :vocabulary]
-        if allowed.shape[1] < vocabulary:
-            allowed = np.pad(allowed, [(0, 0), (0, vocabulary - allowed.shape[1])])
-        return mx.where(mx.array(allowed.astype(bool)), logits, -mx.inf)
+        if self._device == "cpu":
+            allowed = mx.array(_unpack(bits, logits.shape[-1]))
+        else:
+            allowed = _unpack_on_device(mx.array(bits.view(np.uint32)), logits.shape[-1])
+        return mx.where(allowed, logits, -mx.inf)
+
+
+def _unpack(bits: np.ndarray, vocabulary: int) -> np.ndarray:
+    """Booleans of shape (rows, vocabulary)."""
+    allowed = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little")[:, :vocabulary]
+    if allowed.shape[1] < vocabulary:
+        allowed = np.pad(allowed, [(0, 0), (0, vocabulary - allowed.shape[1])])
+    return allowed.astype(bool)
+
+
+def _unpack_on_device(bits: Any, vocabulary: int) -> Any:
+    """The same where the logits are: only the bits are sent there."""
+    import mlx.core as mx
+
+    allowed = ((bits[:, :, None] >> mx.arange(32, dtype=mx.uint32)) & 1).reshape(bits.shape[0], -1)
+    missing = vocabulary - allowed.shape[1]
+    allowed = mx.pad(allowed, [(0, 0), (0, missing)]) if missing > 0 else allowed[:, :vocabulary]
+    return allowed.astype(mx.bool_)

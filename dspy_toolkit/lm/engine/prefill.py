@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dspy_toolkit.lm.engine.footprint import length_of
+
 if TYPE_CHECKING:
     from dspy_toolkit.lm.engine.caches import Prefix
 
@@ -22,19 +24,25 @@ class Prefill:
     """The prompts of some rows on their way into the caches."""
 
     def __init__(
-        self, model: Any, tokens: Sequence[np.ndarray], prefixes: Sequence[Prefix | None], *, shared: bool
+        self,
+        model: Any,
+        tokens: Sequence[np.ndarray],
+        prefixes: Sequence[Prefix | None],
+        *,
+        shared: bool,
+        share_from: float = 0,
     ) -> None:
         """
         Args:
             tokens: of each row, what follows its prefix.
             prefixes: what each row starts from.
-            shared: see `caches.start`.
+            shared, share_from: see `caches.start`.
         """
-        from dspy_toolkit.lm.engine.caches import start
-
-        self._model = model
+        self._model, self._prefixes, self._shared, self._share_from = model, list(prefixes), shared, share_from
         self._left = list(tokens)
-        self.caches = start(model, prefixes, shared=shared)
+        self.caches: list[Any] = []
+        """One a layer; none before anything was computed."""
+        self._done = 0
         self.computed = self.padding = 0
         """Input positions of the model so far, padding included, and the padding among them."""
 
@@ -43,10 +51,35 @@ class Prefill:
         """Whether everything is in the caches."""
         return not any(len(left) for left in self._left)
 
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self._left)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the rows will be wide at the end, without prefixes that are held once."""
+        lengths = [0 if prefix is None else length_of(prefix) for prefix in self._prefixes]
+        copied = [length for length in lengths if not (self._shared and length >= self._share_from)]
+        return max(copied, default=0) + self._done + self.rest
+
+    @property
+    def rest(self) -> int:
+        """Tokens of the longest row that are still to be computed."""
+        return max(len(left) for left in self._left)
+
+    def begin(self) -> None:
+        """Have the caches."""
+        from dspy_toolkit.lm.engine.caches import start
+
+        if not self.caches:
+            self.caches = start(self._model, self._prefixes, shared=self._shared, share_from=self._share_from)
+
     def advance(self, positions: int) -> None:
         """Compute about `positions` more, all rows together; at least as many as bring the rows to one length."""
         import mlx.core as mx
 
+        self.begin()
         lengths = [len(left) for left in self._left]
         longest = max(lengths)
         lag = longest - min(lengths)
@@ -67,13 +100,15 @@ class Prefill:
         mx.eval([cache.state for cache in self.caches])
         self._left = [left[len(chunk) :] for left, chunk in zip(self._left, chunks, strict=True)]
         self.computed += padded.size
+        self._done += width
         self.padding += sum(padding)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all but some rows."""
         from dspy_toolkit.lm.engine.caches import keep_rows
 
-        self.caches = keep_rows(self.caches, rows)
+        self.caches = keep_rows(self.caches, rows) if self.caches else []
+        self._prefixes = [self._prefixes[row] for row in rows]
         self._left = [self._left[row] for row in rows]
 
 

@@ -12,7 +12,7 @@ Not covered: decoding, and how much is prefilled between two decoding steps (`ba
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import abc, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from dspy_toolkit.lm.engine.sequence import Sequence
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.engine.caches import Prefix
+    from dspy_toolkit.lm.engine.footprint import Footprint
     from dspy_toolkit.lm.engine.prefix_cache import PrefixCache
     from dspy_toolkit.lm.models.tokenizer import Tokenizer
 
@@ -81,9 +82,26 @@ class _Job:
 class PrefillQueue:
     """The sequences of one batch that are not decoded yet. For the engine's thread only."""
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, prefixes: PrefixCache, *, shared: bool) -> None:
-        """Args: prefixes: what is kept, and which prompts were seen; shared: see `caches.start`."""
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        prefixes: PrefixCache,
+        footprint: Footprint,
+        *,
+        shared: bool,
+        share_from: float = 0,
+        batchable: bool = True,
+    ) -> None:
+        """
+        Args:
+            prefixes: what is kept, and which prompts were seen.
+            footprint: what rows take.
+            shared, share_from: see `caches.start`.
+            batchable: whether several rows can be computed together.
+        """
         self.counts = PrefillCounts()
+        self._footprint, self._batchable, self._share_from = footprint, batchable, share_from
         self._model, self._tokenizer, self._prefixes, self._shared = model, tokenizer, prefixes, shared
         self._ready: list[_Ready] = []
         self._jobs: deque[_Job] = deque()
@@ -146,26 +164,41 @@ class PrefillQueue:
         for job in self._jobs:
             if any(row.keep is not None and self._gives(row.keep, beginning) for row in job.rows):
                 return job
-        prefill = Prefill(self._model, [beginning[length:]], [prefix], shared=self._shared)
+        prefill = Prefill(self._model, [beginning[length:]], [prefix], shared=self._shared, share_from=self._share_from)
         self._jobs.append(_Job(prefill, [_Row(None, beginning)]))
         return self._jobs[-1]
 
     def _gives(self, kept: np.ndarray, beginning: np.ndarray) -> bool:
         return np.array_equal(kept[: len(beginning)] if self._prefixes.divisible else kept, beginning)
 
-    def advance(self, positions: int) -> tuple[int, list[Sequence], list[Any]]:
+    def bytes_at_end(self, positions: int) -> float:
+        """What the jobs that have begun take at most. Args: positions: as `advance`'s."""
+        return sum(self._stored(job.prefill, positions) for job in self._jobs if job.prefill.caches)
+
+    def _stored(self, prefill: Prefill, positions: int) -> float:
+        width = min(prefill.rest, positions + positions // 4)
+        return self._footprint.stored(prefill.rows, prefill.longest, max(width, 1))
+
+    def advance(self, positions: int, room: float, *, must: bool) -> tuple[int, list[Sequence], list[Any]] | None:
         """Go on with the first job.
 
         Args:
             positions: about how many tokens to compute, padding included.
+            room: bytes that a job may take that has not begun.
+            must: begin one in any case, with as few rows as it takes.
 
         Returns:
-            (positions computed, sequences that can be decoded now, their caches).
+            (positions computed, sequences that can be decoded now, their caches); None where there is no room to begin.
         """
         if not self._jobs:
-            self._jobs.append(self._next_job())
+            if (job := self._next_job(positions, room, must)) is None:
+                return None
+            self._jobs.append(job)
         job = self._jobs[0]
         prefill, computed, padding = job.prefill, job.prefill.computed, job.prefill.padding
+        if not (must or prefill.caches) and self._stored(prefill, positions) > room:
+            return None
+        prefill.begin()
         if not prefill.done:  # a prompt may be in the caches already, but for its last token
             began = time.perf_counter()
             prefill.advance(positions)
@@ -185,27 +218,43 @@ class PrefillQueue:
             self._plan(sequence, fresh)
         return computed, [row.sequence for row in job.rows if row.sequence is not None], prefill.caches
 
-    def _next_job(self) -> _Job:
-        """A job of the sequence that is ready for longest, and of those that fit best beside it.
+    def _next_job(self, positions: int, room: float, must: bool) -> _Job | None:
+        """A job of the sequence that is ready for longest, and of those that fit best beside it; None without room for it.
 
         They are grouped only now, not when they got ready: those that came meanwhile make the group fuller.
         """
         groups = group([len(each.rest) for each in self._ready])
-        indices = set(next(indices for indices in groups if 0 in indices))
-        chosen = [each for index, each in enumerate(self._ready) if index in indices]
-        self._ready = [each for index, each in enumerate(self._ready) if index not in indices]
-        # `SharedKVCache` reads a prefix once for neighbouring rows: those of one prefix go side by side.
-        by_prefix: dict[int, list[_Ready]] = {}
-        for each in chosen:
-            by_prefix.setdefault(id(each.prefix), []).append(each)
-        chosen = [each for neighbours in by_prefix.values() for each in neighbours]
-        prefill = Prefill(
-            self._model, [each.rest for each in chosen], [each.prefix for each in chosen], shared=self._shared
-        )
+        indices = sorted(next(indices for indices in groups if 0 in indices))
+        count = len(indices) if self._batchable else 1
+        while self._stored(prefill := self._prefill_of(indices[:count]), positions) > room:
+            if count == 1 and not must:
+                return None
+            if count == 1:
+                break
+            count -= 1
+        chosen = self._in_order(indices[:count])
+        self._ready = [each for index, each in enumerate(self._ready) if index not in indices[:count]]
         rows = [
             _Row(each.sequence, each.sequence.prompt[:-1] if len(each.rest) >= KEEP_FROM else None) for each in chosen
         ]
         return _Job(prefill, rows)
+
+    def _prefill_of(self, indices: abc.Sequence[int]) -> Prefill:
+        chosen = self._in_order(indices)
+        return Prefill(
+            self._model,
+            [each.rest for each in chosen],
+            [each.prefix for each in chosen],
+            shared=self._shared,
+            share_from=self._share_from,
+        )
+
+    def _in_order(self, indices: abc.Sequence[int]) -> list[_Ready]:
+        """`SharedKVCache` reads a prefix once for neighbouring rows: those of one prefix go side by side."""
+        by_prefix: dict[int, list[_Ready]] = {}
+        for each in (self._ready[index] for index in indices):
+            by_prefix.setdefault(id(each.prefix), []).append(each)
+        return [each for neighbours in by_prefix.values() for each in neighbours]
 
     def remove(self, gone: set[Sequence]) -> None:
         """Drop sequences, and what was computed for them alone."""

@@ -6,6 +6,7 @@ prefix is kept in fewer bits and unpacked when a sequence starts from it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,20 @@ class PrefixCache(PrefixTree):
         mx.eval([layer.state for layer in prefix])
         self.keep(tokens, *self._pack(prefix))
         return prefix
+
+    def unkept_bytes(self, batches: Sequence[list[Any]]) -> int:
+        """Of prefixes that are held for running rows alone. Args: batches: the caches of each, a layer each."""
+        found: dict[int, int] = {}
+        for caches in batches:
+            at = next(at for at, cache in enumerate(caches) if hasattr(cache, "runs"))
+            used = {id(prefix): rows.start for prefix, rows in caches[at].runs if prefix is not None}
+            if used:
+                kept = {id(node.kept[at]) for node in self._used}
+                used = {key: row for key, row in used.items() if key not in kept}
+            for key, row in used.items():
+                layers = [cache for cache in caches if hasattr(cache, "runs")]
+                found[key] = sum(layer.prefixes[row].nbytes for layer in layers)
+        return sum(found.values())
 
     def _cut(self, kept: Any, length: int) -> tuple[Any, int]:
         return self._pack(cut(self._unpack(kept), length))

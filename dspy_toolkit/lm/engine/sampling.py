@@ -1,97 +1,117 @@
-"""How the next token of one sequence is chosen: filters, temperature, the repetition penalty, and its log-probability.
+"""How the next tokens of some rows are drawn: filters, temperature, and noise that belongs to a seed and a place.
 
-The filters and the penalty are mlx_lm's own. Added are a random state for each sequence, so that its draws depend on
-its seed and not on its neighbours, and log-probabilities. All of it runs on the engine's thread.
+All rows are drawn in one graph, on the device, in float32. A row's noise hangs on its seed and on how long its reply is,
+and on nothing else: neither on its neighbours nor on how often it was paused.
 
-Order, as in mlx_lm: penalty and grammar on the logits, then top-p, min-p and top-k on the log-probabilities, then the
-temperature. Not covered: presence and frequency penalties, logit bias, XTC.
+Order, as in mlx_lm: penalties and grammar on the logits (`choosing`), then top-p, min-p and top-k on the
+log-probabilities, then the temperature. Tokens exactly as likely as the last that a filter keeps stay with it. Not covered:
+XTC.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import secrets
+import zlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
 
 from dspy_toolkit.lm.protocol import GenerationRequest
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
-ALL_TOKENS = 2**31 - 1
-"""A window of the repetition penalty that no context is longer than."""
+SEEDS = 2**32
+"""What seeds are taken modulo."""
+Field: TypeAlias = Literal["temperature", "top_p", "min_p", "top_k"]
 
 
-def make_sampler(request: GenerationRequest, seed: int) -> Callable[[mx.array], mx.array] | None:
-    """A sampler of mlx_lm with a random state of its own; None for a greedy request.
-
-    Args:
-        seed: the same seed gives the same draws from the same log-probabilities. Non-negative, below 2**64.
-
-    Returns:
-        A function of log-probabilities, shape (1, vocabulary), that gives a token, shape (1,).
-    """
-    if request.temperature == 0:
-        return None
-    import mlx.core as mx
-
-    key, filters, temperature = mx.random.key(seed), _filters(request), request.temperature
-
-    def sample(logprobs: mx.array) -> mx.array:
-        nonlocal key
-        key, now = mx.random.split(key)
-        for keep in filters:
-            logprobs = keep(logprobs)
-        return mx.random.categorical(logprobs / temperature, key=now)
-
-    return sample
-
-
-def _filters(request: GenerationRequest) -> list[Callable[[Any], Any]]:
-    """What sets the log-probabilities of some tokens to minus infinity; the likeliest token always stays."""
-    from mlx_lm.sample_utils import apply_min_p, apply_top_k, apply_top_p
-
-    filters: list[Callable[[Any], Any]] = []
-    if request.top_p < 1:
-        filters.append(lambda logprobs: apply_top_p(logprobs, request.top_p))
-    if request.min_p > 0:
-        filters.append(lambda logprobs: apply_min_p(logprobs, request.min_p))
-    if request.top_k > 0:
-        # mlx_lm refuses a number that would keep everything.
-        filters.append(lambda x: apply_top_k(x, request.top_k) if request.top_k < x.shape[-1] else x)
-    return filters
-
-
-def make_penalty(request: GenerationRequest) -> Callable[[mx.array, mx.array], mx.array] | None:
-    """A logits processor of mlx_lm that penalizes every token of prompt and reply; None where nothing is to be
-    penalized.
-
-    Returns:
-        A function of the sequence's tokens so far, shape (n,), and the logits, shape (1, vocabulary), which it may
-        change in place; it gives the logits to go on with.
-    """
-    if request.repetition_penalty == 1:
-        return None
-    from mlx_lm.sample_utils import make_repetition_penalty
-
-    return make_repetition_penalty(request.repetition_penalty, ALL_TOKENS)
-
-
-def top_logprobs(logprobs: Any, token: int, k: int) -> tuple[float, list[tuple[int, float]]]:
-    """The log-probability of `token`, and the `k` likeliest tokens with theirs, best first.
-
-    Tokens that the grammar forbids are not among them, so there may be fewer than `k`.
+def seed_of(seed: int | None, prompt: np.ndarray) -> int:
+    """The seed of one reply's noise, below SEEDS: two prompts that are asked with one seed draw apart.
 
     Args:
-        logprobs: shape (vocabulary,) or (1, vocabulary), natural logarithms.
+        seed: as asked for; None: another one each time.
+        prompt: tokens.
     """
+    if seed is None:
+        return secrets.randbelow(SEEDS)
+    return zlib.crc32(np.ascontiguousarray(prompt, dtype=np.int64).tobytes(), seed % SEEDS)
+
+
+class Draws:
+    """How the tokens of some rows are drawn."""
+
+    def __init__(self, requests: Sequence[GenerationRequest], seeds: Sequence[int]) -> None:
+        """Args: requests: one a row, with a temperature above 0; seeds: one a row, non-negative."""
+        self._requests, self._seeds = requests, [seed % SEEDS for seed in seeds]
+        self._temperature = self._column("temperature")
+        self._filters = self._make_filters()
+
+    def __call__(self, logprobs: mx.array, places: Sequence[int]) -> mx.array:
+        """Draw a token of each row.
+
+        Args:
+            logprobs: float32, shape (rows, vocabulary), natural logarithms; minus infinity is never drawn.
+            places: of each row, tokens of its reply so far. The same seed, place and log-probabilities give the same token.
+
+        Returns:
+            Shape (rows,).
+        """
+        import mlx.core as mx
+
+        vocabulary = logprobs.shape[-1]
+        keys = mx.array([list(pair) for pair in zip(self._seeds, places, strict=True)], dtype=mx.uint32)
+        noise = mx.vmap(lambda key: mx.random.gumbel((vocabulary,), key=key))(keys)
+        for keep in self._filters:
+            logprobs = mx.where(keep(logprobs), logprobs, -mx.inf)
+        return mx.argmax(logprobs / self._temperature + noise, axis=-1)
+
+    def _column(self, name: Field) -> mx.array:
+        import mlx.core as mx
+
+        return mx.array([float(getattr(request, name)) for request in self._requests])[:, None]
+
+    def _make_filters(self) -> list[Callable[[Any], Any]]:
+        """What tells the tokens that may be drawn; the likeliest is always among them."""
+        import mlx.core as mx
+
+        filters: list[Callable[[Any], Any]] = []
+        if any(request.top_p < 1 for request in self._requests):
+            top_p = self._column("top_p")
+            filters.append(lambda logprobs: keep_top_p(logprobs, top_p))
+        if any(request.min_p > 0 for request in self._requests):
+            least = mx.log(self._column("min_p"))
+            filters.append(lambda logprobs: logprobs >= logprobs.max(axis=-1, keepdims=True) + least)
+        if any(request.top_k > 0 for request in self._requests):
+            counts = [request.top_k for request in self._requests]
+            filters.append(lambda logprobs: keep_top_k(logprobs, counts))
+        return filters
+
+
+def keep_top_p(logprobs: mx.array, top_p: mx.array) -> mx.array:
+    """Which tokens are among the fewest likeliest that hold a share `top_p`, shape (rows, 1), of the probability."""
     import mlx.core as mx
 
-    logprobs = logprobs.reshape(-1).astype(mx.float32)
-    chosen = float(logprobs[token].item())
-    k = min(k, logprobs.size)
-    if k == 0:
-        return chosen, []
-    best: Any = mx.argpartition(-logprobs, kth=k - 1)[:k] if k < logprobs.size else mx.arange(k)
-    pairs = zip(best.tolist(), logprobs[best].tolist(), strict=True)
-    allowed = [(int(index), float(value)) for index, value in pairs if value > float("-inf")]
-    return chosen, sorted(allowed, key=lambda pair: (-pair[1], pair[0]))
+    ordered = mx.sort(logprobs, axis=-1)
+    chances = mx.exp(ordered)
+    above = mx.cumsum(chances, axis=-1, reverse=True, inclusive=False)
+    total = above[:, :1] + chances[:, :1]
+    dropped = (above >= top_p * total).sum(axis=-1, keepdims=True)
+    # All of a row is kept where all is asked for: rounding could lose its unlikeliest tokens.
+    return (logprobs >= mx.take_along_axis(ordered, dropped, axis=-1)) | (top_p >= 1)
+
+
+def keep_top_k(logprobs: mx.array, counts: Sequence[int]) -> mx.array:
+    """Which tokens are among as many likeliest as `counts` says of each row; 0: all."""
+    import mlx.core as mx
+
+    vocabulary = logprobs.shape[-1]
+    counts = [min(count, vocabulary) or vocabulary for count in counts]
+    most = max((count for count in counts if count < vocabulary), default=0)
+    if most == 0:
+        return mx.ones(logprobs.shape, dtype=mx.bool_)
+    best = mx.sort(mx.topk(logprobs, most, axis=-1), axis=-1)
+    last = mx.array([max(most - count, 0) for count in counts])[:, None]
+    every = mx.array([count == vocabulary for count in counts])[:, None]
+    return (logprobs >= mx.take_along_axis(best, last, axis=-1)) | every

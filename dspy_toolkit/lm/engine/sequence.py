@@ -4,6 +4,9 @@ A sequence owns its grammar's matcher and its text, and knows nothing of the bat
 and then belongs to the engine's. It is an isolation boundary: what its grammar or its text raises is kept in `error`
 and ends this sequence only.
 
+A reply with a budget for its reasoning begins inside it: till the model, or the budget, ends it, the grammar waits and stop
+strings are not looked for.
+
 Tokens that the grammar dictates are not decoded. At the start they join the prompt; after a token that was chosen they
 are `pending` with it, and the model is fed all of them in one step; at the end they end the sequence at once. Of a
 request with labels to score, what all its replies begin with joins the prompt likewise.
@@ -25,7 +28,7 @@ from dspy_toolkit.errors import (
     ToolkitError,
 )
 from dspy_toolkit.lm.engine.spelling import Spelling
-from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, split_reply, visible_text
+from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, answer_start, split_reply, visible_text
 from dspy_toolkit.lm.protocol import GenerationRequest, LabelLogprob, PendingReply, Reply, TokenLogprob
 
 Outcome = Literal["stop", "length"]
@@ -46,7 +49,7 @@ class Sequence:
         marks: ReplyFormat = PLAIN,
         spelling: Spelling | None = None,
     ) -> None:
-        self.request, self.pending_reply, self.matcher = request, pending_reply, matcher
+        self.request, self.pending_reply, self._matcher = request, pending_reply, matcher
         self.spelling = spelling
         """The labels to score; None where a reply is to be generated."""
         self.prompt_size = len(prompt)
@@ -58,12 +61,12 @@ class Sequence:
         self.forced = self.reused = 0
         self.logprobs: list[TokenLogprob] = []
         self.label_logprobs: list[LabelLogprob] | None = None
-        self.sampler: Any | None = None
-        """Draws a token; without one the likeliest is taken. Made by the batch, on its thread."""
-        self.penalty: Any | None = None
-        """Changes the logits by the tokens so far."""
+        self.seed = 0
+        """Of its draws; the batch sets it."""
         self.error: ToolkitError | None = None
         self._decode, self._stop_tokens, self._marks = decode, stop_tokens, marks
+        self._budget = marks.budget
+        """Of the reasoning that the reply is in; None behind it."""
         self._sent = 0
         if spelling is None:
             self._force()
@@ -75,9 +78,24 @@ class Sequence:
         """Tokens that the model must be fed before the next one can be chosen."""
 
     @property
+    def matcher(self) -> Any | None:
+        """The grammar's, if it says what comes next."""
+        return None if self._budget is not None else self._matcher
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether each token decides, on the host, about the next: by a grammar, or the end of the reasoning."""
+        return self._budget is not None or self._matcher is not None
+
+    @property
     def room(self) -> int:
         """Tokens that may still be generated, or follow in the longest row that is scored."""
         return self.spelling.depth if self.spelling is not None else self.request.max_tokens - len(self.reply)
+
+    def start_over(self) -> None:
+        """Go on from a prompt that has what was said so far: the caches were given up. The next token is the same."""
+        self.prompt = np.asarray([*self.prompt[: self.prompt_size].tolist(), *self.reply], dtype=np.int64)
+        self.pending = self.prompt[-1:].tolist()
 
     def given_up(self, now: float) -> bool:
         """Whether its caller cancelled it, or its deadline has passed at `now` (of `time.monotonic`)."""
@@ -134,6 +152,8 @@ class Sequence:
         if self.first_token is None:
             self.first_token = time.monotonic()
         self.check_matcher()
+        if self._budget is not None:
+            return self._think(token, logprob)
         if self.error is not None or token in self._stop_tokens:
             return "stop"
         self.reply.append(token)
@@ -146,6 +166,32 @@ class Sequence:
         if self.request.stop and self._cut_at_stop() is not None:
             return "stop"
         return self.outcome()
+
+    def _think(self, token: int, logprob: TokenLogprob | None) -> Outcome | None:
+        """Add a token of the reasoning, and what dictates the answer's beginning where it ends."""
+        budget = self._budget
+        assert budget is not None
+        given_up = token in self._stop_tokens  # the turn is not over before there is an answer
+        if not given_up:
+            self.reply.append(token)
+            if logprob is not None:
+                self.logprobs.append(logprob)
+        closed = tuple(self.reply[-len(budget.end) :]) == budget.end
+        self.pending = [] if given_up else [token]
+        if closed or given_up or len(self.reply) >= budget.tokens:
+            self._budget = None
+            self.pending += self._dictate([*(() if closed else budget.end), *budget.after])
+            self.pending += self._force()
+        return self.outcome()
+
+    def _dictate(self, tokens: list[int]) -> list[int]:
+        """Add tokens that nobody chose to the reply, as far as there is room, and give them."""
+        tokens = tokens[: self.room]
+        self.reply += tokens
+        self.forced += len(tokens)
+        if self.request.logprobs is not None:
+            self.logprobs += [TokenLogprob(token=self._decode([token]), logprob=0.0) for token in tokens]
+        return tokens
 
     def take_scores(self, logprobs: abc.Sequence[float]) -> Outcome:
         """Take the labels' log-probabilities, in the order asked; the reply is the likeliest one's."""
@@ -166,8 +212,18 @@ class Sequence:
 
     def _cut_at_stop(self) -> str | None:
         text = self._decode(self.reply)
-        places = [at for stop in self.request.stop if stop and (at := text.find(stop)) >= 0]
+        if (begin := answer_start(text, self._marks)) is None:
+            return None
+        places = [at for stop in self.request.stop if stop and (at := text.find(stop, begin)) >= 0]
         return text[: min(places)] if places else None
+
+    def _size(self) -> int:
+        """Tokens of the reply, without those that are wholly behind a stop string's beginning."""
+        size = len(self.reply)
+        if self.request.stop and (cut := self._cut_at_stop()) is not None:
+            while size and len(self._decode(self.reply[: size - 1])) >= len(cut):
+                size -= 1
+        return size
 
     def text(self) -> str:
         """The reply so far, cut before a stop string."""
@@ -203,19 +259,19 @@ class Sequence:
             if self.error is None:
                 parts = split_reply(self.text(), self._marks)
                 self._push(parts.text)
-                now = time.monotonic()
+                now, size = time.monotonic(), self._size()
                 first = self.first_token or now
                 return Reply(
                     text=parts.text,
                     finish_reason="tool_calls" if parts.tool_calls and outcome == "stop" else outcome,
                     reasoning=parts.reasoning,
                     tool_calls=parts.tool_calls,
-                    logprobs=tuple(self.logprobs) if self.request.logprobs is not None else None,
+                    logprobs=tuple(self.logprobs[:size]) if self.request.logprobs is not None else None,
                     label_logprobs=tuple(self.label_logprobs) if self.label_logprobs is not None else None,
                     prompt_tokens=self.prompt_size,
-                    completion_tokens=len(self.reply),
+                    completion_tokens=size,
                     reused_tokens=self.reused,
-                    forced_tokens=self.forced,
+                    forced_tokens=min(self.forced, size),
                     queue_seconds=self.started - self.submitted,
                     prefill_seconds=first - self.started,
                     decode_seconds=now - first,

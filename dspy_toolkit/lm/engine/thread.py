@@ -17,16 +17,25 @@ import time
 from abc import ABC, abstractmethod
 from collections import abc, deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from functools import lru_cache
 from typing import Any
 
-from dspy_toolkit.errors import EngineBusy, EngineFailed, PromptTooLong, RequestRefused, ToolkitError
+from dspy_toolkit.errors import DeviceLost, EngineBusy, EngineFailed, PromptTooLong, RequestRefused, ToolkitError
+from dspy_toolkit.lm.engine.device_errors import explain
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.spelling import Spelling, spell
 from dspy_toolkit.lm.engine.stats import observe
 from dspy_toolkit.lm.models.lease import Lease, acquire
-from dspy_toolkit.lm.protocol import EngineStats, GenerationRequest, LabelScores, Message, PendingReply, Reply
+from dspy_toolkit.lm.protocol import (
+    Embeddings,
+    EngineStats,
+    GenerationRequest,
+    LabelScores,
+    Message,
+    PendingReply,
+    Reply,
+)
 from dspy_toolkit.settings import LMSettings
 
 log = logging.getLogger(__name__)
@@ -60,6 +69,7 @@ class EngineThread(ABC):
         self._thread: threading.Thread | None = None
         self._serving = False  # the thread will look at the queue again
         self._closing = False
+        self._lost: DeviceLost | None = None  # why no request can be answered any more
         self._lease: Lease | None = None
         self._device_leased = ""
         self._counts: dict[str, Any] = dict.fromkeys(EngineStats.model_fields, 0)
@@ -80,6 +90,7 @@ class EngineThread(ABC):
             ModelNotFound, ModelError: there is no such adapter, or it was trained on other weights.
             EngineBusy: the queue is full.
             EngineFailed: the engine was closed.
+            DeviceLost: an earlier request found that the GPU can be used no more.
         """
         request = self._check_adapter(request)
         prompt = self._tokenizer.encode_request(request)
@@ -102,20 +113,43 @@ class EngineThread(ABC):
         with self._condition:
             if self._closing:
                 raise EngineFailed(f"The engine of {self.model} was closed. Connect again.")
+            if self._lost is not None:
+                raise DeviceLost(*self._lost.args)
             if len(self._waiting) >= self._settings.queue_size:
                 raise EngineBusy(
                     f"The engine's queue is full: {len(self._waiting)} requests wait (lm.queue_size). Try again later."
                 )
             self._enqueue(sequence)
             self._counts["requests"] += 1
-            if self._thread is None or not self._serving or not self._thread.is_alive():
-                # The one before may still be freeing its model: the new one waits for it before loading its own.
-                before, self._serving = self._thread, True
-                name = f"{self.label} {self.model}"
-                self._thread = threading.Thread(target=self._run, args=(before,), name=name, daemon=True)
-                self._thread.start()
-            self._condition.notify()
+            self._wake()
         return sequence.pending_reply
+
+    def _wake(self) -> None:
+        """Let the thread look at what came, and start it where it does not run. Called under the lock."""
+        if self._thread is None or not self._serving or not self._thread.is_alive():
+            # The one before may still be freeing its model: the new one waits for it before loading its own.
+            before, self._serving = self._thread, True
+            name = f"{self.label} {self.model}"
+            self._thread = threading.Thread(target=self._run, args=(before,), name=name, daemon=True)
+            self._thread.start()
+        self._condition.notify()
+
+    def embed(self, texts: abc.Sequence[str], deadline_seconds: float | None = None) -> Future[Embeddings]:
+        """Queue texts for their vectors; an engine that makes them overrides this.
+
+        Args:
+            deadline_seconds: never more than the engine's own limit.
+
+        Raises:
+            RequestRefused: this engine makes none, or a text is empty.
+            PromptTooLong: a text is longer than the context.
+            EngineFailed: the engine was closed.
+        """
+        raise RequestRefused(f"The {self.label} of {self.model} embeds no text. Set lm.backend=mlx.")
+
+    def _has_more(self) -> bool:
+        """Whether there is something to do beside sequences. Called under the lock."""
+        return False
 
     def _check_adapter(self, request: GenerationRequest) -> GenerationRequest:
         """The request with the whole hash of its adapter; an engine that can run adapters overrides this."""
@@ -232,7 +266,7 @@ class EngineThread(ABC):
         before anything is computed.
         """
         with self._condition:
-            while not (self._closing or self._waiting or self._running):
+            while not (self._closing or self._waiting or self._running or self._has_more()):
                 if not self._condition.wait(IDLE_SECONDS):
                     self._release_lease()
             if self._closing:
@@ -281,13 +315,16 @@ class EngineThread(ABC):
         """Tell each sequence's caller how it ended, and count it."""
         for sequence in sequences:
             future = sequence.pending_reply.future
+            failure = None if isinstance(result, Reply) else self._failure(result)
             with self._condition:
+                if isinstance(failure, DeviceLost):
+                    self._lost = failure
                 try:
                     if isinstance(result, Reply):
                         future.set_result(result)
                         observe(self.model, result)
                     else:
-                        future.set_exception(self._failure(result))
+                        future.set_exception(failure)
                     kind = "finished" if isinstance(result, Reply) else "failed"
                 except InvalidStateError:
                     # The caller gave up first, or the thread was killed just after this very line.
@@ -301,8 +338,7 @@ class EngineThread(ABC):
             failure = type(error)(*error.args)
             failure.__cause__ = error.__cause__
             return failure
-        what = f"The {self.label} failed: {type(error).__name__}: {error}. The next request starts it again."
-        failure = EngineFailed(what)
+        failure = explain(error, f"{self.label} of {self.model}", self._settings.memory_limit_gb)
         failure.__cause__ = error
         return failure
 

@@ -29,7 +29,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dspy_toolkit.errors import EngineFailed, ModelError, ToolkitError
+from dspy_toolkit.errors import DeviceLost, EngineFailed, ModelError, ToolkitError
 from dspy_toolkit.lm.models.hardware import torch_installed
 from dspy_toolkit.settings import LMSettings
 
@@ -174,7 +174,7 @@ class Chain:
             if began > self._failed_at[index]:  # one fault ends many requests at once, and counts once
                 self._failures[index] += 1
                 self._failed_at[index] = time.monotonic()
-            out = isinstance(error, ModelError) or self._failures[index] >= FAILURES
+            out = isinstance(error, ModelError | DeviceLost) or self._failures[index] >= FAILURES
             first = out and self._out[index] is None
             if first:
                 self._out[index] = error

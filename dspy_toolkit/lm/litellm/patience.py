@@ -36,7 +36,7 @@ class Patience:
             fault: how the last attempt ended.
             retry_after: the seconds that the server asked for.
         """
-        if isinstance(fault, EngineFailed):
+        if isinstance(fault, EngineFailed) and fault.retryable:
             return next(self._failed, None)
         if not isinstance(fault, EngineBusy):
             return None

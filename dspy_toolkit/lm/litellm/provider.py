@@ -1,7 +1,7 @@
 """The engine behind LiteLLM: a custom provider named `mlx`.
 
-Registers engines under their models' names, with what each falls back on, and answers LiteLLM's four ways of calling;
-`translation` and `fallback` do the rest.
+Registers engines under their models' names, with what each falls back on, and answers LiteLLM's four ways of calling, and its two of
+asking for vectors; `translation` and `fallback` do the rest.
 
 Errors become LiteLLM's exception of the same meaning, with the toolkit's own as their cause.
 """
@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import EngineFailed, ModelError, RequestRefused, ToolkitError
+from dspy_toolkit.lm.litellm.embeddings import fill_embeddings, take_texts
 from dspy_toolkit.lm.litellm.errors import as_litellm
 from dspy_toolkit.lm.litellm.fallback import Chain
 from dspy_toolkit.lm.litellm.translation import (
@@ -280,6 +281,23 @@ def _make_handler() -> Any:
                             attempt.begun = True
                             yield part
                         return
+
+        # Vectors of two models cannot be compared: nobody else answers for an engine that cannot.
+
+        def embedding(self, model: str, *args: Any, **call: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            with _translated(model):
+                engine = find_engine(model)
+                made = engine.embed(
+                    *take_texts(call["input"], call.get("optional_params") or {}, call.get("timeout"))
+                ).result()
+                return fill_embeddings(call["model_response"], engine.model, made)
+
+        async def aembedding(self, model: str, *args: Any, **call: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            with _translated(model):
+                asked = take_texts(call["input"], call.get("optional_params") or {}, call.get("timeout"))
+                # Tokenizing takes milliseconds, making an engine seconds: not on the event loop.
+                pending = await asyncio.to_thread(lambda: find_engine(model).embed(*asked))
+                return fill_embeddings(call["model_response"], model, await asyncio.wrap_future(pending))
 
         async def astreaming(self, model: str, *args: Any, **call: Any) -> AsyncGenerator[Piece]:  # pyright: ignore[reportIncompatibleMethodOverride]
             with _translated(model):

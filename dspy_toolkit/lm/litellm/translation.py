@@ -1,8 +1,9 @@
 """Between LiteLLM's words and the engine's: a call into requests, replies into a response, an error into an exception.
 
 Understood, directly or inside `extra_body`: messages (text, tool calls and their results), max_tokens, temperature, top_p,
-top_k, min_p, repetition_penalty, n, stop, seed, timeout, logprobs and top_logprobs, the formats and tools of `constraints`,
-thinking by `enable_thinking`, `chat_template_kwargs`, `thinking` or `reasoning_effort`, and `label_scores`. Anything else is
+top_k, min_p, the three penalties, logit_bias, n, stop, seed, timeout, logprobs and top_logprobs, the formats and tools of
+`constraints`, thinking by `enable_thinking`, `chat_template_kwargs`, `thinking` or `reasoning_effort`, a budget for it, and
+`label_scores`. Anything else is
 refused by name rather than dropped. `adapter` is the hash of an adapter in the home, with which the model is to answer.
 
 `label_scores={"prefix": …, "labels": […], "suffix": …}` has the labels scored in place of a reply (`protocol.LabelScores` says
@@ -40,9 +41,14 @@ DEFAULT_TIMEOUT = 600
 MAX_CHOICES = 64
 
 
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed")
+SAMPLING = (
+    *("temperature", "top_p", "top_k", "min_p", "seed"),
+    *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+)
 NO_THINKING = ("none", "disable")
 """Values of reasoning_effort that mean no reasoning at all."""
+EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
+"""The other values, as models know them that know any."""
 
 
 def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> list[GenerationRequest]:
@@ -66,16 +72,14 @@ def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> li
             fields[name] = optional.pop(name)
     if fields.get("top_k") == -1:  # vLLM's way of saying all
         fields["top_k"] = 0
-    for name in ("presence_penalty", "frequency_penalty"):
-        if optional.get(name) == 0:  # the default, spelled out
-            del optional[name]
+    fields["logit_bias"] = _logit_bias(optional.pop("logit_bias", None))
     if (scores := optional.pop("label_scores", None)) is not None:
         fields = {"label_scores": _label_scores(scores, n)}
         _logprobs(optional)
     stop = optional.pop("stop", ())
     fields["stop"] = (stop,) if isinstance(stop, str) else stop
     fields["logprobs"] = _logprobs(optional)
-    fields["thinking"] = _thinking(optional)
+    fields |= _thinking(optional)
     fields["adapter"] = optional.pop("adapter", None)
     fields["tools"], calls = take_tools(optional)
     fields["grammar"] = take_grammar(optional)
@@ -103,6 +107,16 @@ def _label_scores(given: Any, n: int) -> dict[str, Any]:
     return given
 
 
+def _logit_bias(given: Any) -> list[tuple[int, float]]:
+    """(token, bias) of OpenAI's mapping, whose keys are numbers of tokens as texts."""
+    try:
+        return [(int(token), float(bias)) for token, bias in (given or {}).items()]
+    except (AttributeError, TypeError, ValueError):
+        raise RequestRefused(
+            f"logit_bias is {str(given)[:200]}; give a mapping of this model's tokens, by number, to -100 to 100."
+        ) from None
+
+
 def _logprobs(optional: dict[str, Any]) -> int | None:
     wanted, top = optional.pop("logprobs", False), optional.pop("top_logprobs", None)
     if not isinstance(wanted, bool):
@@ -112,8 +126,15 @@ def _logprobs(optional: dict[str, Any]) -> int | None:
     return (top or 0) if wanted else None
 
 
-def _thinking(optional: dict[str, Any]) -> bool | None:
-    """Whether to reason first, however it was said. Raises RequestRefused for what nobody understands or agrees on."""
+def _thinking(optional: dict[str, Any]) -> dict[str, Any]:
+    """Whether to reason first, however it was said, how much, and how long; by the names of a request.
+
+    Raises:
+        RequestRefused: what nobody understands, or two that do not agree.
+    """
+    fields: dict[str, Any] = {}
+    if (budget := optional.pop("thinking_budget", None)) is not None:
+        fields["thinking_budget"] = budget
     template = optional.pop("chat_template_kwargs", None) or {}
     said: dict[str, Any] = {}
     for name, value in (template if isinstance(template, dict) else {"": template}).items():
@@ -123,14 +144,18 @@ def _thinking(optional: dict[str, Any]) -> bool | None:
     if "enable_thinking" in optional:
         said["enable_thinking"] = optional.pop("enable_thinking")
     if (thinking := optional.pop("thinking", None)) is not None:
-        kind = thinking.get("type") if isinstance(thinking, dict) and thinking.keys() == {"type"} else None
+        known = isinstance(thinking, dict) and thinking.keys() <= {"type", "budget_tokens"}
+        kind = thinking.get("type") if known else None
+        if known and thinking.get("budget_tokens") is not None:
+            fields["thinking_budget"] = thinking["budget_tokens"]
         said["thinking"] = {"enabled": True, "disabled": False}.get(str(kind), thinking)
     if (effort := optional.pop("reasoning_effort", None)) not in (None, "default"):
-        # The template knows reasoning or none; there is nothing between.
-        said["reasoning_effort"] = effort not in NO_THINKING if isinstance(effort, str) else effort
+        # Most templates know reasoning or none; those of gpt-oss have words for how much.
+        said["reasoning_effort"] = effort in EFFORTS if effort in (*EFFORTS, *NO_THINKING) else effort
+        fields["reasoning_effort"] = EFFORTS.get(str(effort))
     if any(not isinstance(value, bool) for value in said.values()) or len(set(said.values())) > 1:
         raise RequestRefused(f"Whether to think is said as {said}; give enable_thinking True or False.")
-    return next(iter(said.values()), None)
+    return fields | {"thinking": next(iter(said.values()), None)}
 
 
 def turn(message: Any) -> dict[str, Any]:
@@ -143,8 +168,9 @@ def turn(message: Any) -> dict[str, Any]:
     found = {"role": message.get("role"), "content": _text(content if content is not None or not calls else "")}
     if calls:
         found["tool_calls"] = [_call(call) for call in calls]
-    if message.get("tool_call_id") is not None:
-        found["tool_call_id"] = message.get("tool_call_id")
+    for name in ("tool_call_id", "name") if found["role"] == "tool" else ():
+        if message.get(name) is not None:
+            found[name] = message.get(name)
     return found
 
 
@@ -170,7 +196,10 @@ def _text(content: Any) -> Any:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
         if kind != "text":
-            raise RequestRefused(f"A message has content of the type {kind}; this engine reads text only.")
+            raise RequestRefused(
+                f"A message has content of the type {kind}; this engine reads text only. For dspy.Image and the like, ask a "
+                "vision model that a server runs (mlx-vlm's, say): lm.model=openai/NAME with its api_base."
+            )
     return "".join(str(part.get("text", "")) for part in content)
 
 

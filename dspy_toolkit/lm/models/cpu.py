@@ -4,7 +4,7 @@ On a CPU without Accelerate, MLX takes 13 to 25 ns for an exponential and NumPy 
 two functions then cost more than all matrix products together. `install` puts versions that use NumPy into the module
 of a loaded model: the same numbers up to rounding, for every model of that architecture in the process (see "Patches"
 in docs/choices.md). Attention also reads `caches.SharedKVCache`: rows that start from one prefix read its keys and
-values once, together.
+values once, together. On a GPU the same function does no more than that, in MLX's operations (`shared_attention`).
 
 Not covered: gradients (do not train a model with it). Quantized caches and attention sinks are left to MLX.
 """
@@ -12,12 +12,32 @@ Not covered: gradients (do not train a model with it). Quantized caches and atte
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-HIDDEN = -1e30
-"""Stands for minus infinity: a row that may see nothing gets a mean and not NaN, as in MLX's own attention."""
+from dspy_toolkit.lm.models import shared_attention
+
+_elsewhere = threading.local()
+
+
+@contextmanager
+def leave_to_mlx(leave: bool = True) -> Iterator[None]:
+    """Inside, on this thread, everything is computed by MLX: for a GPU's ways on a CPU, beside a model that has these."""
+    before = not through_numpy()
+    _elsewhere.on = leave
+    try:
+        yield
+    finally:
+        _elsewhere.on = before
+
+
+def through_numpy() -> bool:
+    """Whether NumPy computes on this thread."""
+    return not getattr(_elsewhere, "on", False)
 
 
 def install(model: Any) -> bool:
@@ -27,14 +47,24 @@ def install(model: Any) -> bool:
         Whether the model's attention is now ours, so that its caches can be `SharedKVCache`s.
     """
     module = sys.modules[type(model).__module__]
-    if hasattr(module, "swiglu"):
-        module.swiglu = swiglu  # pyright: ignore[reportAttributeAccessIssue]
-    original = getattr(module, "scaled_dot_product_attention", None)
-    if original is None:
-        return False
-    if getattr(original, "through_numpy", False) is False:
-        module.scaled_dot_product_attention = make_attention(original)  # pyright: ignore[reportAttributeAccessIssue]
-    return True
+    for name, make in (("swiglu", make_swiglu), ("scaled_dot_product_attention", make_attention)):
+        original = getattr(module, name, None)
+        if original is not None and not hasattr(original, "instead_of"):
+            replacement = make(original)
+            replacement.instead_of = original
+            setattr(module, name, replacement)
+    return hasattr(module, "scaled_dot_product_attention")
+
+
+def make_swiglu(original: Any) -> Any:
+    """SwiGLU with mlx_lm's signature; what is not float32 is left to `original`."""
+
+    def either(gate: Any, x: Any) -> Any:
+        import mlx.core as mx
+
+        return swiglu(gate, x) if gate.dtype == mx.float32 and through_numpy() else original(gate, x)
+
+    return either
 
 
 def swiglu(gate: Any, x: Any) -> Any:
@@ -58,7 +88,9 @@ def make_attention(original: Any) -> Any:
     ) -> Any:
         import mlx.core as mx
 
-        if hasattr(cache, "bits") or sinks is not None or queries.dtype != mx.float32 or more:
+        if hasattr(cache, "bits") or sinks is not None or queries.dtype != mx.float32 or more or not through_numpy():
+            if any(prefix is not None for prefix, _ in getattr(cache, "runs", ())):
+                return shared_attention.attend(original, queries, keys, values, cache, scale, mask, sinks, **more)
             return original(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks, **more)
         batch, heads, length, width = queries.shape
         groups, seen = keys.shape[1], keys.shape[2]
@@ -66,13 +98,12 @@ def make_attention(original: Any) -> Any:
         grouped = (queries * scale).reshape(batch, groups, heads // groups, length, width)
         scores = _per_group(grouped, keys.swapaxes(-1, -2))
         if mask is not None:
-            scores = _masked(scores, mask, length, seen)
+            scores = shared_attention.masked(scores, mask, length, seen)
         runs = getattr(cache, "runs", None) or [(None, slice(0, batch))]
         outs = [_attend(grouped[rows], scores[rows], values[rows], prefix) for prefix, rows in runs]
         out = outs[0] if len(outs) == 1 else mx.concatenate(outs)
         return out.reshape(batch, heads, length, values.shape[-1])
 
-    attention.through_numpy = True  # pyright: ignore[reportFunctionMemberAccess]
     return attention
 
 
@@ -122,17 +153,3 @@ def _per_group(x: Any, shared: Any) -> Any:
     if length == 1:
         return x @ shared[:, :, None]
     return (x.reshape(rows, groups, heads * length, width) @ shared).reshape(rows, groups, heads, length, -1)
-
-
-def _masked(scores: Any, mask: Any, length: int, seen: int) -> Any:
-    """`mask` over scores of shape (batch, groups, heads of a group, length, seen)."""
-    import mlx.core as mx
-
-    if isinstance(mask, str):  # "causal", the only name there is
-        mask = mx.arange(seen - length, seen)[:, None] >= mx.arange(seen)[None]
-    if mask.ndim == 4:
-        # (batch, 1 or heads, length, seen)
-        mask = (
-            mask[:, :, None] if mask.shape[1] == 1 else mask.reshape(mask.shape[0], *scores.shape[1:3], *mask.shape[2:])
-        )
-    return mx.where(mask, scores, HIDDEN) if mask.dtype == mx.bool_ else scores + mask

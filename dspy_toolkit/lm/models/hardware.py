@@ -8,6 +8,7 @@ How Metal and CUDA report their memory is known from records of their answers (`
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -64,7 +65,7 @@ def inspect_hardware() -> Hardware:
     total, available, limited_by = machine_memory()
     metal = mx.metal.is_available()
     cuda = mx.default_device().type == mx.gpu and not metal
-    working_set, free = working_set_memory(mx.device_info(), _held()) if metal or cuda else (None, None)
+    working_set, free = working_set_memory(mx.device_info(), held_bytes()) if metal or cuda else (None, None)
     return Hardware(
         system=f"{platform.system()} {platform.machine()}",
         chip=chip_name(),
@@ -81,6 +82,14 @@ def inspect_hardware() -> Hardware:
     )
 
 
+def pretend_gpu(hardware: Hardware) -> Hardware:
+    """The same machine, for engines that are to take a GPU's ways on it: for tests and benchmarks on machines without one.
+
+    Weights stay in their precision, nothing goes through NumPy, steps run ahead of their tokens. MLX computes on the CPU.
+    """
+    return hardware.model_copy(update={"device": "cuda"})
+
+
 def machine_memory() -> tuple[int, int, str]:
     """(total, available, limited by `machine` or `cgroup`), in bytes, for this process. Takes some 0.1 ms."""
     import psutil
@@ -95,13 +104,26 @@ def machine_memory() -> tuple[int, int, str]:
     return total, available, limited_by
 
 
+def pressure_level() -> int | None:
+    """What macOS says of the whole machine's memory: 1 normal, 2 warning, 4 critical; None where it says nothing.
+
+    It counts what is compressed and swapped, which the bytes that are available do not tell. Takes some microseconds.
+    """
+    if sys.platform != "darwin":
+        return None
+    level, length = ctypes.c_int(0), ctypes.c_size_t(ctypes.sizeof(ctypes.c_int))
+    name = b"kern.memorystatus_vm_pressure_level"
+    failed = ctypes.CDLL(None).sysctlbyname(name, ctypes.byref(level), ctypes.byref(length), None, 0)
+    return None if failed else level.value
+
+
 def loadable_memory(device: str) -> int:
     """Bytes that may still be taken on `device` (`metal`, `cuda`, `cpu`) now; cheap enough for once a second."""
     free = None
     if device != "cpu":
         import mlx.core as mx
 
-        _, free = working_set_memory(mx.device_info(), _held())
+        _, free = working_set_memory(mx.device_info(), held_bytes())
     return _loadable(device, machine_memory()[1], free)
 
 
@@ -112,7 +134,8 @@ def _loadable(device: str, available: int, free: int | None) -> int:
     return free if device == "cuda" else min(free, available)
 
 
-def _held() -> int:
+def held_bytes() -> int:
+    """What MLX holds in this process, freed buffers included."""
     import mlx.core as mx
 
     return mx.get_active_memory() + mx.get_cache_memory()

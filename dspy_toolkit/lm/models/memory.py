@@ -8,10 +8,9 @@ leave), 256 MiB for prefixes and 256 MiB for buffers, hence the proportion. A mo
 no sequence would fit beside it. `Pressure` watches what is really left while the engine runs.
 
 Covered: the machine's memory, a container's limit, Metal's recommended working set, a CUDA device's memory. Metal's and
-    CUDA's part is tested on records of what they report, not on the devices. Not covered: a second engine of the same
-    process
-(it plans with what the first has left when it is made), what NumPy takes for a step on the CPU beyond its share, and a
-plan in words (`display.memory_plan`).
+    CUDA's part is tested on records of what they report, not on the devices. What several engines of a process take together is
+`process_memory`'s. Not covered: what NumPy takes for a step on the CPU beyond its share, and a plan in words
+(`display.memory_plan`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from dspy_toolkit.errors import ModelError, ModelTooLarge
-from dspy_toolkit.lm.models.hardware import Hardware, loadable_memory
+from dspy_toolkit.lm.models.hardware import Hardware, loadable_memory, pressure_level
 from dspy_toolkit.lm.models.weights import Weights, needed_bytes
 from dspy_toolkit.settings import LMSettings
 from dspy_toolkit.store import Frozen
@@ -54,6 +53,9 @@ LOOK_SECONDS = 1.0
 """Between two looks at the memory that is left."""
 CALM_SECONDS = 10.0
 """After so long with memory to spare, what was given up comes back, one thing at a time."""
+
+NORMAL, CRITICAL = 1, 4
+"""macOS's levels of memory pressure; 2 is a warning."""
 
 Shed = Literal["nothing", "prefixes", "width"]
 
@@ -97,8 +99,8 @@ class MemoryPlan(Frozen):
         return self.model_bytes + self.step_bytes
 
 
-def plan_model(weights: Weights, hardware: Hardware, settings: LMSettings) -> MemoryPlan:
-    """The plan for a model that is not loaded yet, by its `config.json`.
+def plan_model(weights: Weights, hardware: Hardware, settings: LMSettings, taken_bytes: int = 0) -> MemoryPlan:
+    """The plan for a model that is not loaded yet, by its `config.json`. Args as `plan_memory`'s.
 
     Raises:
         ModelTooLarge: as `plan_memory`.
@@ -113,7 +115,7 @@ def plan_model(weights: Weights, hardware: Hardware, settings: LMSettings) -> Me
         raise ModelError(
             f"{weights.folder / 'config.json'} cannot be read: {error}. Fetch or convert the model again."
         ) from error
-    return plan_memory(hardware, need, token, settings, context, weights.name)
+    return plan_memory(hardware, need, token, settings, context, weights.name, taken_bytes)
 
 
 def plan_memory(
@@ -123,6 +125,7 @@ def plan_memory(
     settings: LMSettings,
     context_size: int,
     name: str = "The model",
+    taken_bytes: int = 0,
 ) -> MemoryPlan:
     """Divide what `hardware` has.
 
@@ -133,11 +136,15 @@ def plan_memory(
         settings: `batch_size` is the most that is given; `memory_limit_gb` is taken in place of what is available.
         context_size: the model's own, in tokens.
         name: of the model, for the error.
+        taken_bytes: that other models of this process need (`process_memory`).
 
     Raises:
         ModelTooLarge: there is no room for one sequence beside the weights; with all numbers.
     """
     have, reserve, origin = _have(hardware, settings)
+    if taken_bytes:
+        have = max(have - taken_bytes, 0)
+        origin += f", less {size(taken_bytes)} that other models of this process need"
     step = max(STEP_LEAST, model_bytes // 16)
     spare = have - model_bytes - step
     shortest = min(context_size, max(MINIMUM_CONTEXT, settings.max_tokens + MINIMUM_CONTEXT // 2))
@@ -235,25 +242,32 @@ class Pressure:
         device: str,
         read: Callable[[str], int] = loadable_memory,
         clock: Callable[[], float] = time.monotonic,
+        level: Callable[[], int | None] = pressure_level,
     ) -> None:
-        """Args: read: bytes that may still be taken on a device; clock: seconds."""
+        """
+        Args:
+            read: bytes that may still be taken on a device.
+            clock: seconds.
+            level: macOS's own word on the machine, as `pressure_level`.
+        """
         self.width, self.prefix_budget_bytes = plan.batch_width, plan.prefix_budget_bytes
-        self._plan, self._device, self._read, self._clock = plan, device, read, clock
+        self._plan, self._device, self._read, self._clock, self._level = plan, device, read, clock, level
         self._next = self._calm_since = clock()
 
     def ask(self) -> Shed:
         """What to give up now. Looks at the memory once a second; in between it only reads a clock.
 
-        Memory is short when less than half of the reserve is left, and plentiful again when all of it is.
+        Memory is short when less than half of the reserve is left, and plentiful again when all of it is. On macOS it is also
+        short while the system says that it is critical, and not plentiful while the system warns.
         """
         now = self._clock()
         if now < self._next:
             return "nothing"
         self._next = now + LOOK_SECONDS
-        left, reserve = self._read(self._device), self._plan.reserve_bytes
-        if left < reserve:
+        left, reserve, level = self._read(self._device), self._plan.reserve_bytes, self._level() or NORMAL
+        if left < reserve or level > NORMAL:
             self._calm_since = now
-        if left < reserve // 2:
+        if left < reserve // 2 or level >= CRITICAL:
             return self._shed(left)
         if now - self._calm_since >= CALM_SECONDS:
             self._calm_since = now

@@ -5,7 +5,8 @@ so that a bad request is refused where it was made.
 
 A request with a grammar, or with labels to score, is answered without reasoning. A grammar could not bound the length
 of the reasoning, so max_tokens would cut the answer behind it, and a cut answer does not parse. Where the template opens
-the reasoning by itself, it is closed again, empty.
+the reasoning by itself, it is closed again, empty. With a budget for it, the prompt ends inside the reasoning, and the
+engine sees to it that it ends (`sequence`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.errors import ModelError, RequestRefused
+from dspy_toolkit.lm import harmony
 from dspy_toolkit.lm.models.control_tokens import ControlTokens
-from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, check_abilities
+from dspy_toolkit.lm.models.turns import Turns
+from dspy_toolkit.lm.parsing import PLAIN, Budget, ReplyFormat, check_abilities
 from dspy_toolkit.lm.protocol import GenerationRequest, Message
 
 REMEMBERED_GRAMMARS = 256
@@ -57,13 +60,19 @@ class Tokenizer:
             raise ModelError(
                 f"The tokenizer in {folder} cannot be read: {reason}. Fetch or convert the model again."
             ) from error
-        self.stop_tokens = frozenset(self._tokenizer.eos_token_ids)
-        self.has_thinking = bool(self._tokenizer.has_thinking)
+        vocabulary = self._tokenizer.get_vocab()
+        self._harmony = all(mark in vocabulary for mark in harmony.MARKS)
+        ends = {vocabulary[mark] for mark in harmony.ENDS} if self._harmony else set()
+        self.stop_tokens = frozenset({*self._tokenizer.eos_token_ids, *ends})
+        self.has_thinking = bool(self._tokenizer.has_thinking or self._harmony)
         """Whether the model can reason before it answers."""
-        self.has_tool_parser = bool(self._tokenizer.has_tool_calling and self._tokenizer.tool_parser)
+        self.has_tool_parser = bool(self._harmony or (self._tokenizer.has_tool_calling and self._tokenizer.tool_parser))
         """Whether tool calls can be parsed from its text."""
         self._hidden = self._special_tokens()
         self._control = ControlTokens(self._tokenizer)
+        template = str(self._tokenizer.chat_template or "")
+        self._knows_effort = "reasoning_effort" in template
+        self._turns = Turns(template, lambda turns: self._render(turns, reply=False))
         self._lock = threading.Lock()
         self._grammar_tokenizer: Any = None
         self._compiled = lru_cache(maxsize=REMEMBERED_GRAMMARS)(self._compile)
@@ -78,6 +87,8 @@ class Tokenizer:
             self._tokenizer.tool_call_end_tokens,
         )
         kept = {token for mark in marks for token in mark or ()}
+        if self._harmony:
+            kept |= set(self._tokenizer.convert_tokens_to_ids(list(harmony.MARKS)))
         special = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
         return frozenset(special - kept) if special & kept else None
 
@@ -88,13 +99,28 @@ class Tokenizer:
             RequestRefused: the template refuses the messages, or the model lacks what the request needs (tools,
                 thinking).
         """
-        return self.encode_chat(request.messages, **self._template_options(request))
+        if beyond := [token for token, _ in request.logit_bias if token >= len(self._tokenizer)]:
+            raise RequestRefused(f"logit_bias names the token {beyond[0]}, and this model has {len(self._tokenizer)}.")
+        options = self._template_options(request)
+        if request.thinking_budget is None:
+            return self.encode_chat(request.messages, **options)
+        text = self._template(request.messages, **options, reply=True)
+        if not self._is_open(self._control.encode(text)):
+            text += harmony.ANALYSIS if self._harmony else f"{self._tokenizer.think_start}\n"
+        return self._control.encode(text)
 
     def encode_chat(
-        self, messages: Sequence[Message], *, tools: Sequence[dict[str, Any]] = (), thinking: bool | None = None
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[dict[str, Any]] = (),
+        thinking: bool | None = None,
+        effort: str | None = None,
     ) -> list[int]:
         """The tokens of a prompt that ends where the reply begins. Raises RequestRefused as `encode_request` does."""
-        text = self._template(messages, tools, thinking, reply=True)
+        text = self._template(messages, tools, thinking, effort, reply=True)
+        if thinking is False and self._harmony:
+            return self._control.encode(text + harmony.FINAL)
         tokens = self._control.encode(text)
         if thinking is False and self._is_open(tokens):
             # This template opens the reasoning whatever it is told.
@@ -104,6 +130,15 @@ class Tokenizer:
     def encode_reply(self, text: str) -> list[int]:
         """The tokens that a reply of this text has, without what ends the turn: those that the model is trained to choose."""
         return self._control.encode(self._control.quote(text))
+
+    def encode_text(self, text: str) -> list[int]:
+        """The tokens of a text outside of any conversation, with the token that this model begins a text with."""
+        return [*self._beginning_of_text, *self._control.encode(self._control.quote(text))] if text else []
+
+    @cached_property
+    def _beginning_of_text(self) -> list[int]:
+        first = self._tokenizer.bos_token_id
+        return [first] if first is not None and self._tokenizer.encode("a")[:1] == [first] else []
 
     @cached_property
     def end_of_turn(self) -> int:
@@ -140,51 +175,76 @@ class Tokenizer:
         """The marks in the reply to `request`, whose prompt is `prompt`."""
         if request.label_scores is not None:
             return PLAIN
-        if request.grammar is not None:
-            if not request.tools:
-                return PLAIN
+        wrapper, marks = self._tokenizer, dict[str, Any]()
+        if request.grammar is not None and request.tools:
             from dspy_toolkit.lm.grammar import is_tool_call_grammar  # imports DSPy
 
-            only = is_tool_call_grammar(request.grammar, request.tools)
-            return ReplyFormat(calls_only=True, tools=request.tools) if only else PLAIN
-        wrapper, marks = self._tokenizer, {}
+            if is_tool_call_grammar(request.grammar, request.tools):
+                marks = {"calls_only": True, "tools": request.tools}
+        if request.thinking_budget is not None:
+            marks["budget"] = self._budget(request.thinking_budget)
+        elif request.grammar is not None:
+            return ReplyFormat(**marks) if marks else PLAIN
+        if self._harmony:
+            answers = self._template_options(request)["thinking"] is False
+            opening = harmony.ANALYSIS if "budget" in marks else harmony.FINAL if answers else ""
+            return ReplyFormat(**marks | {"channel": opening, "tools": request.tools})
         if self.has_thinking:
-            marks = {
+            marks |= {
                 "think_start": wrapper.think_start,
                 "think_end": wrapper.think_end,
                 "opened": self._is_open(prompt),
             }
-        if request.tools:
+        if request.tools and request.grammar is None:
             marks |= {"call_start": wrapper.tool_call_start, "call_end": wrapper.tool_call_end}
             marks |= {"parse_call": wrapper.tool_parser, "tools": request.tools}
         return ReplyFormat(**marks) if marks else PLAIN
 
+    def _budget(self, tokens: int) -> Budget:
+        if self._harmony:
+            end, after = harmony.END, harmony.ASSISTANT + harmony.FINAL
+        else:
+            end, after = str(self._tokenizer.think_end), "\n\n"
+        return Budget(tokens, tuple(self._control.encode(end)), tuple(self._control.encode(after)))
+
     def _template_options(self, request: GenerationRequest) -> dict[str, Any]:
         check_abilities(request, thinking=self.has_thinking, tools=self.has_tool_parser)
-        at_once = request.grammar is not None or request.label_scores is not None
-        return {"tools": request.tools, "thinking": False if at_once else request.thinking}
+        if request.thinking_budget is not None:
+            thinking: bool | None = True
+        else:
+            at_once = request.grammar is not None or request.label_scores is not None
+            thinking = False if at_once else request.thinking
+        return {"tools": request.tools, "thinking": thinking, "effort": request.reasoning_effort}
 
     def _template(
-        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], thinking: bool | None, *, reply: bool
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        thinking: bool | None,
+        effort: str | None = None,
+        *,
+        reply: bool,
     ) -> str:
-        from jinja2 import TemplateError
-
         options: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+        if effort is not None and self._knows_effort:
+            options["reasoning_effort"] = effort
         if tools:
             options["tools"] = self._control.quote(tools)
+        return self._render(self._turns.of(messages), reply=reply, **options)
+
+    def _render(self, turns: list[dict[str, Any]], *, reply: bool, **options: Any) -> str:
+        from jinja2 import TemplateError
+
         try:
             return self._tokenizer.apply_chat_template(
-                self._control.quote([_turn(message) for message in messages]),
-                add_generation_prompt=reply,
-                tokenize=False,
-                **options,
+                self._control.quote(turns), add_generation_prompt=reply, tokenize=False, **options
             )
         except (TemplateError, ValueError, TypeError) as error:
             raise RequestRefused(f"The model's chat template refuses these messages: {error}.") from error
 
     def _is_open(self, prompt: Sequence[int]) -> bool:
         """Whether `prompt` ends inside the reasoning."""
-        if not self.has_thinking:
+        if not self._tokenizer.has_thinking:
             return False
         tokens = list(prompt)
         return self._tokenizer.rfind_think_start(tokens) > self._tokenizer.rfind_think_end(tokens)
@@ -226,23 +286,6 @@ class Tokenizer:
             if self._grammar_tokenizer is None:
                 self._grammar_tokenizer = llguidance.hf.from_tokenizer(self._tokenizer._tokenizer)
         return self._grammar_tokenizer
-
-
-def _turn(message: Message) -> dict[str, Any]:
-    """A message as chat templates read it: arguments of calls as objects, and no empty entries."""
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        turn["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": json.loads(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        turn["tool_call_id"] = message.tool_call_id
-    return turn
 
 
 def _context_size(config: dict[str, Any]) -> int:

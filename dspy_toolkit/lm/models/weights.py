@@ -22,7 +22,7 @@ from typing import Any
 
 from dspy_toolkit.durable import make_home
 from dspy_toolkit.errors import ModelError, ModelNotFound, StoreError
-from dspy_toolkit.lm.models import cpu
+from dspy_toolkit.lm.models import cpu, fixes
 from dspy_toolkit.lm.models.adapters import find_adapter
 from dspy_toolkit.lm.models.embedded import EMBEDDED, convert_embedded
 from dspy_toolkit.lm.models.hashes import ADAPTER, hash_adapter, hash_files
@@ -211,6 +211,7 @@ def load_model(weights: Weights, device: str, *, differentiable: bool = False) -
             f"mlx_lm cannot load {weights.name} from {weights.folder}: {error}. Fetch or convert the model again."
         ) from error
     assert isinstance(model, nn.Module)
+    fixes.install(model)
     if device == "cpu":
         model = dequantize_model(model)
         _to_float32(model)

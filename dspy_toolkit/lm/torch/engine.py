@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from dspy_toolkit.errors import ModelError, RequestRefused, ToolkitError
+from dspy_toolkit.lm.engine.sampling import seed_of
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 from dspy_toolkit.lm.engine.spelling import END, Path, Spelling, log_sum_exp
 from dspy_toolkit.lm.engine.thread import EngineThread
@@ -109,14 +110,17 @@ class TorchEngine(EngineThread):
             return self._score(sequence, sequence.spelling, text)
         kept, logits = text.start(sequence.prompt, lambda: self._check(sequence))
         sequence.reused = min(kept, sequence.prompt_size)
-        sampler = Sampler(sequence.request, self._tokenizer.decode)
+        seed = seed_of(sequence.request.seed, sequence.prompt[: sequence.prompt_size])
+        sampler = Sampler(sequence.request, self._tokenizer.decode, seed)
         while True:
             self._check(sequence)
             began, size = time.monotonic(), len(sequence.reply)
             context = np.concatenate(
                 [sequence.prompt[: sequence.prompt_size], np.asarray(sequence.reply, dtype=np.int64)]
             )
-            outcome = sequence.take(*sampler.choose(logits, _allowed(sequence.matcher, len(logits)), context))
+            outcome = sequence.take(
+                *sampler.choose(logits, _allowed(sequence.matcher, len(logits)), context, sequence.prompt_size)
+            )
             if outcome is not None:
                 return outcome
             sequence.stream()

@@ -1,6 +1,6 @@
 """Choosing a token from one row of logits, in NumPy, for the torch engine.
 
-The order is the MLX engine's: the repetition penalty, the grammar, then top_p, min_p and top_k on the probabilities
+The order is the MLX engine's: the penalties, the grammar, then top_p, min_p and top_k on the probabilities
 before the temperature, then the draw. A seed makes draws reproducible here; the MLX engine's generator draws others
 from it.
 """
@@ -17,23 +17,27 @@ from dspy_toolkit.lm.protocol import GenerationRequest, TokenLogprob
 class Sampler:
     """Chooses the tokens of one request; holds its random state."""
 
-    def __init__(self, request: GenerationRequest, decode: Callable[[Sequence[int]], str]) -> None:
-        """Args: decode: tokens → text, for log-probabilities."""
+    def __init__(
+        self, request: GenerationRequest, decode: Callable[[Sequence[int]], str], seed: int | None = None
+    ) -> None:
+        """Args: decode: tokens → text, for log-probabilities; seed: of the draws; by default the request's."""
         self._request, self._decode = request, decode
-        self._random = np.random.default_rng(None if request.seed is None else request.seed % 2**64)
+        seed = request.seed if seed is None else seed
+        self._random = np.random.default_rng(None if seed is None else seed % 2**64)
 
     def choose(
-        self, logits: np.ndarray, allowed: np.ndarray | None, context: np.ndarray
+        self, logits: np.ndarray, allowed: np.ndarray | None, context: np.ndarray, prompt_size: int = 0
     ) -> tuple[int, TokenLogprob | None]:
         """(token, its log-probability if the request asks for it).
 
         Args:
             logits: float32 of shape (vocabulary,); it is not changed.
             allowed: what the grammar allows, bool of the same shape; None: everything.
-            context: the tokens of prompt and reply, for the repetition penalty.
+            context: the tokens of prompt and reply, for the penalties; prompt_size: of these, the prompt's.
         """
         if self._request.repetition_penalty != 1:
             logits = _penalize(logits, np.unique(context), self._request.repetition_penalty)
+        logits = _tally(logits, context[prompt_size:], self._request)
         if allowed is not None:
             logits = np.where(allowed, logits, -np.inf)
         token = int(np.argmax(logits)) if self._request.temperature == 0 else self._draw(_normalize(logits))
@@ -79,6 +83,18 @@ def keep_likely(logprobs: np.ndarray, top_p: float, min_p: float, top_k: int) ->
 def _normalize(logits: np.ndarray) -> np.ndarray:
     shifted = logits - logits.max()
     return shifted - np.log(np.exp(shifted).sum())
+
+
+def _tally(logits: np.ndarray, reply: np.ndarray, request: GenerationRequest) -> np.ndarray:
+    """As `engine.tallies`: presence and frequency penalties, and logit bias."""
+    if not (request.presence_penalty or request.frequency_penalty or request.logit_bias):
+        return logits
+    changed = logits.copy()
+    tokens, counts = np.unique(reply, return_counts=True)
+    changed[tokens] -= request.frequency_penalty * counts + request.presence_penalty
+    for token, value in request.logit_bias:
+        changed[token] += value
+    return changed
 
 
 def _penalize(logits: np.ndarray, seen: np.ndarray, penalty: float) -> np.ndarray:

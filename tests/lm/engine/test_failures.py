@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 from dspy_toolkit.errors import (
     DeadlineExceeded,
+    DeviceLost,
     EngineFailed,
     LeaseTimeout,
     ModelError,
@@ -22,6 +23,7 @@ from dspy_toolkit.errors import (
     RequestRefused,
 )
 from dspy_toolkit.lm.engine import thread
+from dspy_toolkit.lm.engine.device_errors import explain
 from dspy_toolkit.lm.engine.engine import Engine
 from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.models import lease
@@ -95,6 +97,60 @@ def test_a_failing_step_ends_what_runs_and_the_next_request_works(
     assert send(engine, turns("Hello!")).result(60).text
     assert engine._thread is thread
     settled(engine)
+
+
+def test_a_lost_gpu_is_said_to_need_a_new_process(
+    tiny: Callable[..., Path], tmp_path: Path, failing: list[BaseException], closing: Callable[[Engine], Engine]
+) -> None:
+    engine = closing(Engine(find_weights(f"mlx/{tiny()}", tmp_path), LMSettings(lease="share")))
+    assert send(engine, turns("Hello!")).result(60)
+    failing.append(RuntimeError("cudaStreamSynchronize failed: an illegal memory access was encountered"))
+    with pytest.raises(DeviceLost, match=r"illegal memory access was encountered\. Start the process again") as caught:
+        send(engine, turns("Hello!")).result(60)
+    assert not caught.value.retryable
+    # Later requests are refused at once with the same, and not sent to a device that cannot answer.
+    with pytest.raises(DeviceLost, match="Start the process again"):
+        send(engine, turns("Hello!"))
+
+
+def test_a_full_device_is_said_to_need_a_lower_limit(
+    tiny: Callable[..., Path], tmp_path: Path, failing: list[BaseException], closing: Callable[[Engine], Engine]
+) -> None:
+    settings = LMSettings(lease="share", memory_limit_gb=3)
+    engine = closing(Engine(find_weights(f"mlx/{tiny()}", tmp_path), settings))
+    assert send(engine, turns("Hello!")).result(60)
+    failing.append(RuntimeError("[metal::malloc] Unable to allocate 1000 bytes."))
+    with pytest.raises(EngineFailed, match=r"Lower lm\.memory_limit_gb \(3 now\)") as caught:
+        send(engine, turns("Hello!")).result(60)
+    assert caught.value.retryable
+    assert send(engine, turns("Hello!")).result(60)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "cudaErrorIllegalAddress",
+        "CUDA error: unspecified launch failure",
+        "CUDA error: device-side assert triggered",
+    ],
+)
+def test_what_ends_a_cuda_context(said: str) -> None:
+    assert isinstance(explain(RuntimeError(said), "engine", None), DeviceLost)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("cudaMallocAsync failed: out of memory"),
+        RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPU…)"),
+        RuntimeError("[malloc] Unable to allocate 99 bytes."),
+        MemoryError(),
+    ],
+)
+def test_what_means_that_memory_is_used_up(error: Exception) -> None:
+    assert "lm.memory_limit_gb (not set" in str(explain(error, "engine", None))
+    assert "memory_limit" not in str(explain(ValueError("matrix on fire"), "engine", None))
 
 
 def test_a_failing_prefix_ends_what_runs_and_the_next_request_works(
@@ -210,9 +266,7 @@ def test_waiting_for_the_accelerator(model_home: Path, tmp_path: Path, monkeypat
 
 def test_model_too_large(model_home: Path) -> None:
     weights = find_weights("mlx/smollm2-135m", model_home)
-    with pytest.raises(
-        ModelTooLarge, match=r"needs about 1\.\d GB .* There are 512\.0 MB \(lm\.memory_limit_gb is 0\.5"
-    ):
+    with pytest.raises(ModelTooLarge, match=r"needs about 1\.\d GB .* There are .* \(lm\.memory_limit_gb is 0\.5"):
         Engine(weights, LMSettings(memory_limit_gb=0.5))
 
 

@@ -28,8 +28,8 @@ from tests.lm.asking import HELLO, settled
 
 
 def test_unknown_parameters_are_refused_by_name() -> None:
-    with pytest.raises(RequestRefused, match="does not understand frequency_penalty, magic"):
-        translate(HELLO, {"magic": 1, "frequency_penalty": 0.5, "temperature": 1.0, "user": "me"}, None)
+    with pytest.raises(RequestRefused, match="does not understand magic, wishes"):
+        translate(HELLO, {"magic": 1, "wishes": 0.5, "temperature": 1.0, "user": "me"}, None)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,8 @@ def test_sampling_parameters() -> None:
         ({"top_k": -2}, "top_k"),
         ({"min_p": 2}, "min_p"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
-        ({"presence_penalty": 0.5}, "does not understand presence_penalty"),
-        ({"logit_bias": {"1": 2}}, "does not understand logit_bias"),
+        ({"presence_penalty": 2.5}, "presence_penalty"),
+        ({"logit_bias": {"1": 200}}, "logit_bias"),
         ({"guided_decoding_backend": "xgrammar", "magic": 1}, "guided_decoding_backend, magic"),
         ({"logprobs": 5}, "logprobs is 5; give True"),
         ({"top_logprobs": 5}, "Give both"),
@@ -364,12 +364,35 @@ def test_thinking(optional: dict[str, Any], thinking: bool | None) -> None:
     assert one(**optional).thinking is thinking
 
 
+def test_how_much_and_how_long() -> None:
+    for effort, ours in (("minimal", "low"), ("medium", "medium"), ("xhigh", "high"), ("none", None)):
+        assert one(reasoning_effort=effort).reasoning_effort == ours
+    request = one(thinking={"type": "enabled", "budget_tokens": 100}, max_tokens=200)
+    assert (request.thinking, request.thinking_budget) == (True, 100)
+    assert one(thinking_budget=50, max_tokens=200).thinking_budget == 50
+
+
+def test_penalties_and_bias() -> None:
+    request = one(presence_penalty=0.5, frequency_penalty=-2, logit_bias={"7": -100, "12": 3.5})
+    assert (request.presence_penalty, request.frequency_penalty) == (0.5, -2)
+    assert request.logit_bias == ((7, -100.0), (12, 3.5))
+    for optional in (
+        {"logit_bias": {"cat": 1}},
+        {"logit_bias": {"3": 101}},
+        {"logit_bias": [1]},
+        {"presence_penalty": 3},
+    ):
+        with pytest.raises(RequestRefused, match=next(iter(optional))):
+            one(**optional)
+
+
 @pytest.mark.parametrize(
     "optional",
     [
         {"enable_thinking": "yes"},
         {"enable_thinking": True, "reasoning_effort": "none"},
-        {"thinking": {"type": "enabled", "budget_tokens": 100}},
+        {"thinking": {"type": "enabled", "tokens": 100}},
+        {"reasoning_effort": "enormous"},
         {"chat_template_kwargs": {"custom": 1}},
         {"chat_template_kwargs": 7},
         {"reasoning_effort": 3},

@@ -352,6 +352,22 @@ def test_the_laws_of_pressure(left: list[int]) -> None:
         assert said.index("prefixes") < said.index("width")
 
 
+def test_macos_own_word_counts_beside_the_bytes() -> None:
+    """Critical: something is given up each second. A warning: nothing is, and nothing comes back."""
+    plan, clock, calm = smollm(machine("metal", 16 * GIB, 12 * GIB)), Clock(), int(CALM_SECONDS)
+    levels = iter([1, 4, 4, *[2] * 30, *[1] * (calm + 1)])
+    pressure = Pressure(plan, "metal", lambda device: 8 * GIB, clock, lambda: next(levels))
+    said, widths = [], []
+    for _ in range(1 + 2 + 30 + calm + 1):
+        said.append(pressure.ask())
+        widths.append(pressure.width)
+        clock.now += 1.0
+    assert said[:3] == ["nothing", "prefixes", "width"]
+    assert set(said[3:]) == {"nothing"}
+    assert widths[2] == widths[32] == plan.batch_width // 2
+    assert widths[-1] == plan.batch_width
+
+
 def test_this_machine_is_not_short() -> None:
     """The real reader, once."""
     plan = smollm(machine("cpu", 16 * GIB, 12 * GIB)).model_copy(update={"reserve_bytes": MIB})
