@@ -1,8 +1,8 @@
 """Fine-tuning: adapters (LoRA) of the task's own model, trained on the messages that the program itself will send.
 
 The first candidate is the baseline in the plain format (in its own, where it has one), without demonstrations, on the adapter that
-won a race of settings; the same with its labels scored, where its last output is a choice, comes next. What is left of
-the budget goes into the winning settings with other first weights: one of these may be better, and an ensemble of them is steadier.
+won a race of settings; the same with its labels scored, where its last output is a choice, comes next. Where the budget has room,
+the winning settings are trained twice more with other first weights: one may be better, and an ensemble of them is steadier.
 
 Trainings are in a process of their own, which goes on where a killed one was; one that was finished is not done again.
 Remote models are not trained here: their providers' own fine-tuning makes another model, with a name and a price of its own, where an
@@ -12,7 +12,6 @@ adapter is a lever of the program that can be rolled back. It is DSPy's (`dspy.B
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.finetuning.prediction import predict, seconds_a_token
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 
 LEAST_ROWS = 16
 """Training rows; with fewer an adapter learns them by heart."""
+AGAIN = 2
+"""Trainings of the winning settings with other first weights, at most: one may be better, many are more of the same."""
 LEAST_PASSED = 0.1
 """Share of a program's runs that must be right where it is to learn from its own."""
 
@@ -60,7 +61,7 @@ def candidates(shop: Workshop) -> Iterator[Made]:
     if data is None or len(data.rows) < LEAST_ROWS or (plan := trainings.best_plan(shop)) is None:
         return
     prompt = digest(prompt_of(program))
-    for number in count(1):
+    for number in range(1, AGAIN + 2):
         if (found := adapted(shop, program, data, plan, "an adapter")) is not None:
             made, label = found
             yield Made(made, label)
