@@ -88,7 +88,8 @@ def test_one_command_brings_it_up_and_one_takes_it_down(films: Path, tmp_path: P
     assert {name for name in before if before[name] != after[name]} == {"server", "pages"}
     assert {"worker", "mlflow"} <= after.keys()
     assert "optimize-program/nightly-films is deployed" in own
-    assert "1 run cancelled" in down and "server has ended" in down
+    # The one that was started; one of the schedules may have begun another, whatever hour it is.
+    assert re.search(r"^[1-9]\d* runs? cancelled$", down, re.MULTILINE) and "server has ended" in down
     assert not left, left
     assert not (clone / "prefect.toml").exists()
     with closing(sqlite3.connect(home / "prefect/prefect.db")) as database:
