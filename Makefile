@@ -41,7 +41,7 @@ status: setup
 
 # The ordinary suite, with the real embedded model.
 test: setup
-	$(BIN)/python -m pytest -m "not system and not soak" -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -m "not system and not soak" -n $(WORKERS)
 
 # What takes more than pip: README.md's and docs/' shell blocks in a fresh clone, a Prefect server and worker, the wheel in an
 # environment of its own, a CPU build of torch.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,17 @@ def test_a_dry_run_says_what_it_would_cost_and_spends_nothing(
     assert not sealed_was_opened(playground)
 
 
+def forget(name: str) -> None:
+    """Delete a deployment that another test of this server may have made: its runs would wait for a worker."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+        client.delete_deployment(client.read_deployment_by_name(name).id)
+
+
 def test_without_a_deployment_the_workers_cannot_be_asked(playground: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DSPY_TOOLKIT_PROJECTS__QUESTIONS__LOCATION", playground.location)
+    forget("score-candidate/worker")
     with pytest.raises(OptimizerError, match="no deployment score-candidate/worker .*prefect deploy --all"):
         compare(playground, workers=True)
