@@ -17,6 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
+from dspy_toolkit.printable import without_password
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.tracking.traces import VARIABLE, run_trace, traceparent
 from tasks import show
@@ -52,14 +53,20 @@ def _tell(trace_id: str, tracking_uri: str) -> None:
     run_id = flow_run.get_id()
     if run_id is None:
         return
-    where = (
-        f"{tracking_uri}/#/experiments" if tracking_uri.startswith("http") else "MLflow's pages (`make up` shows where)"
-    )
     try:
         with get_client(sync_client=True) as client:
             client.update_flow_run(run_id, tags={*flow_run.get_tags(), f"{TAG}{trace_id}"})
         create_markdown_artifact(
-            f"The trace `{trace_id}`, on {where} under Traces.", key="trace", description=f"Trace {trace_id}"
+            f"The trace `{trace_id}`, on {pages_of(tracking_uri)} under Traces.",
+            key="trace",
+            description=f"Trace {trace_id}",
         )
     except (httpx.HTTPError, PrefectException) as error:
         log.warning("Prefect's run does not say that its trace is %s: %s", trace_id, error)
+
+
+def pages_of(tracking_uri: str) -> str:
+    """Where MLflow's pages are, without a password: this stands on Prefect's pages."""
+    if tracking_uri.startswith("http"):
+        return f"{without_password(tracking_uri)}/#/experiments"
+    return "MLflow's pages (`make up` shows where)"

@@ -5,9 +5,9 @@ expert         `expert`; mlx_lm's BatchGenerator and LRUPromptCache with llguida
 engine-…       the ablation: the engine without one part. `engine-grammar`: natively no grammar, through DSPy the ordinary
                ChatAdapter in place of this project's adapter; `engine-prefix`: no prefix is kept or shared;
                `engine-batching`: one request at a time
-generate       `plain`; a LiteLLM custom handler that calls `mlx_lm.generate`, one request after another; natively that
-function mlx_lm.server  `servers`; mlx_lm's own server, on loopback; natively its HTTP interface llama.cpp
-`servers`; llama-cpp-python's server on the GGUF, on loopback; natively its HTTP interface, with the JSON schema where
+generate       `plain`; a LiteLLM custom handler that calls `mlx_lm.generate`, one request after another; natively that function
+mlx_lm.server  `servers`; mlx_lm's own server, on loopback; natively its HTTP interface
+llama.cpp      `servers`; llama-cpp-python's server on the GGUF, on loopback; natively its HTTP interface, with the JSON schema where
                the answer is JSON, since it takes one
 
 Peers are called through DSPy's `ChatAdapter` without its second attempt as JSON: one call a request for everybody.

@@ -10,29 +10,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from dspy_toolkit.settings import OptimizerName
 from dspy_toolkit.store import digest
 
 Row = dict[str, Any]
 """task, seed, system, measure, value, unit, note."""
 
-ALONE = (
-    "formats",
-    "labels",
-    "labelled",
-    "knn",
-    "bootstrap",
-    "random",
-    "mipro",
-    "gepa",
-    "simba",
-    "finetune",
-    "together",
-)
-"""The optimizers, each by itself."""
 JOINT = ("race", "auto")
 """What lets several of them into one pool."""
+ALONE = tuple(name for name in get_args(OptimizerName) if name not in JOINT)
+"""The optimizers, each by itself."""
 SYSTEMS = (*ALONE, *JOINT)
 BASELINE = "baseline"
 PROFILE = "profile"

@@ -25,7 +25,6 @@ END = "<|end|>"
 _STOP = re.compile(r"<\|(?:end|call|return)\|>")
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 _TO = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")
-FUNCTIONS = "functions."
 
 
 @dataclass(frozen=True)

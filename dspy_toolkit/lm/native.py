@@ -5,8 +5,10 @@
 The contract is that of `dspy.clients.engines.base`: one canonical request, one response; a stream is a start, deltas, an end.
 A request is translated as LiteLLM's call is (`litellm.translation`), so both doors understand and refuse the same; what the
 contract has no field for goes into `Config.extensions`. Reasoning of earlier turns is left out of a prompt, as templates do.
+
 Not covered: this project's own adapter, whose grammars DSPy 3.4 lets no keyword of an LM's call carry to an engine (it refuses
-them by name; a `dspy.lm15.Request` carries one in its extensions); what is no text (images, audio, files); probabilities of judgments; tools that the provider itself runs.
+them by name; a `dspy.lm15.Request` carries one in its extensions); what is no text (images, audio, files); probabilities of
+judgments; tools that the provider itself runs.
 """
 
 from __future__ import annotations
@@ -21,6 +23,17 @@ from dspy_toolkit.lm.litellm.provider import find_engine
 from dspy_toolkit.lm.litellm.translation import translate
 from dspy_toolkit.lm.protocol import GenerationRequest, PendingReply, Reply, TextEngine
 
+TAKEN = (
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "seed",
+    "response_format",
+    "presence_penalty",
+    "frequency_penalty",
+)
+"""Fields of `Config` that LiteLLM's call has by the same names."""
 FINISHED = {"stop": "stop", "length": "length", "tool_calls": "tool_call"}
 
 
@@ -112,9 +125,7 @@ def translate_native(request: Any) -> GenerationRequest:
     for name in ("service_tier", "probabilities"):
         if getattr(config, name) is not None:
             optional[name] = getattr(config, name)  # refused by its name, as all that is not understood
-    for name in ("max_tokens", "temperature", "top_p", "top_k", "seed", "response_format"):
-        optional |= {name: getattr(config, name)}
-    optional |= {name: getattr(config, name) for name in ("presence_penalty", "frequency_penalty")}
+    optional |= {name: getattr(config, name) for name in TAKEN}
     if config.stop:
         optional["stop"] = list(config.stop)
     if config.logprobs is not None:

@@ -1,7 +1,7 @@
 """Answers that a program had better not give: those whose confidence is below `Project.abstain_below`.
 
-Such a prediction keeps its answer and its confidence, and is marked: `"abstained": true`. What to do with it, say to ask a person, is for whoever
-reads it. Only predictions that carry a confidence can be marked: those of a choice whose labels are scored.
+Such a prediction keeps its answer and its confidence, and is marked: `"abstained": true`. What to do with it, say to ask a person,
+is for whoever reads it. Only predictions that carry a confidence can be marked: those of a choice whose labels are scored.
 
 It changes no score. The metric, the search and the gate judge the answer that was given, so that two programs are always compared on
 the same rows, and none gains by answering less. The report says beside that how many rows it would answer, and its score on these.

@@ -4,13 +4,15 @@
         with step_trace("probe"):
             …
 
-Another process finds W3C's context of the span that it is a part of in the environment variable TOOLKIT_TRACEPARENT: it has a trace
-of its own, whose tag `part_of_trace` names that one, since MLflow 3.17 showed no spans of a second process in one trace. With `OTEL_EXPORTER_OTLP_ENDPOINT` set, MLflow sends all spans there as well (which needs the package
+Another process finds W3C's context of the span that it is a part of in the environment variable TOOLKIT_TRACEPARENT: it has a
+trace of its own, whose tag `part_of_trace` names that one, since MLflow 3.17 showed no spans of a second process in one trace.
+With `OTEL_EXPORTER_OTLP_ENDPOINT` set, MLflow sends all spans there as well (which needs the package
 opentelemetry-exporter-otlp-proto-http).
 
 What fails in tracing is logged and concerns no run. A step's first RUNS programs have spans: a search runs thousands.
 
-Covered: the spans of a run and its steps. Not covered: those of programs and calls (`dspy_spans`), a server's requests (`dspy_toolkit.serving.traces`).
+Covered: the spans of a run and its steps. Not covered: those of programs and calls (`dspy_spans`), a server's requests
+(`dspy_toolkit.serving.traces`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.lm import worker
-from benchmarks.lm.__main__ import SYSTEMS, plan
+from benchmarks.lm.__main__ import SYSTEMS, WIDTH, plan
 from benchmarks.lm.asking import Setting, rows_for
 from benchmarks.lm.floor import PrefillWork, Shape, free_tokens, least_seconds, prefill_work, shape_of
 from benchmarks.lm.peers import Place
@@ -222,7 +222,7 @@ def test_the_table_marks_goals_and_the_figure_is_drawn() -> None:
     rows.append(
         rows[0] | {"workload": "json", "way": "dspy", "system": "llama.cpp", "measure": "failed", "value": None}
     )
-    console = Console(width=150, record=True, file=io.StringIO())
+    console = Console(width=WIDTH, record=True, file=io.StringIO())
     for table in tables(rows, SYSTEMS):
         console.print(table)
     text = console.export_text()

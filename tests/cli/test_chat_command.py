@@ -18,9 +18,9 @@ import dspy
 import pytest
 
 from dspy_toolkit.errors import EngineFailed
-from dspy_toolkit.lm import close_engines
 from dspy_toolkit.lm.connection import serve_engine
 from dspy_toolkit.testing import FakeEngine
+from tests.engines import own_engines
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,8 +36,8 @@ def talk(command, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any
         monkeypatch.setattr("sys.stdin", io.StringIO(lines))
         return command("chat", *arguments), engine
 
-    yield run
-    close_engines()
+    with own_engines():
+        yield run
 
 
 def test_each_line_is_a_turn_and_the_model_is_told_what_was_said(talk: Callable[..., Any]) -> None:

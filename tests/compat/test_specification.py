@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dspy_toolkit import compat
-from dspy_toolkit.lm import close_engines
 from tests.documentation.shell import ROOT, all_sections
+from tests.engines import own_engines
 
 PAGE = "docs/specification.md"
 NAMES = [
@@ -60,13 +60,11 @@ def test_every_example_is_true_and_uses_its_name(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     [before] = [section.python[0] for section in all_sections() if section.page == PAGE and section.python]
     names: dict[str, object] = {}
-    exec(before, names)
-    try:
+    with own_engines():
+        exec(before, names)
         for name, _, example in rows():
             assert name.rpartition(".")[2] in example or name in LOOKED_AT, name
             assert eval(example, names), f"{name}: {example}"
-    finally:
-        close_engines()
 
 
 LOOKED_AT = {"DSPyFramework": "framework", "MLXLLMProvider": "llm_provider", "SignatureRegistry": "signature_registry",

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import dspy
 
 from dspy_toolkit import optimize
-from dspy_toolkit.lm import close_engines
 from dspy_toolkit.lm.levers import levers_of
 from dspy_toolkit.lm.models.weights import Weights
 from dspy_toolkit.settings import Settings
+from tests.engines import own_engines
 
 THINGS = {"lora": "sun", "clip": "sea"}
 
@@ -36,7 +36,7 @@ def test_a_tiny_model_is_trained_proved_and_answers_with_its_adapter(
     settings = Settings(
         home=tmp_path / "home", lm={"model": f"mlx/{weights.folder}", "max_tokens": 16, "lease": "share"}
     )  # pyright: ignore[reportArgumentType]
-    try:
+    with own_engines():
         result = optimize(dspy.Predict(Sort), records(160), settings=settings, optimizer="finetune", budget="100000")
         assert result.improved, result.reason
         assert result.compiled.winner == "finetune"
@@ -44,5 +44,3 @@ def test_a_tiny_model_is_trained_proved_and_answers_with_its_adapter(
         assert levers_of(predictor).keys() == {"format", "adapter"}
         assert (settings.path("adapters") / predictor.adapter).is_dir()  # pyright: ignore[reportAttributeAccessIssue]
         assert result.comparison.sealed is not None and result.comparison.sealed.delta > 0.2
-    finally:
-        close_engines()

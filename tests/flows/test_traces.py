@@ -9,6 +9,7 @@ import pytest
 from prefect.client.orchestration import get_client
 
 from flows.optimize_program import optimize_program
+from tasks.tracing import pages_of
 from tests.flows.conftest import Playground
 from tests.tracking.test_traces import spans_of
 
@@ -34,3 +35,8 @@ def test_a_run_and_its_trace_name_each_other(playground: Playground, monkeypatch
     for step in ("resolve", "prepare", "probe", "select"):
         assert [span.parent_id for span in spans[step]] == [root.span_id]
     assert spans["LM"] and len(spans["engine decode"]) == len(spans["LM"])
+
+
+def test_a_password_of_mlflows_address_stands_on_no_page_of_prefect() -> None:
+    said = pages_of("https://ada:opensesame@mlflow.example:5000")
+    assert "mlflow.example:5000/#/experiments" in said and "opensesame" not in said

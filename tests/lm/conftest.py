@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.engines import own_engines
+
 if TYPE_CHECKING:
     from tests.lm.chains import Chains, Elsewhere
 
@@ -73,23 +75,18 @@ def closing() -> Iterator[Callable[[Any], Any]]:
 
 
 @pytest.fixture
-def engines_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def engines_of_its_own() -> Iterator[None]:
     """For tests that close all engines that they see: not the session's."""
-    from dspy_toolkit.lm import connection
-    from dspy_toolkit.lm.litellm import provider
-
-    monkeypatch.setattr(connection, "_chains", {})
-    monkeypatch.setattr(provider, "_chains", {})
+    with own_engines():
+        yield
 
 
 @pytest.fixture
-def chain(engines_of_its_own: None) -> Iterator[Chains]:
+def chain(engines_of_its_own: None) -> Chains:
     """Makes and serves chains of fake engines."""
-    from dspy_toolkit.lm import close_engines
     from tests.lm.chains import Chains
 
-    yield Chains()
-    close_engines()
+    return Chains()
 
 
 @pytest.fixture

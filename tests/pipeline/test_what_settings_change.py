@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import dspy
 import pytest
 
-from dspy_toolkit.lm.connection import _answer, close_engines, connect
+from dspy_toolkit.lm.connection import _answer, connect
 from dspy_toolkit.lm.litellm.fallback import Chain
 from dspy_toolkit.lm.litellm.provider import EngineBackend
 from dspy_toolkit.lm.reply_cache import engine_settings
@@ -26,6 +26,7 @@ from dspy_toolkit.pipeline.select import effective_options
 from dspy_toolkit.run import Request
 from dspy_toolkit.settings import Section, Settings, load_settings
 from dspy_toolkit.testing import FakeEngine
+from tests.engines import own_engines
 from tests.optimizers.toys import records, write_project
 
 LOCAL, REMOTE = "mlx/local@01234567", "openai/remote"
@@ -179,8 +180,8 @@ def depends(location: str, settings: Settings) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield str(write_project(tmp_path_factory.mktemp("project"), records(9)))
-    close_engines()
+    with own_engines():
+        yield str(write_project(tmp_path_factory.mktemp("project"), records(9)))
 
 
 @pytest.fixture(autouse=True)

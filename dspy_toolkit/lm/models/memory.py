@@ -8,7 +8,7 @@ leave), 256 MiB for prefixes and 256 MiB for buffers, hence the proportion. A mo
 no sequence would fit beside it. `Pressure` watches what is really left while the engine runs.
 
 Covered: the machine's memory, a container's limit, Metal's recommended working set, a CUDA device's memory. Metal's and
-    CUDA's part is tested on records of what they report, not on the devices. What several engines of a process take together is
+CUDA's part is tested on records of what they report, not on the devices. What several engines of a process take together is
 `process_memory`'s. Not covered: what NumPy takes for a step on the CPU beyond its share, and a plan in words
 (`display.memory_plan`).
 """

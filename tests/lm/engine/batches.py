@@ -17,6 +17,9 @@ from dspy_toolkit.lm.protocol import PendingReply
 from dspy_toolkit.settings import LMSettings
 from tests.lm.asking import ask
 
+Run = Callable[[Callable[[], Any]], Any]
+"""Runs something on a thread of its own, and gives what it gave."""
+
 
 class Bench:
     """One model on disk, and batches of it."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,12 @@ import pytest
 from benchmarks.lm.random_model import SIZES, write_model
 from dspy_toolkit.lm.engine.pipeline import PipelinedDecoding
 from dspy_toolkit.lm.engine.sequence import Sequence as Running
-from tests.lm.engine.batches import Bench, answer, finish, insert
+from tests.lm.engine.batches import Bench, Run, answer, finish, insert
 from tests.lm.tiny import Kind
 
 REPLY = 8
 NEAR = {"float32": 1e-3, "bf16": 0.15, "4bit": 0.15}
 """Logits nearer together than this many of their standard deviations may change places."""
-Run = Callable[[Callable[[], Any]], Any]
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """Runs something on a thread of its own: MLX's streams must not outlive their thread."""
-    from dspy_toolkit.lm.models.blas import preload
-
-    preload()
-    import mlx.core as mx
-
-    with ThreadPoolExecutor(1) as pool:
-        yield lambda work: pool.submit(work).result()
-        pool.submit(mx.clear_streams).result()
 
 
 @pytest.fixture(scope="module")

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dspy_toolkit.lm.engine.footprint import STEP, Footprint, length_of
-from tests.lm.engine.batches import Bench, answer, finish, insert
+from tests.lm.engine.batches import Bench, Run, answer, finish, insert
 from tests.lm.tiny import WINDOW, Kind
 
-Run = Callable[[Callable[[], Any]], Any]
 KINDS = ("llama", "sliding", "hybrid")
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """Runs something on a thread of its own: MLX's streams must not outlive their thread."""
-    from dspy_toolkit.lm.models.blas import preload
-
-    preload()
-    import mlx.core as mx
-
-    with ThreadPoolExecutor(1) as pool:
-        yield lambda work: pool.submit(work).result()
-        pool.submit(mx.clear_streams).result()
 
 
 @pytest.fixture(scope="module")
 def benches(tiny: Callable[[Kind], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Bench]:
     made: dict[str, Bench] = {}
     home = tmp_path_factory.mktemp("home")
-    return lambda kind: made.setdefault(kind, Bench(tiny(kind), home)) if kind not in made else made[kind]
+
+    def get(kind: Kind) -> Bench:
+        if kind not in made:
+            made[kind] = Bench(tiny(kind), home)
+        return made[kind]
+
+    return get
 
 
 @pytest.mark.parametrize(("kind", "gpu"), [("llama", False), ("llama", True), ("sliding", True), ("hybrid", False)])

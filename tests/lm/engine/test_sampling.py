@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,20 +15,9 @@ from dspy_toolkit.lm.engine.choosing import Chooser
 from dspy_toolkit.lm.engine.masks import Masks
 from dspy_toolkit.lm.engine.sampling import SEEDS, Draws, seed_of
 from tests.lm.asking import ask
-
-Run = Callable[[Callable[[], Any]], Any]
+from tests.lm.engine.batches import Run
 
 PROBABILITIES = [0.4, 0.3, 0.2, 0.06, 0.04]
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """Runs something on a thread that cleans MLX's streams up: they must not outlive their thread."""
-    import mlx.core as mx
-
-    with ThreadPoolExecutor(1) as pool:
-        yield lambda work: pool.submit(work).result()
-        pool.submit(mx.clear_streams).result()
 
 
 def draws(run: Run, number: int = 400, seed: int = 0, probabilities: list[float] = PROBABILITIES, **fields: Any) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,10 @@ import pytest
 
 from dspy_toolkit.lm.engine import sharing
 from dspy_toolkit.lm.engine.footprint import STEP
-from tests.lm.engine.batches import Bench, answer, finish, insert
+from tests.lm.engine.batches import Bench, Run, answer, finish, insert
 from tests.lm.tiny import WINDOW, Kind
 
-Run = Callable[[Callable[[], Any]], Any]
 PREFIX, ROWS, REPLY = 200, 6, 8
-
-
-@pytest.fixture(scope="module")
-def run() -> Iterator[Run]:
-    """Runs something on a thread of its own: MLX's streams must not outlive their thread."""
-    from dspy_toolkit.lm.models.blas import preload
-
-    preload()
-    import mlx.core as mx
-
-    with ThreadPoolExecutor(1) as pool:
-        yield lambda work: pool.submit(work).result()
-        pool.submit(mx.clear_streams).result()
 
 
 @pytest.mark.parametrize("kind", ["llama", "sliding", "hybrid"])
