@@ -6,7 +6,7 @@
     instructions = "Classify the question by the type of its answer."
     module = "predict"              # or chain_of_thought
     metric = "exact_match"          # a built-in, "module:function" (looked for beside this file first), or a table
-    optimizer = "auto"              # or race, labelled, bootstrap, random, mipro, gepa, simba
+    optimizer = "auto"              # or race, or one alone: formats, labels, labelled, knn, mipro, finetune, …
     budget = "light"                # or medium, heavy, "800" LM calls, "15m"
     abstain_below = 0.6             # a prediction that is less sure is marked as abstained; left out: none is
     files = ["rules/*.md"]          # what the metric reads, so that a change of it is seen
