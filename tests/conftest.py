@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from dspy_toolkit.lm.models.blas import preload
 from dspy_toolkit.settings import Settings
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm import Connection
     from dspy_toolkit.lm.engine.engine import Engine
 
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")  # a busy machine is no fault of an example; a test's own limit is pytest's
+# A busy machine is no fault of an example: a test's own limit is pytest's. `--hypothesis-profile thorough` draws more.
+hypothesis.settings.register_profile("ordinary", deadline=None, max_examples=30)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=500)
+hypothesis.settings.load_profile("ordinary")
 
 QUESTIONS = """
 name = "questions"
@@ -35,7 +38,10 @@ outputs = ["label"]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before the first import of DSPy, which makes its cache's folder then: nothing outside this folder is touched."""
+    """Before the first import of DSPy, which makes its cache's folder then: nothing outside this folder is touched.
+
+    And before the first of MLX, which would keep its reference BLAS: test modules import it as they are collected.
+    """
     if os.path.exists("prefect.toml"):
         raise pytest.UsageError(
             "prefect.toml would lead the tests' runs to the server that is up. Run `make down` first."
@@ -49,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
         HF_HUB_OFFLINE="1",
         LITELLM_LOCAL_MODEL_COST_MAP="True",
     )
+    preload()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -213,9 +213,6 @@ def _save(path: Path, weights: dict[str, np.ndarray]) -> None:
 
 def on_own_thread(work: Callable[[], Any]) -> Any:
     """Run `work` on a thread that cleans up after itself: MLX's streams must not outlive their thread."""
-    from dspy_toolkit.lm.models.blas import preload
-
-    preload()
     import mlx.core as mx
 
     with ThreadPoolExecutor(1) as pool:

@@ -13,9 +13,6 @@ from tests.lm.engine.batches import Run
 @pytest.fixture(scope="module")
 def run() -> Iterator[Run]:
     """Runs something on a thread of its own: MLX's streams must not outlive their thread."""
-    from dspy_toolkit.lm.models.blas import preload
-
-    preload()
     import mlx.core as mx
 
     with ThreadPoolExecutor(1) as pool:

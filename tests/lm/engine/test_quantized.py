@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import mlx.core as mx
 import pytest
+from mlx_lm.models.cache import ArraysCache, KVCache, QuantizedKVCache, RotatingKVCache
 
 from dspy_toolkit.lm.engine.quantized import pack, unpack
-from dspy_toolkit.lm.models.blas import preload
-
-preload()
-import mlx.core as mx  # noqa: E402  (after the BLAS)
-from mlx_lm.models.cache import ArraysCache, KVCache, QuantizedKVCache, RotatingKVCache  # noqa: E402
 
 TOKENS = 300
 
