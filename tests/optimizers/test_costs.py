@@ -20,9 +20,11 @@ FINITE = ("gepa", "simba", "formats", "labels", "knn")
 """What has nothing more to say at some point; an adapter needs a model that can be trained."""
 
 
-@pytest.mark.parametrize("lm_calls", [300, 900])
+ENDLESS = [name for name in GENERATORS if name not in (*FINITE, "finetune", "together")]
+
+
 @pytest.mark.parametrize(
-    "name", [*(name for name in GENERATORS if name not in (*FINITE, "finetune", "together")), "race", "auto"]
+    ("name", "lm_calls"), [*((name, 300) for name in ENDLESS), ("race", 300), ("race", 900), ("auto", 600)]
 )
 def test_the_budget_is_spent_and_not_exceeded(toy: Toy, name: str, lm_calls: int) -> None:
     toy.train, toy.val = rows(60), rows(60, start=100)

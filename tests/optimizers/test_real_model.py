@@ -14,7 +14,7 @@ from dspy_toolkit.optimizers.states import fill
 from dspy_toolkit.store import Store
 from tests.optimizers.toys import SPEC, profile, program, rows
 
-LM_CALLS = {"labelled": 20, "knn": 20, "bootstrap": 24, "random": 24, "mipro": 44, "gepa": 90}
+LM_CALLS = {"labelled": 20, "knn": 20, "bootstrap": 24, "random": 24, "mipro": 40, "gepa": 80}
 
 
 @pytest.fixture

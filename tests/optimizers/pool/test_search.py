@@ -20,7 +20,7 @@ from dspy_toolkit.optimizers.states import fill, prompt_of
 from dspy_toolkit.store import digest
 from tests.optimizers.toys import HINT, Toy, by_demos, by_instruction, choice, engine_of, profile, program, rows
 
-BUDGET = 1000
+BUDGET = 600
 SEEN = {"train": 40, "val": 80}
 
 
