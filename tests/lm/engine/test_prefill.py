@@ -10,9 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dspy_toolkit.lm.engine.prefill import PADDING, Prefill, group
-from dspy_toolkit.lm.models import blas
-
-blas.preload()
 
 
 @given(st.lists(st.integers(0, 400), max_size=40))

@@ -40,6 +40,14 @@ def test_once_in_a_process(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCa
 
 
 @linux
+def test_these_tests_have_it() -> None:
+    """Some modules import MLX as they are collected: too late then, and the real model takes ten times as long."""
+    if not blas.candidates():
+        pytest.skip("no optimised BLAS on this machine")
+    assert blas.preload().optimised
+
+
+@linux
 def test_it_comes_before_mlx_and_is_fast() -> None:
     """A fresh process: the product of two matrices that takes seconds with the reference BLAS."""
     if not blas.candidates():

@@ -6,10 +6,6 @@ from typing import Any
 
 import pytest
 
-from dspy_toolkit.lm.models import blas
-
-blas.preload()
-
 
 @pytest.mark.parametrize("groups", [1, 3, 9])
 @pytest.mark.parametrize("length", [1, 5])

@@ -8,10 +8,6 @@ from typing import Any
 
 import pytest
 
-from dspy_toolkit.lm.models import blas
-
-blas.preload()
-
 TOLERANCE = {"float32": 2e-5, "bfloat16": 5e-2}
 
 

@@ -181,9 +181,6 @@ def test_without_torch_the_next_command_is_named(model_home: Path, monkeypatch: 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
 def test_quantized_weights_are_expanded_bit_for_bit_as_mlx_does_it(bits: int, kind: str, tmp_path: Path) -> None:
     needs_torch()
-    from dspy_toolkit.lm.models.blas import preload
-
-    preload()
     import mlx.core as mx
     from safetensors.torch import load_file
 
