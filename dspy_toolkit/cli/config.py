@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.errors import SettingsError
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
-
-Json = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def show(name: Annotated[str, Parameter(show_default=False)] = "", /, *, json: Json = False) -> None:

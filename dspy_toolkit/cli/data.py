@@ -7,6 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
+from dspy_toolkit.printable import json_text
+
 
 def from_feedback(
     program: str,
@@ -14,6 +17,7 @@ def from_feedback(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     project: Annotated[str, Parameter(show_default=False)] = "",
+    json: Json = False,
 ) -> None:
     """Write labelled requests as rows of a dataset, each input once; rows that the project has already are left out.
 
@@ -21,6 +25,7 @@ def from_feedback(
         program: The name under which it was served.
         output: A .jsonl file that is not there yet.
         project: Where its project is, if its name is not enough.
+        json: Print JSON, for scripts.
     """
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.project import load_project
@@ -32,6 +37,10 @@ def from_feedback(
     check_some(settings, program)
     found = rows_of(settings, load_project(project or program, settings), program)
     write_rows(output, found.rows)
+    if json:
+        counts = {"entries": found.entries, "unlabelled": found.unlabelled, "known": found.known}
+        print(json_text({"file": str(output), "rows": len(found.rows), **counts}, indent=2))
+        return
     print(
         f"{output}: {len(found.rows)} rows of {found.entries} pieces of feedback; {found.unlabelled} requests without labels, "
         f"{found.known} known already."

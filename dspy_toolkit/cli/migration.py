@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings
 
 Names = Annotated[tuple[str, ...], Parameter(show_default=False)]
-Json = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def migrate_programs(

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dspy_toolkit.pipeline.validate import Finding
-
-Json = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def list_all(*, json: Json = False) -> None:
@@ -92,7 +91,7 @@ def new(
 
     Args:
         name: Lower-case letters, digits, - and _; also the folder's name.
-        template: classify, extract, generate, advise or rag.
+        template: classify, extract, generate, advise, rag, lora, diffusion, clip or federated.
         source: In place of a template: the tests of promptfoo (.yaml, .json), or samples of OpenAI Evals (.jsonl).
         into: The folder that the new one goes into; the working folder by default.
         json: Print JSON, for scripts.

@@ -9,9 +9,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.printable import json_text
-
-Json = Annotated[bool, Parameter(negative="", show_default=False)]
 
 
 def promote_program(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from dspy_toolkit.registry import promote
+from dspy_toolkit.scaffold import TEMPLATES
 from dspy_toolkit.settings import Settings
 
 
@@ -45,6 +46,8 @@ def test_a_new_project_says_what_to_do_next_and_is_validated(command, home: Sett
     assert again.code == 1 and "is there already" in again.err
     unknown = command("projects", "new", "other", "--template", "clasify")
     assert unknown.code == 1 and "Did you mean classify?" in unknown.err
+    explained = command("projects", "new", "--help").out
+    assert [name for name in TEMPLATES if name not in explained] == []
 
 
 def test_another_tools_tests_become_a_project(command) -> None:

@@ -124,6 +124,9 @@ def test_the_command_writes_rows_that_the_toolkit_reads(
     assert [json.loads(line) for line in output.read_text().splitlines()] == [{"text": "new", "label": "number"}]
     ended = command("data", "from-feedback", "questions", "--output", str(output), "--project", str(questions))
     assert ended.code == 1 and "is there already" in ended.err
+    other = str(tmp_path / "other.jsonl")
+    ended = command("data", "from-feedback", "questions", "--output", other, "--project", str(questions), "--json")
+    assert json.loads(ended.out) == {"file": other, "rows": 1, "entries": 1, "unlabelled": 0, "known": 0}
 
 
 def test_what_is_remembered_is_bounded() -> None:
