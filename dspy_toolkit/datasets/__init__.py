@@ -7,16 +7,18 @@ neighbors  which texts are near-duplicates, exactly
 fractions  how rows are divided where the dataset does not say
 grouping   rows → groups → splits, such that no split shares a group with another
 placements the split of every row ever placed, so that an old row never moves
-splitting  all of these in order: a file's table → three tables and a report in the store
+splitting  all of these in order: a table of rows → the split of each, and a report
+preparing  split rows → three tables and the report in the store, and remembered
 table      a row's values ↔ the columns of a stored table; a stored table → DSPy examples
 """
 
 from __future__ import annotations
 
 from dspy_toolkit.datasets.checking import check_rows
+from dspy_toolkit.datasets.preparing import prepare
 from dspy_toolkit.datasets.reading import from_records, read_file, read_rows
 from dspy_toolkit.datasets.spec import SPLITS, Dataset, DatasetReport, DatasetSpec, Fractions, Lengths, SplitName
-from dspy_toolkit.datasets.splitting import prepare
+from dspy_toolkit.datasets.splitting import SplitRows, split_rows
 from dspy_toolkit.datasets.table import examples
 
 __all__ = [
@@ -27,10 +29,12 @@ __all__ = [
     "Fractions",
     "Lengths",
     "SplitName",
+    "SplitRows",
     "check_rows",
     "examples",
     "from_records",
     "prepare",
     "read_file",
     "read_rows",
+    "split_rows",
 ]

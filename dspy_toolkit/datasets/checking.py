@@ -63,7 +63,7 @@ def check_rows(
     if frame.empty:
         raise DatasetError(f"{origin} has no rows. Add some, or name another file.")
 
-    numbers = frame.index.tolist() if frame.index.name == "row" else list(range(1, len(frame) + 1))
+    numbers = row_numbers(frame)
     found: list[tuple[int, str]] = []
     checked: dict[str, list[Any]] = {}
     for column in columns:
@@ -101,6 +101,11 @@ def check_rows(
         for name, values in checked.items()
     }
     return pd.DataFrame(table, index=index), problems
+
+
+def row_numbers(frame: pd.DataFrame) -> list[int]:
+    """The number of each row: the table's index if that is named `row`, else counted from 1."""
+    return frame.index.tolist() if frame.index.name == "row" else list(range(1, len(frame) + 1))
 
 
 def choices_of(annotation: Any) -> tuple[Any, ...] | None:

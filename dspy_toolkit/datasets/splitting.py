@@ -1,32 +1,31 @@
-"""A table of rows → three tables (train, val, sealed) and a report, in the store.
+"""A table of rows → each row in one of train, val and sealed, and a report.
 
-    check → drop exact duplicates → group and split → cover every class → save → remember
+    check → drop exact duplicates → group and split → cover every class
 
-The tables hold the inputs, the outputs, `_row` (the row's content hash) and `_group` (that of the row which founded its
-group), sorted by `_row`: the same rows give the same bytes, whatever their order. Rows are remembered last, when every
-object is saved, so that a run which dies half-way has placed nothing.
+The rows are in the order of their hashes, so the same rows give the same table, whatever their order in the file.
 
-With a file of placements, an old row keeps its split whatever is added, removed or corrected around it; new fractions
-or another seed then concern new rows only. Without one, a row's split still comes from hashes, but a row added later
-may move an older near-duplicate of it by founding their group, or a row of a class that has very few.
+With the placements of earlier rows, an old row keeps its split whatever is added, removed or corrected around it; new
+fractions or another seed then concern new rows only. Without them, a row's split still comes from hashes, but a row added
+later may move an older near-duplicate of it by founding their group, or a row of a class that has very few.
+
+Nothing here is written: see `preparing`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dspy_toolkit.datasets.checking import check_rows, choices_of
+from dspy_toolkit.datasets.checking import check_rows, choices_of, row_numbers
 from dspy_toolkit.datasets.fractions import default_fractions
-from dspy_toolkit.datasets.placements import Placement, locked, recall, remember
-from dspy_toolkit.datasets.spec import GROUP, ROW, SPLITS, Dataset, DatasetReport, DatasetSpec, Lengths, SplitName
+from dspy_toolkit.datasets.placements import Placement
+from dspy_toolkit.datasets.spec import GROUP, ROW, SPLITS, DatasetReport, DatasetSpec, Lengths, SplitName
 from dspy_toolkit.datasets.table import as_text, row_hash, table_of
 from dspy_toolkit.errors import DatasetError
-from dspy_toolkit.store import Store, canonical_json
+from dspy_toolkit.store import canonical_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,31 +45,45 @@ class _Distinct(NamedTuple):
     stratum: str
 
 
-def prepare(
+class SplitRows(NamedTuple):
+    """Rows that each have a split, in the order of their hashes."""
+
+    table: pd.DataFrame
+    """The inputs, the outputs, `_row` and `_group`."""
+    splits: tuple[SplitName, ...]
+    """Of each row of `table`."""
+    numbers: tuple[int, ...]
+    """Of each row of `table`, in the file."""
+    left_out: tuple[int, ...]
+    """The numbers of the rows that are in no split: copies, rows that do not fit, and those that were set aside."""
+    report: DatasetReport
+    placed: tuple[Placement, ...]
+    """Of the rows that were not placed before."""
+
+
+def split_rows(
     frame: pd.DataFrame,
     spec: DatasetSpec,
     fields: dict[str, Any],
-    store: Store,
+    old: Sequence[Placement] = (),
     *,
     drop_bad_rows: bool = False,
     near_duplicate: float = 0.8,
-    remembered: Path | None = None,
     origin: str = "",
-) -> Dataset:
-    """Check, group, split and save `frame`.
+) -> SplitRows:
+    """Check, group and split `frame`. Nothing is written.
 
     Args:
         frame: from `read_rows`, or any table.
         fields: column → type annotation, as `signatures.fields_of` gives them.
+        old: rows that were placed before.
         drop_bad_rows: leave out rows that do not fit, instead of refusing them all.
         near_duplicate: Jaccard similarity of the inputs' character 5-grams that makes two rows one group, in (0, 1].
-        remembered: the file that keeps every row's split; made when missing, and locked meanwhile.
         origin: the data's name in messages; `spec.source` when not given.
 
     Raises:
         DatasetError: a column is unknown, rows are bad, or there are too few rows, groups or rows of a class to fill
             three splits.
-        StoreError: the store or `remembered` cannot be written; nothing is remembered then.
     """
     from dspy_toolkit.datasets.grouping import Row, cover_classes, place
     from dspy_toolkit.datasets.neighbors import comparable
@@ -85,53 +98,53 @@ def prepare(
         raise DatasetError(
             f"{origin} has {_rows(len(rows))} that differ, fewer than the splits train, val and sealed. Add rows."
         )
-    with locked(remembered):
-        old = recall(remembered)
-        # A row's hash covers its inputs, so one that is remembered has the text that it had.
-        texts = {entry.row: entry.text for entry in old}
-        inputs = len(spec.inputs)
-        candidates = [
-            Row(row, texts[row] if row in texts else comparable(map(as_text, entry.values[:inputs])), entry.keys)
-            for row, entry in (rows.items() if rows.keys() - texts.keys() else ())  # else there is nothing to place
-        ]
-        placed = place(
-            candidates,
-            old,
-            seed=spec.seed,
-            fractions=spec.fractions or default_fractions(len(rows)),
-            threshold=near_duplicate,
-        )
-        known = [*old, *placed.placements]
-        present = [entry for entry in known if entry.row in rows]
-        strata = {row: entry.stratum for row, entry in rows.items()}
-        moves = cover_classes(present, strata, placed.founded, spec.seed)
-        present = _moved(present, moves)
-        _check_cover(present, strata, stratify, origin)
-        present.sort(key=lambda entry: entry.row)
+    # A row's hash covers its inputs, so one that is remembered has the text that it had.
+    texts = {entry.row: entry.text for entry in old}
+    inputs = len(spec.inputs)
+    candidates = [
+        Row(row, texts[row] if row in texts else comparable(map(as_text, entry.values[:inputs])), entry.keys)
+        for row, entry in (rows.items() if rows.keys() - texts.keys() else ())  # else there is nothing to place
+    ]
+    placed = place(
+        candidates,
+        old,
+        seed=spec.seed,
+        fractions=spec.fractions or default_fractions(len(rows)),
+        threshold=near_duplicate,
+    )
+    known = [*old, *placed.placements]
+    present = [entry for entry in known if entry.row in rows]
+    strata = {row: entry.stratum for row, entry in rows.items()}
+    moves = cover_classes(present, strata, placed.founded, spec.seed)
+    present = _moved(present, moves)
+    _check_cover(present, strata, stratify, origin)
+    present.sort(key=lambda entry: entry.row)
 
-        report = _report(present, rows, spec, stratify, origin).model_copy(
-            update={
-                "rows": len(frame),
-                "bad_rows": tuple(bad_rows),
-                "duplicates": len(checked) - len(rows),
-                "set_aside": _set_aside(placed.aside, _moved(known, moves), rows, origin),
-            }
-        )
-        # One table first: a column's type comes from all rows, so the three tables have the same types.
-        table = table_of(
-            {
-                **{name: [rows[entry.row].values[i] for entry in present] for i, name in enumerate(spec.columns)},
-                ROW: [entry.row for entry in present],
-                GROUP: [entry.group for entry in present],
-            }
-        )
-        refs = {
-            split: store.save_frame(table.iloc[[i for i, entry in enumerate(present) if entry.split == split]])
-            for split in SPLITS
+    report = _report(present, rows, spec, stratify, origin).model_copy(
+        update={
+            "rows": len(frame),
+            "bad_rows": tuple(bad_rows),
+            "duplicates": len(checked) - len(rows),
+            "set_aside": _set_aside(placed.aside, _moved(known, moves), rows, origin),
         }
-        dataset = Dataset(**refs, report=store.save_json(report))
-        remember(remembered, _moved(placed.placements, moves))
-    return dataset
+    )
+    # One table: a column's type comes from all rows, so the tables of the three splits have the same types.
+    table = table_of(
+        {
+            **{name: [rows[entry.row].values[i] for entry in present] for i, name in enumerate(spec.columns)},
+            ROW: [entry.row for entry in present],
+            GROUP: [entry.group for entry in present],
+        }
+    )
+    numbers = tuple(rows[entry.row].number for entry in present)
+    return SplitRows(
+        table=table,
+        splits=tuple(entry.split for entry in present),
+        numbers=numbers,
+        left_out=tuple(sorted(set(row_numbers(frame)).difference(numbers))),
+        report=report,
+        placed=tuple(_moved(placed.placements, moves)),
+    )
 
 
 def _stratum(spec: DatasetSpec, fields: Mapping[str, Any]) -> str | None:

@@ -29,6 +29,7 @@ from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.optimizers.states import fill, prompt_of
 from dspy_toolkit.pipeline.context import Context, Progress
 from dspy_toolkit.pipeline.pairing import paired, tokens_ratio
+from dspy_toolkit.pipeline.prepare import placements_path
 from dspy_toolkit.pipeline.row_names import row_names
 from dspy_toolkit.pipeline.source import trained_rows
 from dspy_toolkit.pipeline.tuned_on import rows_read
@@ -189,7 +190,7 @@ class Match:
         context, name = self.context, self.context.project.name
         ledger = Ledger(context.settings.path(LEDGER))
         # Rows in memory belong to no file whose rows could be remembered.
-        remembered = context.settings.path("splits", f"{name}.jsonl") if context.records is None else None
+        remembered = placements_path(context.settings, name) if context.records is None else None
         names = frozenset(row_names(sealed, context.project.dataset, remembered))
         question = question or {
             "candidate": digest(prompt_of(self.candidate)),

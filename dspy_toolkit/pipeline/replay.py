@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from dspy.utils.callback import BaseCallback
 from pydantic_core import to_jsonable_python
 
-from dspy_toolkit.datasets import check_rows, examples, read_file, read_rows
-from dspy_toolkit.datasets.table import row_hash
-from dspy_toolkit.errors import DatasetError, MetricError
+from dspy_toolkit.datasets import examples
+from dspy_toolkit.datasets.spec import ROW
+from dspy_toolkit.errors import MetricError
 from dspy_toolkit.lm.connection import Connection, connect
 from dspy_toolkit.metrics import score
 from dspy_toolkit.pipeline.context import Context
-from dspy_toolkit.pipeline.prepare import prepare
-from dspy_toolkit.project import Project, data_part
+from dspy_toolkit.pipeline.prepare import look_at_rows
+from dspy_toolkit.pipeline.rows import find_row
 from dspy_toolkit.project.signatures import fields_of
 from dspy_toolkit.registry.programs import load_program
 from dspy_toolkit.store import Frozen
@@ -94,12 +94,9 @@ def replay(
     loaded = load_program(settings, reference, location)
     project = loaded.project
     context = Context(project, settings.for_project(project.name), connecting)
-    number, name, split, example = _find(context, project, row)
-    if split == "sealed" and not context.settings.observe.show_sealed_rows:
-        raise DatasetError(
-            f"Row {row} is sealed: a program that is changed after it was read has been tuned on it. Take a row of train or val, or "
-            "set DSPY_TOOLKIT_OBSERVE__SHOW_SEALED_ROWS=true."
-        )
+    rows = look_at_rows(context)
+    at = find_row(context, rows, row)
+    (example,) = examples(rows.table.iloc[[at]], project.dataset, fields_of(project.build()))
     heard = _Heard()
     answer: dict[str, Any] | None = None
     prediction: dspy.Prediction | None = None
@@ -116,15 +113,15 @@ def replay(
     if prediction is not None:
         with context.connection.context():  # a judge may be asked
             try:
-                found = score(project.metric, example, prediction, row=str(number))
+                found = score(project.metric, example, prediction, row=str(rows.numbers[at]))
                 value, feedback = found.value, found.feedback or ""
             except MetricError as error:
                 feedback = str(error)
     return Replay(
         program=reference,
-        row=name,
-        number=number,
-        split=split,
+        row=str(rows.table[ROW].iloc[at]),
+        number=rows.numbers[at],
+        split=rows.splits[at],
         inputs=to_jsonable_python(dict(example.inputs().items()), fallback=str),
         expected=to_jsonable_python(dict(example.labels().items()), fallback=str),
         calls=tuple(heard.calls),
@@ -133,34 +130,6 @@ def replay(
         score=value if prediction is not None else 0.0,
         feedback=feedback,
     )
-
-
-def _find(context: Context, project: Project, row: str) -> tuple[int, str, str, dspy.Example]:
-    """(number, hash, split, example) of a row."""
-    content = read_file(project.data_path)
-    dataset = prepare(context, data_part(project, context.settings, content))
-    types, spec = fields_of(project.build()), project.dataset
-    frame, _ = check_rows(read_rows(project.data_path, content), spec, types, drop_bad_rows=True)
-    hashes = [
-        row_hash(dict(zip(spec.columns, values, strict=True)))
-        for values in zip(*(frame[column] for column in spec.columns), strict=True)
-    ]
-    numbers = [int(number) for number in frame.index]
-    if row.isdigit() and int(row) in numbers:
-        at = numbers.index(int(row))
-    else:
-        found = [place for place, name in enumerate(hashes) if len(row) >= 6 and name.startswith(row)]
-        if not found:
-            raise DatasetError(
-                f"{project.data_path.name} has no row {row!r}. Give a number from {min(numbers)} to {max(numbers)}, or at least six "
-                "digits of a row's hash."
-            )
-        at = found[0]
-    for split in ("train", "val", "sealed"):
-        kept = context.store.read_frame(getattr(dataset, split))
-        if len(mine := kept[kept["_row"] == hashes[at]]):
-            return numbers[at], hashes[at], split, examples(mine.head(1), spec, types)[0]
-    raise DatasetError(f"Row {row} is in no split: it is a copy of another row. Take that one.")
 
 
 class _Heard(BaseCallback):

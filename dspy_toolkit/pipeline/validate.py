@@ -9,15 +9,15 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from dspy_toolkit.datasets import check_rows, examples, read_file, read_rows
+from dspy_toolkit.datasets import check_rows, examples, read_rows
 from dspy_toolkit.datasets.checking import choices_of
 from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.gate.intervals import detectable_proportion
 from dspy_toolkit.metrics import name_of, score
 from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.pipeline.context import Context
-from dspy_toolkit.pipeline.prepare import prepare
-from dspy_toolkit.project import Project, data_part, load_project
+from dspy_toolkit.pipeline.prepare import look_at_rows
+from dspy_toolkit.project import Project, load_project
 from dspy_toolkit.project.signatures import fields_of
 from dspy_toolkit.store import Frozen
 
@@ -47,7 +47,7 @@ def validate(settings: Settings, location: str) -> list[Finding]:
     Where one part cannot be used, what depends on it is not looked at; the rest is.
 
     Args:
-        settings: the home, into which the splits of the rows are written, as a run does.
+        settings: the home, whose earlier rows keep their splits. Nothing is written.
         location: a project's name or file.
     """
     try:
@@ -203,14 +203,11 @@ def _metric(project: Project, cases: list[dspy.Example]) -> Iterator[Finding]:
 
 def _dataset(settings: Settings, project: Project) -> Iterator[Finding]:
     context = Context(project, settings.for_project(project.name))
-    dataset, faults = _tried(
-        "dataset", lambda: prepare(context, data_part(project, context.settings, read_file(project.data_path)))
-    )
+    found, faults = _tried("dataset", lambda: look_at_rows(context))
     yield from faults
-    if dataset is None:
+    if found is None:
         return
-    frames = {name: context.store.read_frame(getattr(dataset, name)) for name in ("train", "val", "sealed")}
-    sizes = {name: len(frame) for name, frame in frames.items()}
+    sizes = found.report.splits
     rows, sealed = sum(sizes.values()), sizes["sealed"]
     said = ", ".join(f"{name} {size}" for name, size in sizes.items())
     yield Finding(subject="dataset", state="ok", what=f"{rows:,} rows: {said}")
@@ -222,21 +219,17 @@ def _dataset(settings: Settings, project: Project) -> Iterator[Finding]:
         f"where two programs differ on {DISAGREEING:.0%} of them.",
         fix="Label more rows." if rows < FEW_ROWS else "",
     )
-    groups = {name: set(frame["_group"]) for name, frame in frames.items()}
-    grouped = sum(len(group) for group in groups.values())
-    if grouped < rows:
+    if found.report.near_duplicates:
         yield Finding(
             subject="dataset",
             state="note",
-            what=f"{rows - grouped} rows are near-duplicates of others, and share their split.",
+            what=f"{found.report.near_duplicates} rows are near-duplicates of others, and share their split.",
         )
     types: dict[str, Any] = fields_of(project.build())
     for name in project.dataset.outputs:
         labels = [str(choice) for choice in choices_of(types.get(name)) or ()]
-        counts = {
-            label: sum(int((frame[name].astype(str) == label).sum()) for frame in frames.values()) for label in labels
-        }
-        if missing := [label for label, count in counts.items() if not count]:
+        seen = set(found.table[name].astype(str))
+        if missing := [label for label in labels if label not in seen]:
             yield Finding(
                 subject="dataset",
                 state="note",

@@ -1,4 +1,4 @@
-"""Every verb of `dspy-toolkit programs` and `dspy-toolkit projects`, as a function.
+"""Every verb of `dspy-toolkit programs`, `projects` and `data`, as a function.
 
     list      list_projects, list_versions, list_known        promote   promote_by_verdict
     show      load_state, messages_of, describe                rollback  rollback
@@ -8,10 +8,14 @@
     import    import_program, read_bundle                      validate  validate
     new       new_project, from_evals
 
+    data check   check_data                 data show            show_rows, show_row
+    data split   split_data, write_splits   data from-feedback   rows_of, write_rows
+
 Each takes the settings first and raises a `ToolkitError` with the next command in it. None prints.
 """
 
 from dspy_toolkit.pipeline.reprove import Reproof, reprove
+from dspy_toolkit.pipeline.rows import DataCheck, RowShown, check_data, show_row, show_rows, split_data, write_splits
 from dspy_toolkit.pipeline.validate import Finding, validate
 from dspy_toolkit.project.listing import Known, describe, list_known
 from dspy_toolkit.registry import champions, list_projects, list_versions, rollback
@@ -25,11 +29,14 @@ from dspy_toolkit.registry.messages import SentPrompt, messages_of
 from dspy_toolkit.registry.programs import load_state
 from dspy_toolkit.registry.verdicts import Promotion, promote_by_verdict
 from dspy_toolkit.scaffold import NewProject, from_evals, new_project
+from dspy_toolkit.serving.dataset import FeedbackRows, rows_of, write_rows
 
 __all__ = [
     "Bundle",
+    "DataCheck",
     "Difference",
     "Exported",
+    "FeedbackRows",
     "Finding",
     "Fit",
     "ImportedVersion",
@@ -38,8 +45,10 @@ __all__ = [
     "PredictorDifference",
     "Promotion",
     "Reproof",
+    "RowShown",
     "SentPrompt",
     "champions",
+    "check_data",
     "delete_version",
     "describe",
     "differences",
@@ -60,5 +69,11 @@ __all__ = [
     "read_bundle",
     "reprove",
     "rollback",
+    "rows_of",
+    "show_row",
+    "show_rows",
+    "split_data",
     "validate",
+    "write_rows",
+    "write_splits",
 ]

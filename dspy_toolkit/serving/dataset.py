@@ -101,9 +101,10 @@ def _known_names(settings: Settings, project: Project) -> frozenset[str]:
     from dspy_toolkit.datasets.placements import recall
     from dspy_toolkit.gate import Ledger
     from dspy_toolkit.pipeline.compare import LEDGER
+    from dspy_toolkit.pipeline.prepare import placements_path
     from dspy_toolkit.pipeline.row_names import name_of_text
 
-    placed = recall(settings.path("splits", f"{project.name}.jsonl"))
+    placed = recall(placements_path(settings, project.name))
     return frozenset(name_of_text(each.text) for each in placed) | Ledger(settings.path(LEDGER)).opened_rows()
 
 
