@@ -6,11 +6,12 @@ Not covered: optimizing the program that reads descriptions (`python -m flows.op
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.errors import StoreError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def advise(
     tool: str = "",
     probe: bool = False,
     trials: Annotated[int, Parameter(name="--try", validator=Number(gte=0, lte=10), show_default=False)] = 0,
-    output: Literal["table", "json"] = "table",
+    json: Json = False,
     **fields: Annotated[str, Parameter(name="--FIELD", help="What is known, by its name: --memory 16GB.")],
 ) -> None:
     """Advise on a project: what to run, what to expect, why, and what was not known.
@@ -39,7 +40,7 @@ def advise(
         tool: Which tool's format; the project's first when left out.
         probe: Run the advised configuration once here, and say how it compares.
         trials: Run so many of the best candidates here by successive halving, and add them to your own landscape.
-        output: Text, or JSON for scripts.
+        json: Print JSON, for scripts.
     """
     from dspy_toolkit.advising import load_advisor
     from dspy_toolkit.advising.advice import advise as ask
@@ -56,7 +57,7 @@ def advise(
     if yaml is not None:
         _write(yaml, written)
     tried = _tried(advisor, advice, settings, probe=probe, count=trials)
-    if output == "json":
+    if json:
         _print_json(advice, tool, tried)
         return
     _print(advice, written, tried, yaml)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.errors import DatasetError, SettingsError
-from dspy_toolkit.printable import printable
+from dspy_toolkit.printable import json_text, printable
 
 if TYPE_CHECKING:
     from dspy_toolkit.cli.conversation import Conversation
@@ -29,6 +30,7 @@ def chat(
     *,
     system: Annotated[str, Parameter(show_default=False)] = "",
     project: Annotated[str, Parameter(show_default=False)] = "",
+    json: Json = False,
 ) -> int:
     """Talk with a program, or with the plain model where none is named. Nothing of it is kept.
 
@@ -40,6 +42,7 @@ def chat(
         program: A project (its champion, else its own program), project@champion, project@3 or a folder.
         system: What the plain model is told first, such as "Answer in one sentence."
         project: Where the program's project is, if it is neither installed nor where it was.
+        json: Print each reply as a line of JSON, for scripts.
     """
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.cli.conversation import WithModel, WithProgram
@@ -58,18 +61,18 @@ def chat(
 
         conversation = WithModel(connect(settings), system)
     if sys.stdin is not None and sys.stdin.isatty():
-        _at_terminal(conversation)
+        _at_terminal(conversation, json)
         return 0
-    return _through_pipe(conversation)
+    return _through_pipe(conversation, json)
 
 
-def _at_terminal(conversation: Conversation) -> None:
+def _at_terminal(conversation: Conversation, json: bool) -> None:
     import readline  # noqa: F401  (gives `input` a history and editing)
 
     print(printable(f"{conversation.title}. {ANEW} begins anew, {END} or Ctrl-D ends."), file=sys.stderr)
     for given in _typed(conversation):
         try:
-            _turn(conversation, given)
+            _turn(conversation, given, json)
         except KeyboardInterrupt:
             print("\n(stopped; as if it had not been said)", file=sys.stderr)
         except DatasetError as error:
@@ -97,7 +100,7 @@ def _typed(conversation: Conversation) -> Iterator[dict[str, str]]:
             yield given
 
 
-def _through_pipe(conversation: Conversation) -> int:
+def _through_pipe(conversation: Conversation, json: bool) -> int:
     """Answer line by line; 1 when a line did not fit."""
     from dspy_toolkit.cli.conversation import read_piped
 
@@ -106,17 +109,20 @@ def _through_pipe(conversation: Conversation) -> int:
         if not (text := line.strip()):
             continue
         try:
-            _turn(conversation, read_piped(text, conversation.asks))
+            _turn(conversation, read_piped(text, conversation.asks), json)
         except DatasetError as error:
             unfit = 1
             print(f"Error: {error}", file=sys.stderr)
     return unfit
 
 
-def _turn(conversation: Conversation, given: dict[str, str]) -> None:
+def _turn(conversation: Conversation, given: dict[str, str], json: bool) -> None:
     dropped = conversation.dropped
-    conversation.say(given, lambda piece: print(printable(piece), end="", flush=True))
-    print(flush=True)
+    if json:
+        print(json_text(conversation.say(given, lambda _: None)), flush=True)
+    else:
+        conversation.say(given, lambda piece: print(printable(piece), end="", flush=True))
+        print(flush=True)
     if more := conversation.dropped - dropped:
         said = "The oldest turn is" if more == 1 else f"The {more} oldest turns are"
         print(f"({said} forgotten: the model has no room for more.)", file=sys.stderr)

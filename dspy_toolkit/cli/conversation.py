@@ -30,8 +30,8 @@ class Conversation(Protocol):
     dropped: int
     """Turns that were left out, the oldest first, since the model has no room for them."""
 
-    def say(self, given: dict[str, str], write: Write) -> None:
-        """Answer; the reply goes to `write` piece by piece.
+    def say(self, given: dict[str, str], write: Write) -> dict[str, Any]:
+        """Answer; the reply goes to `write` piece by piece, and is returned whole: the outputs, or `reply`.
 
         A turn that is not finished, since it failed or was interrupted, is as if it had not been.
 
@@ -61,7 +61,7 @@ class WithModel:
         self._turns.clear()
         self.dropped = 0
 
-    def say(self, given: dict[str, str], write: Write) -> None:
+    def say(self, given: dict[str, str], write: Write) -> dict[str, Any]:
         said = {"role": "user", "content": given[""]}
         before, reply = list(self._turns), ""
         while True:
@@ -76,6 +76,7 @@ class WithModel:
                 before = before[2:]
                 self.dropped += 1
         self._turns = [*before, said, {"role": "assistant", "content": reply}]
+        return {"reply": reply}
 
     def _pieces(self, messages: list[dict[str, str]]) -> Iterator[str]:
         from dspy_toolkit.lm.litellm.provider import import_litellm
@@ -111,7 +112,7 @@ class WithProgram:
     def forget(self) -> None:
         self._turns.clear()
 
-    def say(self, given: dict[str, str], write: Write) -> None:
+    def say(self, given: dict[str, str], write: Write) -> dict[str, Any]:
         import dspy
 
         from dspy_toolkit.cli.predict import fit
@@ -123,6 +124,7 @@ class WithProgram:
         told = inputs if self._history is None else {**inputs, self._history: dspy.History(messages=self._turns)}
         answer = asyncio.run(self._run(told, write))
         self._turns.append({**inputs, **answer})
+        return answer
 
     async def _run(self, inputs: dict[str, Any], write: Write) -> dict[str, Any]:
         from dspy_toolkit.serving.running import run

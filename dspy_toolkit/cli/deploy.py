@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
+from dspy_toolkit.printable import json_text
+
 if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings
 
@@ -36,6 +39,7 @@ def deploy(
     budget: Annotated[str, Parameter(show_default=False)] = "",
     optimizer: Annotated[str, Parameter(show_default=False)] = "",
     name: Annotated[str, Parameter(show_default=False)] = "",
+    json: Json = False,
 ) -> None:
     """Deploy the optimization of a project, on a schedule or for starting by hand.
 
@@ -48,6 +52,7 @@ def deploy(
         budget: light, medium, heavy, LM calls, a time or dollars; the project's or the settings' by default.
         optimizer: The project's or the settings' by default.
         name: The deployment's name; nightly-PROJECT with a cron line, else on-demand-PROJECT.
+        json: Print JSON, for scripts.
     """
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.display.tables import console
@@ -57,6 +62,9 @@ def deploy(
     show_log(settings)
     entry = make_entry(settings, project, cron, timezone, budget, optimizer, name)
     deployed = add_entry(settings, entry, Path.cwd())
+    if json:
+        print(json_text({"deployment": deployed, "cron": cron or None, "timezone": timezone}, indent=2))
+        return
     console().print(
         f"{deployed} is deployed{f', and runs at {cron} ({timezone})' if cron else ''}. Start it now:\n"
         f"  prefect deployment run '{deployed}'",

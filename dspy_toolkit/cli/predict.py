@@ -1,6 +1,6 @@
 """`dspy-toolkit predict`: run a program on one input, or on a file of them.
 
-Inputs come from options (`--request "…"`, or `--input request=…` for a field named like an option), from `--json`, from
+Inputs come from options (`--request "…"`, or `--input request=…` for a field named like an option), from `--row`, from
 JSON on stdin, or from a file of rows. With a file there is one line of JSON for each row, in the file's order, as soon
 as it is known; a row whose reply could not be parsed has its line too, `{"error": …}`, and the exit code is then 1.
 
@@ -14,10 +14,11 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.errors import DatasetError, EngineError, nearest
 from dspy_toolkit.printable import json_text
 
@@ -38,11 +39,11 @@ def predict(
     /,
     *,
     inputs: Annotated[tuple[str, ...], Parameter(name=["--input", "-i"], negative="", show_default=False)] = (),
-    json: Annotated[str | None, Parameter(show_default=False)] = None,
+    row: Annotated[str | None, Parameter(show_default=False)] = None,
     file: Annotated[Path | None, Parameter(name=["--file", "-f"], show_default=False)] = None,
     to: Annotated[Path | None, Parameter(show_default=False)] = None,
     project: Annotated[str, Parameter(show_default=False)] = "",
-    output: Literal["table", "json"] = "table",
+    json: Json = False,
     **fields: Annotated[str, Parameter(name="--FIELD", help="An input of the program by its name.")],
 ) -> None:
     """Run a program on an input, or on every row of a file.
@@ -50,11 +51,11 @@ def predict(
     Args:
         program: A project (its champion, else its own program), project@champion, project@3 or a folder.
         inputs: One input as NAME=VALUE; give it once for each.
-        json: All inputs as one JSON object. JSON on stdin does as well.
+        row: All inputs as one JSON object. JSON on stdin does as well.
         file: A .jsonl, .csv or .parquet file of inputs; prints one line of JSON for each row.
         to: With --file, write the lines into this file, with a bar; started again it goes on where it was stopped.
         project: Where the program's project is, if it is neither installed nor where it was.
-        output: A table, or JSON for scripts.
+        json: Print JSON, for scripts; with a file it is JSON in any case.
     """
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.lm import connect
@@ -66,7 +67,7 @@ def predict(
     settings = load_settings()
     show_log(settings)
     loaded = load_program(settings, program, project)
-    rows = read_file(file, loaded) if file else [read_inputs(loaded, inputs, fields, json)]
+    rows = read_file(file, loaded) if file else [read_inputs(loaded, inputs, fields, row)]
     if loaded.manifest is None:
         print(
             f"Nothing of {loaded.project.name} is promoted yet: this is its own program, not optimized.",
@@ -91,7 +92,7 @@ def predict(
         print_rows(loaded, rows, connection, settings.optimize.threads)
         return
     answer = run(loaded, rows[0], connection)
-    if output == "json":
+    if json:
         print(json_text(answer))
     else:
         from dspy_toolkit.display.tables import console, properties

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def replay(
     /,
     *,
     project: Annotated[str, Parameter(show_default=False)] = "",
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Run a program on one row of its project again: the messages, the raw reply, what was read of it, the score and why.
 

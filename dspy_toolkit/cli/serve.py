@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.errors import SettingsError
+from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
+    from dspy_toolkit.serving.keys import StoredKey
     from dspy_toolkit.settings import Settings
 
 INSTALL = "Serving needs FastAPI and uvicorn. Run `pip install 'dspy-toolkit[serve]'`."
@@ -90,27 +93,36 @@ def add_key(
     scope: Annotated[tuple[Literal["predict", "admin"], ...], Parameter(negative="", show_default=False)] = (
         "predict",
     ),
+    json: Json = False,
 ) -> None:
     """Make a key and print it, this once.
 
     Args:
         name: Whose it is, for the list.
         scope: predict (the default) asks programs and gives feedback; admin also reads metrics, verdicts and prompts.
+        json: Print JSON, for scripts.
     """
     from dspy_toolkit.serving.keys import add_key as add
     from dspy_toolkit.settings import load_settings
 
-    _, text = add(load_settings(), name, scope)
-    print(text)
+    made, text = add(load_settings(), name, scope)
+    print(json_text({**_public(made), "key": text}, indent=2) if json else text)
 
 
-def list_keys() -> None:
-    """List the keys: id, name, scopes, when they were made. What opens the door is not kept."""
+def list_keys(*, json: Json = False) -> None:
+    """List the keys: id, name, scopes, when they were made. What opens the door is not kept.
+
+    Args:
+        json: Print JSON, for scripts.
+    """
     from dspy_toolkit.display.tables import console, listing
     from dspy_toolkit.serving.keys import keys_file, read_keys
     from dspy_toolkit.settings import load_settings
 
     found = read_keys(keys_file(load_settings()))
+    if json:
+        print(json_text([_public(key) for key in found], indent=2))
+        return
     if not found:
         print("There is no key. Make one with `dspy-toolkit serve keys add NAME`.")
         return
@@ -118,14 +130,20 @@ def list_keys() -> None:
     console().print(listing(("id", "name", "scopes", "made"), rows))
 
 
-def revoke_key(key: str, /) -> None:
+def revoke_key(key: str, /, *, json: Json = False) -> None:
     """Take a key away; a server that runs refuses it from the next request on.
 
     Args:
         key: Its name or its id.
+        json: Print JSON, for scripts.
     """
     from dspy_toolkit.serving.keys import revoke_key as revoke
     from dspy_toolkit.settings import load_settings
 
     gone = revoke(load_settings(), key)
-    print(f"The key {gone.name} ({gone.id}) is revoked.")
+    print(json_text(_public(gone), indent=2) if json else f"The key {gone.name} ({gone.id}) is revoked.")
+
+
+def _public(key: StoredKey) -> dict[str, object]:
+    """What may be shown of a key: all but what opens the door."""
+    return key.model_dump(mode="json", exclude={"sha256"})

@@ -25,7 +25,7 @@ def test_options_give_a_configuration_and_its_reasons(tmp_path: Path, capsys: py
 
 
 def test_json_is_for_scripts(capsys: pytest.CaptureFixture[str]) -> None:
-    advise("lora", output="json", memory="16GB", model="3B", rows="3000", text="chat")
+    advise("lora", json=True, memory="16GB", model="3B", rows="3000", text="chat")
     said = json.loads(capsys.readouterr().out)
     assert said["situation"]["rows"] == "thousands"
     assert said["range"] is None and said["outside"], "a 3B model was not measured"

@@ -51,6 +51,11 @@ def test_each_line_is_a_turn_and_the_model_is_told_what_was_said(talk: Callable[
     ]
 
 
+def test_replies_as_json_for_scripts(talk: Callable[..., Any]) -> None:
+    ended, _ = talk(["Good\nday.", "Ann."], "I am Ann.\nWho am I?\n", "--json")
+    assert [json.loads(line) for line in ended.out.splitlines()] == [{"reply": "Good\nday."}, {"reply": "Ann."}]
+
+
 def test_what_no_longer_fits_is_forgotten_and_said(talk: Callable[..., Any]) -> None:
     long = "word " * 60
     ended, engine = talk(["one", "two", "three"], f"{long}\n{long}\n{long}\n", context_size=400)

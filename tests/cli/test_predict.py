@@ -128,7 +128,7 @@ def test_a_failing_engine_ends_it(loaded: LoadedProgram, home: Settings) -> None
 def test_the_real_model_answers(command, home: Settings, save_questions, questions: Path, engine, model_home) -> None:
     shutil.copytree(model_home / "models", home.path("models"))
     save_questions("Be brief.")
-    ended = command("predict", "questions@1", "--text", "Who wrote Hamlet?", "--output", "json")
+    ended = command("predict", "questions@1", "--text", "Who wrote Hamlet?", "--json")
     assert ended.code == 0 and ended.err == ""
     assert json.loads(ended.out)["label"] in ("number", "person")
     table = command("predict", str(questions), "--input", "text=Who wrote Hamlet?")

@@ -42,7 +42,7 @@ def test_texts_that_would_be_commands(
     free = project.with_name("free.toml")
     free.write_text(project.read_text().replace('Literal["number", "person"]', "str").replace('"questions"', '"free"'))
     serve_engine(engine)
-    for form in ([], ["--output", "json"]):
+    for form in ([], ["--json"]):
         with pytest.raises(SystemExit):
             main(["predict", str(free), "--input", f"text={HOSTILE}", *form])
         captured = capsys.readouterr()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import json
 import re
 import signal
 import subprocess
@@ -32,7 +33,11 @@ def test_keys_are_added_listed_and_revoked(command: Callable[..., Any]) -> None:
     assert "app" in listed and made.out.strip() not in listed
     assert "already" not in command("serve", "keys", "add", "app").out
     assert command("serve", "keys", "add", "app").code == 1
+    (shown,) = json.loads(command("serve", "keys", "list", "--json").out)
+    assert shown["name"] == "app" and set(shown) == {"id", "name", "scopes", "created"}, "never what opens the door"
     assert "is revoked" in command("serve", "keys", "revoke", "app").out
+    told = json.loads(command("serve", "keys", "add", "other", "--json").out)
+    assert told["key"] and told["scopes"] == ["predict"]
     assert "no key 'app'" in command("serve", "keys", "revoke", "app").err
 
 
