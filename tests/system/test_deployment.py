@@ -18,7 +18,7 @@ from tests.system.fresh_clone import Model, environment, make_clone, terminal
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]
 
-PARAMETERS = json.dumps({"project": "films", "optimizer": "bootstrap", "budget": "light"})
+PARAMETERS = json.dumps({"project": "films", "optimizer": "bootstrap", "budget": "60"})
 ON_THE_WORKER = f"""
 echo "=== films"
 .venv/bin/prefect deployment run 'optimize-program/nightly-router' --params '{PARAMETERS}' --watch --watch-timeout 900

@@ -67,11 +67,13 @@ def test_a_home_that_cannot_be_written_is_one_clear_error(fresh_home: dict[str, 
 def test_ctrl_c_while_compiling_is_obeyed_and_the_next_run_goes_on(
     fresh_home: dict[str, str], films: Path, tmp_path: Path
 ) -> None:
-    command = [*FLOW, "--project", str(films), "--optimizer", "bootstrap"]
+    asked = ["--project", str(films), "--optimizer", "bootstrap", "--budget", "60"]
     log_path = tmp_path / "log"
     with log_path.open("w") as log:
         # A session of its own, whose members all get the signal, as at a terminal.
-        process = subprocess.Popen(command, env=fresh_home, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            [*FLOW, *asked], env=fresh_home, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             began = time.monotonic()
             while "compile" not in log_path.read_text():
@@ -88,7 +90,7 @@ def test_ctrl_c_while_compiling_is_obeyed_and_the_next_run_goes_on(
     printed = log_path.read_text()
     assert "Interrupted" in printed
     assert "Traceback" not in printed
-    done = optimize(fresh_home, "--project", str(films), "--optimizer", "bootstrap")
+    done = optimize(fresh_home, *asked)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
