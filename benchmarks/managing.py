@@ -2,17 +2,20 @@
 
     python -m benchmarks.managing [--versions 1000] [--home FOLDER]
 
-Importing MLflow, which the first command of a process pays, is left out and printed apart. The versions are entries of the registry
-that share one run's files: listing reads no files.
+First what the work itself takes, without imports; then `dspy-toolkit programs list` as a process, beside one that imports MLflow
+and does nothing else. The versions are entries of the registry that share one run's files: listing reads no files.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dspy_toolkit.optimizers.states import state_of
@@ -56,8 +59,16 @@ def main() -> None:
 
         show("import", read_in)
         print(f"the bundle has {bundle.stat().st_size:,} bytes")
+        for what, arguments in PROCESSES.items():
+            show(f"a process: {what}", lambda arguments=arguments: run(home, arguments))
 
 
+COMMAND = ("-c", "from dspy_toolkit.cli import main; main()")
+PROCESSES = {
+    "import mlflow": ("-c", "from mlflow import MlflowClient"),
+    "programs list": (*COMMAND, "programs", "list"),
+    "programs list router": (*COMMAND, "programs", "list", "router"),
+}
 PROJECT = """
 name = "NAME"
 signature = 'request: str -> project: Literal["lora", "diffusion", "clip", "federated", "compression", "meta-learning"]'
@@ -88,19 +99,31 @@ def fill(home: Settings, versions: int) -> None:
             mlflow.create_model_version("router", source, first.run_id, tags={"program_sha256": first.program_sha256})
 
 
+def run(home: Settings, arguments: Sequence[str]) -> None:
+    """Run Python with these arguments, in that home."""
+    variables = os.environ | {"DSPY_TOOLKIT_HOME": str(home.path()), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    subprocess.run([sys.executable, *arguments], env=variables, stdout=subprocess.DEVNULL, check=True)
+
+
 def show(what: str, do: Callable[[], object]) -> None:
     """Print the median and the slowest of some times, and what the processor spent, which other work on the machine delays less."""
     seconds, spent = [], []
     for _ in range(TIMES):
-        began, before = time.perf_counter(), time.process_time()
+        began, before = time.perf_counter(), _processor()
         do()
         seconds.append(time.perf_counter() - began)
-        spent.append(time.process_time() - before)
+        spent.append(_processor() - before)
     print(
         f"{what}: median {statistics.median(seconds):.2f} s, slowest {max(seconds):.2f} s, of {TIMES}; "
         f"processor {statistics.median(spent):.2f} s",
         flush=True,
     )
+
+
+def _processor() -> float:
+    """Seconds that this process and those that it waited for have spent."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 if __name__ == "__main__":

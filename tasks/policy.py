@@ -23,7 +23,7 @@ from dspy_toolkit.code_version import sources_sha256
 from dspy_toolkit.lm import root_error
 from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.project import check_known
-from dspy_toolkit.registry.programs import is_saved, is_version
+from dspy_toolkit.registry.references import is_saved, is_version
 from dspy_toolkit.run import Request
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.store import Ref, digest

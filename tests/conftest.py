@@ -149,7 +149,7 @@ def save_questions(home: Settings, questions: Path) -> Callable[..., int]:
     from dspy_toolkit.project import load_project
     from dspy_toolkit.project.signatures import fields_of, signature_hash
     from dspy_toolkit.registry import Manifest, save_version
-    from dspy_toolkit.registry.programs import lasting_location
+    from dspy_toolkit.registry.references import lasting_location
     from dspy_toolkit.tracking import runs as tracking
 
     def save(instructions: str = "Say what the answer is.", **fields: Any) -> int:

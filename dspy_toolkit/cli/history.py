@@ -36,7 +36,7 @@ def history(
     """
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.display.tables import console
-    from dspy_toolkit.registry.programs import project_name
+    from dspy_toolkit.registry.references import project_name
     from dspy_toolkit.settings import load_settings
     from dspy_toolkit.tracking.history import read_history
 

@@ -34,7 +34,7 @@ def list_programs(
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.display.tables import console
     from dspy_toolkit.registry import list_projects, list_versions
-    from dspy_toolkit.registry.programs import project_name
+    from dspy_toolkit.registry.references import project_name
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()
@@ -63,7 +63,7 @@ def show_champions(
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.display.tables import console, listing
     from dspy_toolkit.registry import champions
-    from dspy_toolkit.registry.programs import project_name
+    from dspy_toolkit.registry.references import project_name
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()

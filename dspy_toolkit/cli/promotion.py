@@ -57,7 +57,7 @@ def roll_back(project: str, /, *, json: Json = False) -> None:
     """
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.registry import champion, rollback
-    from dspy_toolkit.registry.programs import project_name
+    from dspy_toolkit.registry.references import project_name
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()

@@ -17,7 +17,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from dspy.adapters.utils import serialize_for_json
 from pydantic import Field, ValidationError
 
 from dspy_toolkit.errors import ProgramError
@@ -97,4 +96,6 @@ def joined(rule: Rule, signature: type[dspy.Signature], answers: Sequence[Mappin
 
 def _key(value: Any) -> str:
     """A value by which it is known again."""
+    from dspy.adapters.utils import serialize_for_json
+
     return json.dumps([type(value).__name__, serialize_for_json(value)], sort_keys=True, default=str)

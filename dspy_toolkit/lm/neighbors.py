@@ -22,7 +22,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
-from dspy.adapters.utils import serialize_for_json
 from pydantic import Field, ValidationError
 
 from dspy_toolkit.errors import ObjectMissing, ProgramError
@@ -173,6 +172,8 @@ class NeighborIndex:
 
 def _said(value: Any) -> str:
     """A value as text: the same for one of the signature's type and for what was saved of it."""
+    from dspy.adapters.utils import serialize_for_json
+
     plain = serialize_for_json(value)
     return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False, sort_keys=True, default=str)
 

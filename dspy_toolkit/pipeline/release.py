@@ -25,7 +25,7 @@ from dspy_toolkit.project.signatures import fields_of, signature_hash
 from dspy_toolkit.registry import Decision, Manifest, champion, promote, save_version, undo
 from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.manifest import KeptVerdict
-from dspy_toolkit.registry.programs import lasting_location
+from dspy_toolkit.registry.references import lasting_location
 from dspy_toolkit.registry.unfinished import INTENT_TAG
 from dspy_toolkit.run import ReleasedRun, Run
 from dspy_toolkit.tracking.runs import close_failed, open_run, record_run

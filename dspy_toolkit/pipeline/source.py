@@ -25,14 +25,8 @@ from dspy_toolkit.optimizers.states import fill, state_of
 from dspy_toolkit.project import NightPart, Project, StartPart
 from dspy_toolkit.project.states import predictor_states, prompts_of
 from dspy_toolkit.registry import champion, find_version
-from dspy_toolkit.registry.programs import (
-    LoadedProgram,
-    is_location,
-    is_saved,
-    is_version,
-    load_program,
-    project_name,
-)
+from dspy_toolkit.registry.programs import LoadedProgram, load_program
+from dspy_toolkit.registry.references import is_location, is_saved, is_version, project_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

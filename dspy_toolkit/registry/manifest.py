@@ -54,7 +54,7 @@ class Manifest(Frozen):
     schema_version: Literal[2] = SCHEMA_VERSION
     project: str
     location: str = ""
-    """Where the project was found (`programs.lasting_location`); empty: by its name."""
+    """Where the project was found (`references.lasting_location`); empty: by its name."""
     signature_fields: dict[str, str]
     """Field name → the annotation as text, over all of the program's predictors."""
     signature_sha256: str

@@ -20,7 +20,8 @@ from dspy_toolkit.project import ChampionPart, Project, load_named, load_project
 from dspy_toolkit.project.signatures import fields_of, signature_hash
 from dspy_toolkit.project.states import predictor_states, renamed
 from dspy_toolkit.registry import champion, find_version, list_projects, load_version
-from dspy_toolkit.registry.manifest import MANIFEST_FILE, Manifest
+from dspy_toolkit.registry.manifest import Manifest
+from dspy_toolkit.registry.references import is_location, is_saved, is_version, project_name
 
 if TYPE_CHECKING:
     import dspy
@@ -102,34 +103,6 @@ def load_state(settings: Settings, reference: str, location: str = "") -> tuple[
 def own_state(settings: Settings, reference: str, location: str = "") -> dict[str, Any]:
     """The state of a project's own program, which nothing has optimized, as JSON. Raises ProjectError."""
     return json.loads(json.dumps(load_project(location or reference, settings).build().dump_state(), default=str))
-
-
-def project_name(text: str) -> str:
-    """The name of the project at `text`, which may be a name already. Only a location is looked into."""
-    return load_project(text).name if is_location(text) else text
-
-
-def is_location(text: str) -> bool:
-    """Whether `text` says where a project is (a file, `module:attr`), rather than what it is called."""
-    return ":" in text or "/" in text or text.endswith((".toml", ".py"))
-
-
-def is_version(reference: str) -> bool:
-    """Whether `reference` names a version in the registry, such as `router@champion` (whether or not there is one)."""
-    return "@" in reference and "/" not in reference and "\\" not in reference
-
-
-def is_saved(reference: str) -> bool:
-    """Whether `reference` is a folder that holds a saved program."""
-    return not is_version(reference) and (Path(reference).expanduser() / MANIFEST_FILE).is_file()
-
-
-def lasting_location(location: str) -> str:
-    """A project's location that holds in any working folder: file paths become absolute, names are kept."""
-    place, colon, attribute = location.rpartition(":") if ".py:" in location else (location, "", "")
-    if not place.endswith((".toml", ".py")):
-        return location
-    return f"{Path(place).expanduser().resolve()}{colon}{attribute}"
 
 
 def _find_project(manifest: Manifest, reference: str, location: str, settings: Settings) -> Project:

@@ -61,7 +61,8 @@ def load_live(settings: Settings, reference: str, location: str = "", model: str
     """
     from dspy_toolkit.lm import connect
     from dspy_toolkit.registry import champion, find_version
-    from dspy_toolkit.registry.programs import is_location, is_saved, is_version, load_program, project_name
+    from dspy_toolkit.registry.programs import load_program
+    from dspy_toolkit.registry.references import is_location, is_saved, is_version, project_name
 
     version: int | None = None
     if is_version(reference):

@@ -100,7 +100,7 @@ class Service:
 
     def _add(self, reference: str) -> Entry:
         from dspy_toolkit.registry import load_version
-        from dspy_toolkit.registry.programs import is_location, is_saved, is_version, project_name
+        from dspy_toolkit.registry.references import is_location, is_saved, is_version, project_name
 
         saved, pinned = is_saved(reference), is_version(reference) and not reference.endswith("@champion")
         location = reference if is_location(reference) and not saved else ""

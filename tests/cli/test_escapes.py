@@ -28,14 +28,14 @@ def test_a_saved_program(command: Command, home: Settings, save_questions: Calla
     assert SEEN in command("programs", "show", "questions@1").out.replace("\n", "")
 
 
-@pytest.mark.parametrize("output", ["table", "json"])
-def test_a_reply(command: Command, questions: Path, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reply(command: Command, questions: Path, monkeypatch: pytest.MonkeyPatch, form: list[str]) -> None:
     text = questions.read_text().replace('Literal["number", "person"]', "str")
     questions.write_text(text)
     engine = FakeEngine(lambda request: {"label": f"a {HOSTILE}"})
     monkeypatch.setenv("DSPY_TOOLKIT_LM__MODEL", engine.model)
     serve_engine(engine)
-    ended = command("predict", str(questions), "--text", HOSTILE, "--output", output)
+    ended = command("predict", str(questions), "--text", HOSTILE, *form)
     engine.close()
     assert ended.code == 0, ended.err
     assert not has_controls(ended.out + ended.err)

@@ -51,7 +51,11 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("short_texts")
-@pytest.mark.parametrize("name", LM_CALLS)
+@pytest.mark.parametrize(
+    "name",
+    # GEPA takes a minute and changes nothing with so weak a model; tests/system/test_terminal.py runs all of it, as soak.
+    [pytest.param(name, marks=pytest.mark.soak) if name == "gepa" else name for name in LM_CALLS],
+)
 def test_an_optimizer(problem: Problem, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     budget = Budget(name="tiny", lm_calls=LM_CALLS[name])
     seen = profile(train=6, val=5, probed=5)

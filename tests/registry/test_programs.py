@@ -20,7 +20,8 @@ from dspy_toolkit.pipeline.source import find_start
 from dspy_toolkit.project import Project, load_project
 from dspy_toolkit.project.states import predictor_states
 from dspy_toolkit.registry import Manifest, promote
-from dspy_toolkit.registry.programs import lasting_location, load_program, load_state, project_name
+from dspy_toolkit.registry.programs import load_program, load_state
+from dspy_toolkit.registry.references import lasting_location, project_name
 from dspy_toolkit.registry.versions import load_version
 from dspy_toolkit.settings import RegistrySettings, Settings
 from dspy_toolkit.store import Store
