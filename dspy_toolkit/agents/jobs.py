@@ -1,5 +1,7 @@
 """Optimizations that an agent has started: one at a time, each a process of its own, all together within a number of LM calls.
 
+What a job may ask beside its budget is charged before it begins, with the budget, and none of it is given back.
+
 A job goes on when the server ends, as one that was started by hand would; what it made is in MLflow.
 
 Not covered: what an optimization does (the flow `optimize_program`). It needs a clone, where the flows are.
@@ -35,7 +37,9 @@ class Job(Frozen):
     id: str
     project: str
     lm_calls: int
-    """That it may spend."""
+    """That it may spend on searching."""
+    calls_beside: int
+    """That the probe and the comparisons may take besides."""
     state: Literal["running", "done", "failed"]
     said: str
     """The end of what it has printed."""
@@ -47,12 +51,12 @@ class Jobs:
     def __init__(self, settings: Settings, most_calls: int, start: Start | None = None) -> None:
         """Args:
         settings: whose home holds what jobs print.
-        most_calls: LM calls that all jobs together may be granted.
+        most_calls: LM calls that all jobs together may be granted, those beside their budgets included.
         start: starts a command whose output goes to a file; a process of this machine by default.
         """
         self._settings, self._start = settings, start or _start
         self._left = most_calls
-        self._running: dict[str, tuple[str, int, subprocess.Popen[bytes], Path]] = {}
+        self._running: dict[str, tuple[str, int, int, subprocess.Popen[bytes], Path]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -60,20 +64,28 @@ class Jobs:
         """LM calls that may still be granted."""
         return self._left
 
-    def optimize(self, project: str, lm_calls: int, optimizer: str = "") -> Job:
+    def optimize(self, project: str, lm_calls: int, calls_beside: int, optimizer: str = "") -> Job:
         """Start an optimization.
+
+        Args:
+            project: its name.
+            lm_calls: its budget.
+            calls_beside: what it may ask that is not in the budget (`beside`).
+            optimizer: the project's or the settings' by default.
 
         Raises:
             OptimizerError: another one is running, or more is asked for than is left.
             ProjectError: the flows are not here.
         """
         with self._lock:
-            if running := [key for key, (_, _, process, _) in self._running.items() if process.poll() is None]:
+            if running := [key for key, (*_, process, _) in self._running.items() if process.poll() is None]:
                 raise OptimizerError(f"The job {running[0]} is running. Wait until it has ended, then ask again.")
-            if not 1 <= lm_calls <= self._left:
+            room = self._left - calls_beside
+            if not 1 <= lm_calls <= room:
                 raise OptimizerError(
-                    f"{lm_calls} LM calls were asked for, and {self._left} are left of what this server may spend. Ask for less, or "
-                    "let a person start it."
+                    f"{lm_calls} LM calls were asked for, the probe and the comparisons of {project} may take {calls_beside} more, and "
+                    f"{self._left} are left of what this server may spend. {f'Ask for 1 to {room}, or let' if room > 0 else 'Let'} a "
+                    "person allow more with --most-calls."
                 )
             key = uuid.uuid4().hex[:12]
             make_home(self._settings.path())
@@ -83,8 +95,8 @@ class Jobs:
             command += ["--optimizer", optimizer] if optimizer else []
             with log.open("wb") as out:
                 process = self._start([sys.executable, *command], out)
-            self._left -= lm_calls
-            self._running[key] = project, lm_calls, process, log
+            self._left -= lm_calls + calls_beside
+            self._running[key] = project, lm_calls, calls_beside, process, log
         return self.job(key)
 
     def job(self, key: str) -> Job:
@@ -92,11 +104,11 @@ class Jobs:
         if key not in self._running:
             known = ", ".join(self._running) or "none"
             raise OptimizerError(f"This server has started no job {key!r}; it has started {known}.")
-        project, lm_calls, process, log = self._running[key]
+        project, lm_calls, calls_beside, process, log = self._running[key]
         code = process.poll()
         said = printable(log.read_text(encoding="utf-8", errors="replace"))[-SHOWN:]
         state = "running" if code is None else "failed" if code else "done"
-        return Job(id=key, project=project, lm_calls=lm_calls, state=state, said=said)
+        return Job(id=key, project=project, lm_calls=lm_calls, calls_beside=calls_beside, state=state, said=said)
 
 
 def _start(command: Sequence[str], out: IO[bytes]) -> subprocess.Popen[bytes]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dspy_toolkit.agents.jobs import Jobs
 from dspy_toolkit.errors import ProjectError, RegistryError, ToolkitError
 from dspy_toolkit.printable import printable
-from dspy_toolkit.registry.programs import is_location, is_saved
+from dspy_toolkit.registry.references import is_location, is_saved
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -206,15 +206,17 @@ def _optimizing(settings: Settings, jobs: Jobs) -> tuple[Callable[..., Answer], 
     def optimize(project: str, lm_calls: int, optimizer: str = "") -> Answer:
         """Start an optimization of a project by its name, with a number of LM calls; the gate decides about the result.
 
-        One runs at a time, and all together stay within what a person has allowed. Ask optimization_status how it stands.
+        The calls are for the search. What the probe and the comparisons may take (calls_beside) is charged with them to what a
+        person has allowed; lm_calls_left says what is left. One runs at a time. Ask optimization_status how it stands.
         """
+        from dspy_toolkit.agents.beside import calls_beside
         from dspy_toolkit.optimizers.plan.selection import check_optimizer
         from dspy_toolkit.project import load_named
 
         found = load_named(_checked(project), settings)
         if optimizer:
             check_optimizer(optimizer)
-        job = jobs.optimize(found.name, lm_calls, optimizer)
+        job = jobs.optimize(found.name, lm_calls, calls_beside(settings, found), optimizer)
         return job.model_dump() | {"lm_calls_left": jobs.left}
 
     def optimization_status(job_id: str) -> Answer:

@@ -14,7 +14,7 @@ def mcp(
     *,
     http: Annotated[int | None, Parameter(show_default=False, validator=validators.Number(gte=1, lt=65536))] = None,
     allow_optimize: Annotated[bool, Parameter(negative="", show_default=False)] = False,
-    most_calls: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 300,
+    most_calls: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 1000,
 ) -> None:
     """Serve what the toolkit knows to a coding agent, by the Model Context Protocol, on stdin and stdout.
 
@@ -23,7 +23,8 @@ def mcp(
     Args:
         http: Serve on this port of this machine instead, at /mcp.
         allow_optimize: Also let it start optimizations, one at a time. Start the server in a clone: it needs the flows.
-        most_calls: LM calls that all these optimizations together may spend.
+        most_calls: LM calls that all these optimizations together may take: their budgets, and what their probes and comparisons
+            take at most, which is charged before they begin. Replies that cannot be read and are asked for again come on top.
     """
     from dspy_toolkit.agents import Jobs, make_server
     from dspy_toolkit.cli.boundary import show_log

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.pipeline.reprove import Reproof
     from dspy_toolkit.settings import Settings
 
+STDERR = 2
 Names = Annotated[tuple[str, ...], Parameter(show_default=False)]
 
 
@@ -80,8 +81,9 @@ def reprove_programs(
     """Ask the gate again, on the sealed rows, whether champions hold; nothing is promoted.
 
     With a model, each champion on it is compared with itself on today's model; without, with the project's own program. A
-    version that is not live is compared with the champion, and `programs promote` obeys what comes out. The exit code is
-    1 where one fell, was refused or could not be run.
+    version that is not live is compared with the champion, and `programs promote` obeys what comes out. Beside it stand
+    the scores on sealed rows of when it was made and of today. The exit code is 1 where one fell, was refused or could not be
+    run, and that of its optimization where one failed.
 
     Args:
         programs: Projects, or versions as project@3; every champion when none is given.
@@ -106,13 +108,22 @@ def reprove_programs(
     elif not names:
         print(f"Nothing is promoted in {settings.path()} yet.")
     else:
-        rows = [(f"{made.project}@{made.version}", made.outcome, made.question, made.reason) for made in found]
-        rows += [(name, "could not be run", "", why) for name, why in failed.items()]
-        console().print(listing(("program", "outcome", "question", ""), rows))
+        rows = [
+            (
+                f"{made.project}@{made.version}",
+                made.outcome,
+                *(f"{score.mean:.3f}" if score else "" for score in (made.score_then, made.score)),
+                made.question,
+                f"{made.reason} {made.note}".rstrip(),
+            )
+            for made in found
+        ]
+        rows += [(name, "could not be run", "", "", "", why) for name, why in failed.items()]
+        console().print(listing(("program", "outcome", "then", "now", "question", ""), rows))
     wanted = {"none": (), "fell": ("fell",), "undecided": ("fell", "undecided")}[optimize]
-    _optimize([made for made in found if made.outcome in wanted], model)
-    if failed or any(made.outcome in ("fell", "refused") for made in found):
-        raise SystemExit(1)
+    code = _optimize([made for made in found if made.outcome in wanted], model)
+    if code or failed or any(made.outcome in ("fell", "refused") for made in found):
+        raise SystemExit(code or 1)
 
 
 def _ask_all(
@@ -135,18 +146,29 @@ def _ask_all(
     return found, failed
 
 
-def _optimize(made: list[Reproof], model: str) -> None:
-    """Optimize the projects of `made` one after the other, on the model that they are moved to."""
+def _optimize(made: list[Reproof], model: str) -> int:
+    """Optimize the projects of `made` one after the other, on the model that they are moved to.
+
+    Returns:
+        The exit code of the last one that failed; 1 where the flows are not here; else 0.
+    """
     if not made:
-        return
+        return 0
     sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it
     has_flows = importlib.util.find_spec("flows") is not None
     sys.path.pop(0)
     environment = os.environ | ({"DSPY_TOOLKIT_LM__MODEL": model} if model else {})
+    failed = 0
     for each in made:
         command = ["-m", "flows.optimize_program", "--project", each.location or each.project]
         if not has_flows:
             before = f"DSPY_TOOLKIT_LM__MODEL={model} " if model else ""
             print(f"The flows are not here. In a clone, run: {before}python {' '.join(command)}", file=sys.stderr)
+            failed = 1
             continue
-        subprocess.run([sys.executable, *command], env=environment, check=False)
+        # stdout is this command's own, and may be read as JSON.
+        code = subprocess.run([sys.executable, *command], env=environment, stdout=STDERR, check=False).returncode
+        if code:
+            failed = code if code > 0 else 128 - code  # as a shell gives a signal
+            print(f"The optimization of {each.project} failed, with exit code {failed}.", file=sys.stderr)
+    return failed

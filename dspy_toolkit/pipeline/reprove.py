@@ -6,7 +6,8 @@
                          live; its verdict is kept with it, and `programs promote` obeys it
 
 All of it is on the sealed rows, and every opening is in the ledger. Each answer is a run of MLflow, and no decision: nothing is
-promoted here.
+promoted here. Beside it stands what the program scored when it was promoted: one that still beats what it is compared with may
+have lost much since.
 
 Not covered: searching for a better program where one fell (the flow `optimize_program`).
 """
@@ -17,8 +18,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from dspy_toolkit.datasets import read_file
 from dspy_toolkit.errors import RegistryError
+from dspy_toolkit.evaluation import Report
 from dspy_toolkit.gate.evidence import Evidence
 from dspy_toolkit.lm.connection import Connection, connect
 from dspy_toolkit.optimizers.states import prompt_of
@@ -28,7 +32,8 @@ from dspy_toolkit.pipeline.prepare import prepare
 from dspy_toolkit.project import data_part
 from dspy_toolkit.registry import champion, find_version
 from dspy_toolkit.registry.manifest import KeptVerdict
-from dspy_toolkit.registry.programs import LoadedProgram, is_version, load_program, project_name
+from dspy_toolkit.registry.programs import LoadedProgram, load_program
+from dspy_toolkit.registry.references import is_version, project_name
 from dspy_toolkit.registry.verdicts import keep_verdict
 from dspy_toolkit.registry.versions import CHAMPION
 from dspy_toolkit.settings import LMSettings, Settings
@@ -40,6 +45,17 @@ Outcome = Literal["holds", "fell", "undecided", "passed", "refused"]
 
 TOLERANCE = 0.05
 """The loss, as a share, that a champion on another model may show and still holds."""
+
+
+class SealedScore(Frozen):
+    """What a program scored on sealed rows."""
+
+    mean: float
+    low: float
+    """Lower end of the mean's 95 % interval."""
+    high: float
+    n: int
+    """Rows."""
 
 
 class Reproof(Frozen):
@@ -55,6 +71,12 @@ class Reproof(Frozen):
     reason: str
     evidence: Evidence | None
     """None where the sealed rows were not opened."""
+    score: SealedScore | None = None
+    """Of the version, now; on the other model where it is moved to one. None where the sealed rows were not opened."""
+    score_then: SealedScore | None = None
+    """Of the version when it was made, from its manifest; None where it was not tested then."""
+    note: str = ""
+    """Where it scores less now than the interval of then."""
 
 
 def reprove(
@@ -128,13 +150,28 @@ class _Asked:
         )
 
     def champion_against_own(self) -> Reproof:
-        found = self.match.decide()
-        outcome: Outcome = "undecided"
-        if found.outcome == "promoted":
-            outcome = "holds"
-        elif found.sealed is not None and found.sealed.high < 0:
-            outcome = "fell"
-        return self._answer("the champion against the project's own program", outcome, found.reason, found.sealed)
+        match, question = self.match, "the champion against the project's own program"
+        if prompt_of(match.candidate) == prompt_of(match.champion):
+            return self._answer(question, "undecided", "It is the project's own program.", None, None)
+        # Validation rows do not go first, as for a candidate: where they spoke against the champion it would never fall.
+        sealed = match.sealed_rows()
+        opening = match.open_sealed(sealed)
+        reports = (
+            match.score(match.candidate, sealed, "champion on sealed"),
+            match.score(match.champion, sealed, "the project's own program on sealed"),
+        )
+        verdict = match.weigh(opening, *reports)
+        seen = verdict.evidence
+        assert seen is not None  # the rows were opened
+        outcome: Outcome = "holds" if verdict.outcome == "promoted" else "fell" if seen.high < 0 else "undecided"
+        words = {
+            "holds": "It is as good to a point, from fewer prompt tokens"
+            if verdict.promoted_for == "tokens"
+            else "It is better",
+            "fell": "It is worse",
+            "undecided": "Neither is shown to be better",
+        }
+        return self._answer(question, outcome, f"{words[outcome]}: {_points(seen)}.", seen, reports[0])
 
     def version_against_champion(self) -> Reproof:
         settings, name = self.context.settings, self.context.project.name
@@ -149,7 +186,8 @@ class _Asked:
         )
         keep_verdict(settings, name, self.version, verdict)
         outcome: Outcome = "passed" if found.outcome == "promoted" else "refused"
-        return self._answer(f"version {self.version} against {against}", outcome, found.reason, found.sealed)
+        tested = found.sealed and found.sealed.candidate
+        return self._answer(f"version {self.version} against {against}", outcome, found.reason, found.sealed, tested)
 
     def _with(self, match: Match, version: int) -> Match:
         """The match against a version; beside it runs its anchor, where it has one."""
@@ -186,13 +224,18 @@ class _Asked:
             "fell": "It is worse",
             "undecided": f"A loss of more than {100 * tolerance:g} points is not ruled out",
         }
-        found = (
-            f"{100 * seen.delta:+.1f} points on {seen.n} sealed rows, {100 * seen.low:+.1f} to {100 * seen.high:+.1f}"
-        )
-        return self._answer(f"the champion on {now} against on {then}", outcome, f"{words[outcome]}: {found}.", seen)
+        question = f"the champion on {now} against on {then}"
+        return self._answer(question, outcome, f"{words[outcome]}: {_points(seen)}.", seen, reports[0])
 
-    def _answer(self, question: str, outcome: Outcome, reason: str, seen: Evidence | None) -> Reproof:
-        project = self.context.project
+    def _answer(
+        self, question: str, outcome: Outcome, reason: str, seen: Evidence | None, report: Report | None
+    ) -> Reproof:
+        project, manifest = self.context.project, self.loaded.manifest
+        score = report and SealedScore(mean=report.mean, low=report.low, high=report.high, n=report.n)
+        then = _score_then(manifest.reports) if manifest else None
+        note = ""
+        if score is not None and then is not None and score.mean < then.low:
+            note = f"It scored {then.mean:.3f} when it was made ({then.low:.3f} to {then.high:.3f}), and scores {score.mean:.3f} now."
         return Reproof(
             project=project.name,
             version=self.version,
@@ -201,7 +244,22 @@ class _Asked:
             outcome=outcome,
             reason=reason,
             evidence=seen and Evidence(**{name: getattr(seen, name) for name in Evidence.model_fields}),
+            score=score,
+            score_then=then,
+            note=note,
         )
+
+
+def _points(seen: Evidence) -> str:
+    return f"{100 * seen.delta:+.1f} points on {seen.n} sealed rows, {100 * seen.low:+.1f} to {100 * seen.high:+.1f}"
+
+
+def _score_then(reports: dict[str, Any]) -> SealedScore | None:
+    """Of a manifest's reports; None where the sealed rows were not opened, or an earlier toolkit wrote it otherwise."""
+    try:
+        return SealedScore(**{name: reports["comparison"]["candidate"][name] for name in SealedScore.model_fields})
+    except (KeyError, TypeError, ValidationError):
+        return None
 
 
 def _trained(loaded: LoadedProgram) -> frozenset[str]:

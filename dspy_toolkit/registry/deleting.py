@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.registry.lock import registry_lock
 from dspy_toolkit.registry.promotion import unlink
+from dspy_toolkit.registry.turns import promotion_turn
 from dspy_toolkit.registry.versions import CHAMPION, Version, find_version, list_versions, load_version
 from dspy_toolkit.tracking.mlflow_client import session
 
@@ -32,7 +32,8 @@ def delete_version(settings: Settings, reference: str) -> Version:
     """
     if not reference.rpartition("@")[2].isdigit():
         raise RegistryError(f"{reference!r} does not say which version to delete. Write its number: project@3.")
-    with registry_lock(settings):
+    project = find_version(settings, reference).project
+    with promotion_turn(settings, project):
         found = find_version(settings, reference)
         name = f"{found.project}@{found.version}"
         if CHAMPION in found.aliases:

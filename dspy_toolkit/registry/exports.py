@@ -1,14 +1,13 @@
 """A program in forms that need no toolkit: plain DSPy, messages for any client, MLflow's prompt registry.
 
-Each says what it cannot hold, rather than leaving it out unsaid: a grammar, label weights, a LoRA adapter.
+Each says what it cannot hold, rather than leaving it out unsaid: a grammar, label weights, a LoRA adapter, code.
 
-Not covered: the bundle, which holds all of a program (`bundle`).
+Not covered: the bundle, which holds all of a program (`bundle`), the code of `load.py` (`loading_code`).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,23 +17,18 @@ from dspy_toolkit.errors import RegistryError
 from dspy_toolkit.lm.levers import levers_of
 from dspy_toolkit.project.states import levers_in_words, renamed
 from dspy_toolkit.registry.bundle import bundle_bytes
+from dspy_toolkit.registry.loading_code import loading_code
 from dspy_toolkit.registry.manifest import Manifest
 from dspy_toolkit.registry.messages import SentPrompt, messages_of
-from dspy_toolkit.registry.programs import LoadedProgram, load_program, load_state
+from dspy_toolkit.registry.programs import load_program, load_state
 from dspy_toolkit.registry.verdicts import verdict_of
 from dspy_toolkit.registry.versions import find_version
 from dspy_toolkit.tracking.mlflow_client import session
 
 if TYPE_CHECKING:
-    import dspy
-
     from dspy_toolkit.settings import Settings
 
 PROMPT_FORMAT = 1
-_WRITTEN_TYPE = re.compile(
-    r"(?:str|int|float|bool|None|list|dict|tuple|Literal|Optional|Union|date|datetime|Any|[\[\], |]|'[^'\\]*'|-?\d+)+"
-)
-"""A type whose text means the same to whoever reads it: of Python and typing alone."""
 
 
 class Exported(NamedTuple):
@@ -79,10 +73,10 @@ def export_dspy(settings: Settings, reference: str, folder: Path, location: str 
     left_out = [word for predictor in loaded.program.predictors() for word in levers_in_words(levers_of(predictor))]
     state["metadata"] = {"dependency_versions": _dependencies(dspy)}
     data = json.dumps(state, indent=2, ensure_ascii=False, default=str).encode()
-    code = _loading_code(loaded, reference)
+    code = loading_code(loaded, reference)
     write_file(folder / "program.json", data, RegistryError)
-    write_file(folder / "load.py", code.encode(), RegistryError)
-    return Exported((folder / "program.json", folder / "load.py"), tuple(left_out))
+    write_file(folder / "load.py", code.text.encode(), RegistryError)
+    return Exported((folder / "program.json", folder / "load.py"), (*left_out, *code.left_out))
 
 
 def export_prompt(settings: Settings, reference: str, to: Path, location: str = "") -> Exported:
@@ -149,63 +143,6 @@ def _dependencies(dspy: Any) -> dict[str, str]:
     from dspy.utils.saving import get_dependency_versions
 
     return get_dependency_versions()
-
-
-def _loading_code(loaded: LoadedProgram, reference: str) -> str:
-    """Ten lines that load program.json with DSPy alone."""
-    written = _signature_text(loaded.program)
-    head = f'"""{loaded.project.name}, exported from {reference}: loads program.json with DSPy alone."""\n\n'
-    if written is None:
-        kind = type(loaded.program)
-        return (
-            f"{head}from pathlib import Path\n\n"
-            f"# The program is a {kind.__name__}, made by code of its project: import that, and\n"
-            f"#     program = {kind.__name__}()\n"
-            "#     program.load(STATE)\n"
-            'STATE = str(Path(__file__).with_name("program.json"))\n'
-        )
-    module, signature = written
-    types = [name for name in ("Any", "Literal", "Optional", "Union") if re.search(rf"\b{name}\b", signature)]
-    imports = "import dspy\n" + (f"from typing import {', '.join(types)}  # noqa: F401\n" if types else "")
-    dates = [name for name in ("date", "datetime") if re.search(rf": {name}\b", signature)]
-    imports += f"from datetime import {', '.join(dates)}  # noqa: F401\n" if dates else ""
-    return (
-        f"{head}from pathlib import Path\n\n{imports}\n"
-        f"program = dspy.{module}({signature!r})\n"
-        'program.load(str(Path(__file__).with_name("program.json")))\n\n'
-        'if __name__ == "__main__":\n'
-        "    print(program)\n"
-    )
-
-
-def _signature_text(program: dspy.Module) -> tuple[str, str] | None:
-    """(DSPy module, signature as text) of a program that is one `Predict` or `ChainOfThought`; None for any other."""
-    import dspy
-
-    if type(program) not in (dspy.Predict, dspy.ChainOfThought):
-        return None
-    # Their annotations leave out what a signature is.
-    made: Any = program
-    module, signature = (
-        type(program).__name__,
-        made.signature if type(program) is dspy.Predict else made.predict.signature,
-    )
-    if module == "ChainOfThought":
-        signature = signature.delete("reasoning")
-    sides = []
-    for fields in (signature.input_fields, signature.output_fields):
-        texts = {name: _type_text(field.annotation) for name, field in fields.items()}
-        if not all(_WRITTEN_TYPE.fullmatch(text) for text in texts.values()):
-            return None
-        sides.append(", ".join(f"{name}: {text}" for name, text in texts.items()))
-    return module, " -> ".join(sides)
-
-
-def _type_text(annotation: Any) -> str:
-    text = (
-        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
-    )
-    return text.replace("typing.", "").replace("datetime.", "")
 
 
 def prompt_text(prompt: Mapping[str, Any]) -> str:

@@ -22,7 +22,8 @@ from dspy_toolkit.project.states import renamed
 from dspy_toolkit.registry.bundle import Bundle, read_bundle
 from dspy_toolkit.registry.manifest import Imported, Manifest, program_bytes
 from dspy_toolkit.registry.parts import adapters_of, row_sets_of
-from dspy_toolkit.registry.programs import lasting_location, misfit
+from dspy_toolkit.registry.programs import misfit
+from dspy_toolkit.registry.references import lasting_location
 from dspy_toolkit.registry.versions import list_projects, list_versions, save_version
 from dspy_toolkit.store import Frozen, Ref, Store
 from dspy_toolkit.tracking.runs import close_failed, open_run, record_run

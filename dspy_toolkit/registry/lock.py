@@ -1,7 +1,6 @@
 """One writer for each home: whoever saves or promotes a version holds this lock.
 
-MLflow has no compare-and-set, so two promotions at once would overwrite what the other has read. Homes that share one
-MLflow server do not see each other's lock.
+Homes that share one MLflow server do not see each other's lock (`turns`).
 """
 
 from __future__ import annotations

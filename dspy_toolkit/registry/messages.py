@@ -61,7 +61,9 @@ def messages_of(
     import_litellm()  # its settings must be made before DSPy's LM looks at it
     lm = _catching(settings)
     found = []
-    with dspy.context(lm=lm, adapter=adapter_for(lm), cache=False, disable_history=True, trace=None):
+    # A variable in place of a list or a number is meant.
+    quiet = {"disable_history": True, "trace": None, "warn_on_type_mismatch": False}
+    with dspy.context(lm=lm, adapter=adapter_for(lm), cache=False, **quiet):
         for name, predictor in program.named_predictors():
             signature: Any = predictor.signature
             given = {field: (inputs or {}).get(field, f"{{{{{field}}}}}") for field in signature.input_fields}

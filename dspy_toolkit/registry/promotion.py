@@ -4,19 +4,20 @@ Covered: reading it, moving it to a version (`promote`), moving it back (`rollba
 new version gets the tag `previous` with the version that it replaces; so a promotion that breaks off leaves the old
 champion in place, and one that succeeded can always be undone. Each version has its own tag, so rollbacks chain, and
 `champions` walks back along them; a version that is promoted once more first leaves its old place in the chain, which so is never
-a circle. One writer for each home at a time.
+a circle. One writer at a time, over all homes of an MLflow server (`turns`, which says what stays possible there). Whoever moves the
+alias without a turn is noticed right before and right after it is moved here: then this promotion's tags are taken back.
 
-Not covered: whether a program deserves promotion (the gate), and homes that share an MLflow server: each has its own
-lock, and there only `compared_with` prevents a promotion by a stale comparison.
+Not covered: whether a program deserves promotion (the gate).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.registry.lock import registry_lock
+from dspy_toolkit.registry.turns import promotion_turn
 from dspy_toolkit.registry.versions import (
     CHAMPION,
     FORCED,
@@ -110,10 +111,11 @@ def promote(
         RegistryError: no such version, another champion by now, or the registry cannot be written: the old champion
             stays.
     """
-    with registry_lock(settings):
+    find_version(settings, f"{project}@{version}")
+    with promotion_turn(settings, project) as mine:
+        before = list_versions(settings, project)
         found = find_version(settings, f"{project}@{version}")
-        live = _live(settings, project)
-        replaced = live.version if live else None
+        replaced = next((each.version for each in before if CHAMPION in each.aliases), None)
         if replaced == version:
             return found.previous
         if compared_with is not None and compared_with.version != replaced:
@@ -128,7 +130,11 @@ def promote(
             mlflow.set_model_version_tag(project, str(version), PROMOTED, datetime.now(UTC).isoformat())
             if forced or found.forced:
                 mlflow.set_model_version_tag(project, str(version), FORCED, forced)
-        _move(settings, project, version)
+        try:
+            _move(settings, project, version, replaced, mine)
+        except _Overtaken:
+            _put_back(settings, before, version)
+            raise
     return replaced
 
 
@@ -147,7 +153,8 @@ def rollback(settings: Settings, project: str) -> int:
     Raises:
         RegistryError: nothing is promoted, the champion is the first one, or the version before it was deleted.
     """
-    with registry_lock(settings):
+    find_version(settings, f"{project}@{CHAMPION}")
+    with promotion_turn(settings, project) as mine:
         live = find_version(settings, f"{project}@{CHAMPION}")
         if live.previous is None:
             raise RegistryError(
@@ -155,7 +162,7 @@ def rollback(settings: Settings, project: str) -> int:
                 f"Run `dspy-toolkit programs list {project}`."
             )
         back = find_version(settings, f"{project}@{live.previous}")
-        _move(settings, project, back.version)
+        _move(settings, project, back.version, live.version, mine)
     return back.version
 
 
@@ -168,12 +175,14 @@ def undo(settings: Settings, project: str, version: int) -> bool:
     Raises:
         RegistryError: the registry cannot be written.
     """
-    with registry_lock(settings):
+    if _live(settings, project) is None:
+        return False
+    with promotion_turn(settings, project) as mine:
         live = _live(settings, project)
         if live is None or live.version != version:
             return False
         if live.previous is not None:
-            _move(settings, project, live.previous)
+            _move(settings, project, live.previous, version, mine)
             return True
         with session(settings, f"The promotion of {project}@{version} could not be taken back") as mlflow:
             mlflow.delete_registered_model_alias(project, CHAMPION)
@@ -189,17 +198,48 @@ def _live(settings: Settings, project: str) -> Version | None:
     return next((found for found in list_versions(settings, project) if CHAMPION in found.aliases), None)
 
 
-def _move(settings: Settings, project: str, version: int) -> None:
+class _Overtaken(RegistryError):
+    """Somebody else moved the alias, or may."""
+
+
+def _move(
+    settings: Settings, project: str, version: int, replaced: int | None, mine: Callable[[MlflowClient], bool]
+) -> None:
+    """Move the alias from `replaced` to `version`. Raises _Overtaken where it is not there before, or not here after."""
+    wanted = f"{project}@{version} was to replace {_named(project, replaced)}, but"
     with session(settings, f"The champion of {project} did not move to version {version}") as mlflow:
-        mlflow.set_registered_model_alias(project, CHAMPION, str(version))
-        model = registered_model(mlflow, project)
-    seen = model and model.aliases.get(CHAMPION)
-    if str(seen) != str(version):
-        raise RegistryError(
-            f"{project}@{version} was promoted, but the registry says that the champion is {_named(project, seen)}: "
-            f"somebody else is promoting. Run `dspy-toolkit programs list {project}`."
+        if not mine(mlflow):
+            raise _Overtaken(
+                f"{wanted} this process stood still for so long that another home has the turn. Run it again."
+            )
+        at = _alias(mlflow, project)
+        if at == replaced:
+            mlflow.set_registered_model_alias(project, CHAMPION, str(version))
+            at = _alias(mlflow, project)
+    if at != version:
+        raise _Overtaken(
+            f"{wanted} by now the registry says that the champion is {_named(project, at)}: somebody else is promoting. "
+            f"Run `dspy-toolkit programs list {project}`."
         )
 
 
-def _named(project: str, version: int | str | None) -> str:
+def _alias(mlflow: MlflowClient, project: str) -> int | None:
+    model = registered_model(mlflow, project)
+    at = model and model.aliases.get(CHAMPION)
+    return int(at) if at else None
+
+
+def _put_back(settings: Settings, before: list[Version], version: int) -> None:
+    """Give `version`, and those that it was taken out from between, the tags that they had."""
+    with session(settings, f"The tags of version {version}, which was not promoted, were not taken back") as mlflow:
+        for was in before:
+            if was.version == version or was.previous == version:
+                mlflow.set_model_version_tag(was.project, str(was.version), PREVIOUS, str(was.previous or ""))
+            if was.version == version:
+                promoted = was.promoted.isoformat() if was.promoted else ""
+                mlflow.set_model_version_tag(was.project, str(was.version), PROMOTED, promoted)
+                mlflow.set_model_version_tag(was.project, str(was.version), FORCED, was.forced)
+
+
+def _named(project: str, version: int | None) -> str:
     return f"{project}@{version}" if version is not None else "no version"

@@ -221,7 +221,9 @@ def _search(mlflow: MlflowClient, condition: str) -> Iterator[ModelVersion]:
 
 
 def _names(mlflow: MlflowClient) -> list[str]:
-    return [model.name for model in all_pages(mlflow.search_registered_models, max_results=1000)]
+    found = all_pages(mlflow.search_registered_models, max_results=1000)
+    # Beside projects: models of somebody else, and the turns of promotions.
+    return [model.name for model in found if _PROJECT.fullmatch(model.name)]
 
 
 def _describe(version: ModelVersion, model: RegisteredModel) -> Version:

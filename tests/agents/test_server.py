@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -13,13 +15,17 @@ from typing import IO, Any
 import pytest
 
 from dspy_toolkit.agents import Jobs, make_server
+from dspy_toolkit.agents.beside import calls_beside
 from dspy_toolkit.errors import OptimizerError, ProjectError
-from dspy_toolkit.project import load_project, register
+from dspy_toolkit.pipeline.context import Context
+from dspy_toolkit.pipeline.prepare import look_at_rows
+from dspy_toolkit.project import load_named, load_project, register
 from dspy_toolkit.project.finding import _registered
 from dspy_toolkit.registry import promote
-from dspy_toolkit.settings import Settings
+from dspy_toolkit.settings import OptimizeSettings, Settings
 from dspy_toolkit.store import Frozen
 from dspy_toolkit.tracking.runs import record_run
+from tests.optimizers.past_runs import SAID, record
 
 
 class Line(Frozen):
@@ -28,7 +34,9 @@ class Line(Frozen):
 
 @pytest.fixture
 def known(questions: Path) -> Any:
-    """The project, known by its name."""
+    """The project with its rows, known by its name."""
+    rows = [f"How many of {n}?,number\nWho was the {n}th?,person" for n in range(30)]
+    questions.with_name("questions.csv").write_text("\n".join(["text,label", *rows]))
     register(load_project(str(questions)))
     yield
     _registered.pop("questions")
@@ -152,14 +160,16 @@ class Started:
 
 def test_with_the_flag_it_starts_runs_within_the_budget(home: Settings, known: None) -> None:
     started = Started()
-    server = make_server(home, jobs=Jobs(home, 100, started))
+    beside = calls_beside(home, load_named("questions", home))
+    server = make_server(home, jobs=Jobs(home, 100 + 2 * beside, started))
     assert not tools(server)["optimize"].annotations.read_only_hint
-    assert "left of what this server may spend" in call(server, "optimize", project="questions", lm_calls=101)
+    refused = call(server, "optimize", project="questions", lm_calls=101 + beside)
+    assert "left of what this server may spend. Ask for 1 to" in refused and f"may take {beside} more" in refused
     assert "is no name" in call(server, "optimize", project="evil.py:project", lm_calls=10)
     assert "Did you mean" in call(server, "optimize", project="questions", lm_calls=10, optimizer="geppa")
     assert started.commands == []
     job = call(server, "optimize", project="questions", lm_calls=60, optimizer="gepa")
-    assert (job["state"], job["lm_calls_left"]) == ("running", 40)
+    assert (job["state"], job["calls_beside"], job["lm_calls_left"]) == ("running", beside, 40 + beside)
     assert started.commands[0][1:] == [
         "-m", "flows.optimize_program", "--project", "questions", "--budget", "60", "--optimizer", "gepa",
     ]  # fmt: skip
@@ -170,15 +180,31 @@ def test_with_the_flag_it_starts_runs_within_the_budget(home: Settings, known: N
     again = call(server, "optimize", project="questions", lm_calls=40)
     started.end(3)
     assert call(server, "optimization_status", job_id=again["id"])["state"] == "failed"
-    assert "0 are left" in call(server, "optimize", project="questions", lm_calls=1)
+    spent = call(server, "optimize", project="questions", lm_calls=1)
+    assert "0 are left" in spent and "Let a person allow more with --most-calls" in spent
     assert "has started no job 'none'" in call(server, "optimization_status", job_id="none")
+
+
+def test_what_is_charged_beside_a_budget_is_the_most_that_the_rows_allow(home: Settings, known: None) -> None:
+    project = load_named("questions", home)
+    splits = Counter(look_at_rows(Context(project, home)).splits)
+    val, sealed = splits["val"], splits["sealed"]
+    assert val > 0 and sealed > 0
+    # The probe, two programs on validation rows and then on all that no search has read, and one call for an instruction.
+    once = val + 2 * (val + sealed + val)
+    assert calls_beside(home, project) == once + 1
+    thrice = home.model_copy(update={"optimize": OptimizeSettings(repeats=3)})
+    assert calls_beside(thrice, project) == val + 3 * (once - val) + 1
+    # A program that was seen to ask more often than it has predictors.
+    record(home, "questions", profile=SAID["profile"] | {"calls_per_run": 2.5})
+    assert calls_beside(home, project) == math.ceil(2.5 * once) + 1
 
 
 def test_without_a_clone_nothing_is_started(home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     jobs = Jobs(home, 10)
     with pytest.raises(ProjectError, match="Start the server in a clone"):
-        jobs.optimize("router", 5)
+        jobs.optimize("router", 5, 0)
     assert jobs.left == 10
     with pytest.raises(OptimizerError):
         jobs.job("x")

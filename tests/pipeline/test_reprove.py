@@ -22,7 +22,7 @@ from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.tracking import runs as tracking
 from dspy_toolkit.tracking.history import read_history
 from dspy_toolkit.tracking.mlflow_client import session
-from tests.optimizers.toys import HINT, Toy, by_instruction, records, write_project
+from tests.optimizers.toys import HINT, Toy, by_instruction, question, records, write_project
 
 Knows = Callable[[Any], bool]
 
@@ -38,13 +38,13 @@ class Day:
         self.connections = {"openai/toy": self.today.connect(), "openai/other": self.other.connect()}
         promote(self.settings, "colours", self.save(HINT))
 
-    def save(self, instructions: str) -> int:
+    def save(self, instructions: str, **fields: Any) -> int:
         program = load_project(str(self.place)).build()
         program.signature = program.signature.with_instructions(instructions)
         manifest = Manifest(
             project="colours", location=str(self.place), optimizer="gepa", model="openai/toy", metric="exact_match",
             signature_fields={name: str(kind) for name, kind in fields_of(program).items()},
-            signature_sha256=signature_hash(program),
+            signature_sha256=signature_hash(program), **fields,
         )  # fmt: skip
         run_id = tracking.open_run(self.settings, "colours", "optimize colours")
         return save_version(self.settings, "colours", state_of(program), manifest, run_id)
@@ -89,6 +89,34 @@ def test_a_champion_as_things_are_today(day: Day) -> None:
     day.today.knows = lambda request: True  # a model that needs no instruction any more
     day.connections["openai/toy"] = day.today.connect()
     assert day.reprove().outcome == "undecided"
+
+
+def test_a_champion_that_is_worse_on_validation_rows_too_fell(day: Day) -> None:
+    day.today.knows = lambda request: not by_instruction(request)
+    day.connections["openai/toy"] = day.today.connect()
+    fell = day.reprove()
+    assert (fell.outcome, day.openings()) == ("fell", 1)
+    assert fell.evidence.high < 0 and fell.reason.startswith("It is worse: -")
+
+
+def test_a_champion_that_is_the_projects_own_program_opens_no_sealed_rows(day: Day) -> None:
+    promote(day.settings, "colours", day.save("Classify."))
+    same = day.reprove()
+    assert (same.outcome, same.reason, day.openings()) == ("undecided", "It is the project's own program.", 0)
+
+
+def test_what_was_scored_when_it_was_made_stands_beside_what_it_scores_now(day: Day) -> None:
+    assert day.reprove().score_then is None
+    then = {"mean": 1.0, "low": 0.99, "high": 1.0, "n": 24}
+    promote(day.settings, "colours", day.save(f"{HINT} Or else.", reports={"comparison": {"candidate": then}}))
+    held = day.reprove()
+    assert held.outcome == "holds" and held.score_then.model_dump() == then
+    assert held.score.n == held.evidence.n and held.note == ""
+    day.today.knows = lambda request: by_instruction(request) and "9" not in question(request)
+    day.connections["openai/toy"] = day.today.connect()
+    lost = day.reprove()
+    assert lost.outcome == "holds" and lost.score.mean < 0.99
+    assert lost.note.startswith("It scored 1.000 when it was made (0.990 to 1.000), and scores 0.")
 
 
 def test_a_version_that_is_not_live_gets_a_verdict_that_promotion_obeys(day: Day) -> None:
