@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dspy_toolkit.cli.findings import Finding
+    from dspy_toolkit.cli.repairs import Repair
 
 _Flag = Annotated[bool, Parameter(negative="", show_default=False)]
 
@@ -28,7 +29,7 @@ def doctor(*, json: _Flag = False, generate: _Flag = False, fix: _Flag = False, 
     The exit code is 1 when something is wrong.
 
     Args:
-        json: Print JSON, for scripts.
+        json: Print JSON, for scripts; with --fix also what was mended.
         generate: Also load the model, let it say something short, and report its speed.
         fix: First mend what can be mended without harm: the home's mode, damaged caches and locks, files that killed writers left,
             the embedded model. Asks before each.
@@ -36,12 +37,14 @@ def doctor(*, json: _Flag = False, generate: _Flag = False, fix: _Flag = False, 
     """
     if yes and not fix:
         raise SettingsError("--yes is for --fix. Add --fix, or leave it out.")
+    mended: list[Repair] = []
     if fix:
-        mend(agreed=(lambda _: True) if yes else _asked)
+        mended = mend(agreed=(lambda _: True) if yes else _asked)
     findings = list(examine(generate=generate))
     wrong = [finding for finding in findings if finding.state == "wrong"]
     if json:
-        report = {"ok": not wrong, "findings": [finding.model_dump() for finding in findings]}
+        done = [{"name": repair.name, "what": repair.what} for repair in mended]
+        report = {"ok": not wrong, "mended": done, "findings": [finding.model_dump() for finding in findings]}
         print(json_text(report, indent=2))
     else:
         from dspy_toolkit.display.tables import console
@@ -51,14 +54,14 @@ def doctor(*, json: _Flag = False, generate: _Flag = False, fix: _Flag = False, 
     return 1 if wrong else 0
 
 
-def mend(agreed: Callable[[str], bool]) -> int:
+def mend(agreed: Callable[[str], bool]) -> list[Repair]:
     """Mend what can be mended without harm; says on stderr what it does.
 
     Args:
         agreed: given what would be done, whether to do it.
 
     Returns:
-        How many things were mended.
+        What was mended.
 
     Raises:
         ToolkitError: something could not be mended; what was before it is.
@@ -66,11 +69,11 @@ def mend(agreed: Callable[[str], bool]) -> int:
     from dspy_toolkit.cli.repairs import repairs
     from dspy_toolkit.settings import load_settings
 
-    mended = 0
+    mended: list[Repair] = []
     for repair in repairs(load_settings()):
         if agreed(f"{repair.name}: {repair.what}"):
             repair.do()
-            mended += 1
+            mended.append(repair)
             print(printable(f"Mended {repair.name}: {repair.what}."), file=sys.stderr)
     if not mended:
         print("Nothing was mended.", file=sys.stderr)

@@ -48,6 +48,8 @@ def predict(
 ) -> None:
     """Run a program on an input, or on every row of a file.
 
+    Without --to the answers to a file go to stdout, with no bar, and a run that is stopped begins anew.
+
     Args:
         program: A project (its champion, else its own program), project@champion, project@3 or a folder.
         inputs: One input as NAME=VALUE; give it once for each.
@@ -55,7 +57,7 @@ def predict(
         file: A .jsonl, .csv or .parquet file of inputs; prints one line of JSON for each row.
         to: With --file, write the lines into this file, with a bar; started again it goes on where it was stopped.
         project: Where the program's project is, if it is neither installed nor where it was.
-        json: Print JSON, for scripts; with a file it is JSON in any case.
+        json: Print JSON, for scripts; the answers to a file are JSON in any case, and with --to it says how many there are.
     """
     from dspy_toolkit.cli.boundary import show_log
     from dspy_toolkit.lm import connect
@@ -83,7 +85,10 @@ def predict(
         def ask(left: list[dict[str, Any]]) -> Iterator[dict[str, Any] | EngineError]:
             return answers(loaded, left, connection, threads)
 
-        if unreadable := write_answers(loaded, rows, connection.model, ask, to, threads=threads, progress=bar):
+        unreadable = write_answers(loaded, rows, connection.model, ask, to, threads=threads, progress=bar)
+        if json:
+            print(json_text({"file": str(to), "rows": len(rows), "unreadable": unreadable}))
+        if unreadable:
             raise Unreadable(
                 f"{unreadable} of {len(rows)} replies could not be read; their lines in {to} hold an error."
             )

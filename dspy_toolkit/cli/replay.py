@@ -48,7 +48,7 @@ def replay(
     if json:
         print(json_text(found.model_dump(mode="json"), indent=2))
     else:
-        console().print(Group(*_steps(found)))
+        console().print(Group(*_steps(found)), crop=False)
     if found.score is None or found.score < 1:
         raise SystemExit(1)
 
@@ -56,6 +56,7 @@ def replay(
 def _steps(found: Replay) -> Iterator[RenderableType]:
     from rich.text import Text
 
+    from dspy_toolkit.cli.verbatim import Verbatim
     from dspy_toolkit.display.tables import properties
 
     def shown(values: dict[str, object]) -> RenderableType:
@@ -72,11 +73,11 @@ def _steps(found: Replay) -> Iterator[RenderableType]:
         yield heading(f"Call {number} of {len(found.calls)}, {call.seconds:.1f} s")
         for message in call.messages:
             yield Text(str(message["role"]), style="bold")
-            yield Text(str(message["content"]))
+            yield Verbatim(str(message["content"]))
         for reply in call.replies:
             yield ""
             yield heading("The model's reply")
-            yield Text(reply)
+            yield Verbatim(reply)
         if call.fault:
             yield Text(call.fault, style="red")
     yield ""

@@ -31,11 +31,12 @@ def show_program(
     project: Annotated[str, Parameter(show_default=False)] = "",
     json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
-    """Show a program: where it came from, how it scored, and the messages that the model gets.
+    """Show a program: where it came from, how it scored, and the messages that the model gets, to the letter.
 
     Args:
         program: A project (its champion, else its own program), project@champion, project@3 or a folder.
-        inputs: A value to show in the messages, as NAME=VALUE; an input that is not given stands as {{NAME}}.
+        inputs: A value to show in the messages, as NAME=VALUE, read as `predict` reads it; an input that is not given stands as
+            {{NAME}}.
         project: Where the program's project is, if it is neither installed nor where it was.
         json: Print the manifest, the state and the messages as JSON.
     """
@@ -51,7 +52,7 @@ def show_program(
     state, manifest = load_state(settings, program, project)
     if manifest is None:
         state = own_state(settings, program, project)
-    sent, why_not = _messages(settings, program, project, dict(_pairs(inputs)))
+    sent, why_not = _messages(settings, program, project, _pairs(inputs))
     if json:
         about = manifest.model_dump(mode="json") if manifest else None
         messages = [each.model_dump(mode="json") for each in sent]
@@ -64,7 +65,7 @@ def show_program(
         parts.append(properties(_origin(manifest), title=program))
     # Of a program whose project is gone, what was saved is all there is to see.
     parts += [*_predictors(state), "", why_not] if why_not else _sent(sent, state)
-    console().print(Group(*parts))
+    console().print(Group(*parts), crop=False)
 
 
 def diff_programs(
@@ -101,7 +102,9 @@ def _messages(
     settings: Settings, reference: str, location: str, inputs: dict[str, str]
 ) -> tuple[tuple[SentPrompt, ...], str]:
     """What the model gets; or why that cannot be said."""
+    from dspy_toolkit.cli.predict import fit
     from dspy_toolkit.errors import ProjectError, RegistryError, nearest
+    from dspy_toolkit.project.signatures import fields_of
     from dspy_toolkit.registry.messages import messages_of
     from dspy_toolkit.registry.programs import load_program
 
@@ -109,26 +112,33 @@ def _messages(
         loaded = load_program(settings, reference, location)
     except (ProjectError, RegistryError) as error:
         return (), f"The messages cannot be shown: {error}"
-    sent = messages_of(loaded.program, settings.for_project(loaded.project.name), inputs)
-    known = {name for prompt in sent for name in prompt.inputs}
+    types = fields_of(loaded.program)
+    predictors: list[Any] = loaded.program.predictors()
+    known = {name for predictor in predictors for name in predictor.signature.input_fields}
     if unknown := [name for name in inputs if name not in known]:
         raise ProjectError(f"{reference} has no input {unknown[0]!r}.{nearest(unknown[0], known)}")
-    return sent, ""
+    given = {name: fit(name, value, types[name]) for name, value in inputs.items()}
+    return messages_of(loaded.program, settings.for_project(loaded.project.name), given), ""
 
 
-def _pairs(inputs: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _pairs(inputs: tuple[str, ...]) -> dict[str, str]:
     from dspy_toolkit.errors import ProjectError
 
+    given: dict[str, str] = {}
     for pair in inputs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise ProjectError(f"--input {pair!r} has no =. Write --input NAME=VALUE.")
-        yield name.strip(), value
+        if (name := name.strip()) in given:
+            raise ProjectError(f"The input {name!r} is given twice. Give it once.")
+        given[name] = value
+    return given
 
 
 def _sent(sent: tuple[SentPrompt, ...], state: dict[str, Any]) -> Iterator[RenderableType]:
     from rich.text import Text
 
+    from dspy_toolkit.cli.verbatim import Verbatim
     from dspy_toolkit.project.states import levers_in_words, predictor_states
 
     parts = predictor_states(state)
@@ -142,7 +152,7 @@ def _sent(sent: tuple[SentPrompt, ...], state: dict[str, Any]) -> Iterator[Rende
         for message in prompt.messages:
             yield ""
             yield Text(str(message["role"]), style="bold")
-            yield Text(str(message["content"]))  # whole: it is what the model gets
+            yield Verbatim(str(message["content"]))
         for option, value in prompt.options.items():
             yield ""
             yield Text(option, style="bold")
@@ -218,13 +228,14 @@ def _origin(manifest: Manifest) -> Iterator[tuple[str, Any]]:
 def _predictors(state: dict[str, Any]) -> Iterator[RenderableType]:
     from rich.text import Text
 
+    from dspy_toolkit.cli.verbatim import Verbatim
     from dspy_toolkit.display.tables import properties
     from dspy_toolkit.project.states import levers_in_words, predictor_states
 
     for name, part in predictor_states(state).items():
         yield ""
         yield Text(f"Instructions of {name}" if name else "Instructions", style="bold underline")
-        yield Text(part["signature"]["instructions"])
+        yield Verbatim(part["signature"]["instructions"])
         for lever in levers_in_words(part):
             yield ""
             yield Text(f"{lever[0].upper()}{lever[1:]}", style="bold underline")

@@ -9,8 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.registry import champion, promote
+from dspy_toolkit.registry import champion, load_version, promote, save_version
+from dspy_toolkit.registry.messages import messages_of
+from dspy_toolkit.registry.programs import load_program
 from dspy_toolkit.settings import Settings
+from dspy_toolkit.testing import fake_connection, fake_engine
+from dspy_toolkit.tracking.mlflow_client import connect
+from dspy_toolkit.tracking.runs import open_run
 
 
 def test_show_prints_the_messages_as_the_model_gets_them(command, save_questions) -> None:
@@ -32,6 +37,54 @@ def test_show_prints_the_messages_as_the_model_gets_them(command, save_questions
     assert "guided_grammar" in prompt["options"]
     wrong = command("programs", "show", "questions@1", "-i", "txt=x")
     assert wrong.code == 1 and "Did you mean text?" in wrong.err
+
+
+TYPED = """
+name = "typed"
+signature = 'question: str, passages: list[str], most: int -> answer: str'
+instructions = "Answer from the passages, which may be long: this instruction has more characters than a terminal has columns."
+metric = "exact_match"
+[dataset]
+source = "typed.csv"
+inputs = ["question", "passages", "most"]
+outputs = ["answer"]
+"""
+
+
+def test_what_is_shown_is_what_a_model_receives_to_the_letter(
+    command, home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "typed.toml"
+    place.write_text(TYPED)
+    inputs = {"question": "Who\twrote  it?  \n" + "long " * 40, "passages": ["one", "two"], "most": 3}
+    connection = fake_connection([{"answer": "Ann"}], home)
+    with connection.context():
+        load_program(home, str(place)).program(**inputs)
+    (request,) = fake_engine(connection).requests
+    received = [{"role": message.role, "content": message.content} for message in request.messages]
+    monkeypatch.setenv("DSPY_TOOLKIT_LM__MODEL", connection.model)
+    given = (f"question={inputs['question']}", 'passages=["one","two"]', "most=3")
+    words = ("programs", "show", str(place), *(word for pair in given for word in ("-i", pair)))
+    as_json = command(*words, "--json")
+    assert as_json.err == ""
+    (prompt,) = json.loads(as_json.out)["messages"]
+    assert prompt["messages"] == received
+    shown = command(*words)
+    assert shown.err == ""
+    assert all(f"\n{message['content']}\n" in shown.out for message in received)
+
+
+def test_an_input_that_does_not_fit_or_comes_twice_is_refused_and_one_that_is_left_out_is_no_mistake(
+    command, tmp_path: Path
+) -> None:
+    place = tmp_path / "typed.toml"
+    place.write_text(TYPED)
+    wrong = command("programs", "show", str(place), "-i", "most=many")
+    assert (wrong.code, wrong.out) == (1, "") and "The input most is 'many'" in wrong.err
+    twice = command("programs", "show", str(place), "-i", "most=1", "-i", "most=2")
+    assert twice.code == 1 and "'most' is given twice" in twice.err
+    shown = command("programs", "show", str(place))
+    assert shown.err == "" and "{{passages}}" in shown.out and "{{most}}" in shown.out
 
 
 def test_a_long_message_is_shown_whole(command, save_questions) -> None:
@@ -59,6 +112,22 @@ def test_two_programs_are_put_side_by_side(command, save_questions) -> None:
     found = json.loads(command("programs", "diff", "questions@1", "questions@1", "--json").out)
     assert found["predictors"][0]["both"] == 1 and found["predictors"][0]["only_first"] == []
     assert "The model is sent the same." in command("programs", "diff", "questions@1", "questions@1").out
+
+
+def test_levers_and_sealed_scores_are_put_side_by_side(command, home: Settings, save_questions) -> None:
+    save_questions("Be brief.", reports={"comparison": {"candidate": {"mean": 0.5}, "delta": 0.25}})
+    state, manifest = load_version(home, "questions@1")
+    better = manifest.model_copy(update={"reports": {"comparison": {"candidate": {"mean": 0.625}, "delta": 0.125}}})
+    save_version(home, "questions", {**state, "format": "plain"}, better, open_run(home, "questions", "optimize"))
+    found = json.loads(command("programs", "diff", "questions@1", "questions@2", "--json").out)
+    assert found["predictors"][0]["levers"] == [[], ["format plain"]]
+    assert found["facts"]["sealed"] == [0.5, 0.625]
+    assert found["facts"]["gain over its champion"] == [0.25, 0.125]
+    ended = command("programs", "diff", "questions@1", "questions@2")
+    rows = [line.split() for line in ended.out.splitlines()]
+    assert ["sealed", "0.500", "0.625"] in rows
+    assert ["levers", "format", "plain"] in rows
+    assert "different prompts" in ended.out  # the instructions and demonstrations are the same
 
 
 def test_promotion_rollback_history_and_deletion(command, home: Settings, save_questions) -> None:
@@ -124,6 +193,10 @@ def test_mlflows_prompt_registry_holds_it_beside_the_versions(command, home: Set
     save_questions("Be brief.")
     made = command("programs", "export", "questions@1", "--as", "mlflow")
     assert made.out == "prompts:/questions.prompt/1\n", made.err
+    kept = connect(home).get_prompt_version("questions.prompt", 1)
+    (sent,) = messages_of(load_program(home, "questions@1").program, home)
+    assert kept.template == list(sent.messages)
+    assert kept.variables == {"text"} and kept.tags["program"] == "questions@1"
     # A prompt is an entry of the same registry, and no project.
     assert {each["project"] for each in json.loads(command("programs", "list", "--json").out)} == {"questions"}
 
@@ -152,32 +225,3 @@ def test_reprove_of_nothing_and_of_what_cannot_be_run(command, save_questions) -
 )
 def test_every_verb_speaks_json(command, verb: str) -> None:
     assert "--json" in command("programs", verb, "--help").out
-
-
-def test_what_fell_is_optimized_on_the_model_that_it_is_moved_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dspy_toolkit.cli.migration import _optimize
-    from dspy_toolkit.pipeline.reprove import Reproof
-
-    flow = tmp_path / "flows" / "optimize_program.py"
-    flow.parent.mkdir()
-    (flow.parent / "__init__.py").touch()  # without it the repository's own flows would go before it
-    flow.write_text(
-        "import os, sys\n"
-        "with open('started', 'a') as file:\n"
-        "    print(*sys.argv[1:], os.environ.get('DSPY_TOOLKIT_LM__MODEL'), file=file)\n"
-    )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PYTHONPATH", raising=False)
-    fell = [
-        Reproof(project=name, version=1, location=place, question="", outcome="fell", reason="", evidence=None)
-        for name, place in (("one", "path/one.toml"), ("two", ""))
-    ]
-    _optimize(fell, "openai/new")
-    _optimize(fell[:1], "")
-    assert (tmp_path / "started").read_text().splitlines() == [
-        "--project path/one.toml openai/new",
-        "--project two openai/new",
-        "--project path/one.toml None",
-    ]

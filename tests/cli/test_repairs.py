@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import time
 from pathlib import Path
@@ -73,8 +74,13 @@ def test_where_nobody_can_be_asked_nothing_is_done_without_yes(broken: Settings,
     ended = command("doctor", "--fix")
     assert "add --yes" in ended.err and ended.err.endswith("Nothing was mended.\n")
     assert not is_private(broken.path())
-    assert command("doctor", "--fix", "--yes", "--json").err.count("Mended ") == 4
+    done = command("doctor", "--fix", "--yes", "--json")
+    assert done.err.count("Mended ") == 4
+    mended = json.loads(done.out)["mended"]
+    assert [each["name"] for each in mended] == ["home", "cache", "left", "lock"]
+    assert all(f"Mended {each['name']}: {each['what']}." in done.err for each in mended)
     assert is_private(broken.path())
+    assert json.loads(command("doctor", "--fix", "--yes", "--json").out)["mended"] == []
     refused = command("doctor", "--yes")
     assert refused.code == 1 and "--yes is for --fix" in refused.err
 

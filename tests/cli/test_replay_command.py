@@ -27,7 +27,7 @@ def test_a_row_is_run_again_step_by_step(
     shown = command("replay", str(place), "7")
     assert shown.code == 0, shown.err
     row = rows[7 - 2]  # as a spreadsheet counts, whose first row holds the names
-    for said in ("Classify.", row["text"][:40], row["label"], "The model's reply", "1.000"):
+    for said in ("Classify.", row["text"][:40], row["label"], "The model's reply", "1.000", "Right."):
         assert said in shown.out
     wrong = {"red": "green", "green": "blue", "blue": "red"}
     other = fake_connection(
@@ -36,4 +36,7 @@ def test_a_row_is_run_again_step_by_step(
     monkeypatch.setenv("DSPY_TOOLKIT_LM__MODEL", other.model)
     failed = command("replay", str(place), "7", "--json")
     assert failed.code == 1
-    assert json.loads(failed.out)["score"] == 0.0
+    found = json.loads(failed.out)
+    assert found["score"] == 0.0
+    assert found["feedback"] == f"label: expected '{row['label']}', got '{wrong[row['label']]}'."
+    assert found["feedback"] in command("replay", str(place), "7").out

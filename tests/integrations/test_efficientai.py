@@ -7,9 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
+
+from dspy_toolkit.registry import list_projects, list_versions
+from dspy_toolkit.registry.exports import export_bundle
+from dspy_toolkit.settings import RegistrySettings, Settings
 
 pytest.importorskip("typer")
 
@@ -76,3 +82,23 @@ def test_the_toolkits_mlflow_is_taken_unless_a_setting_names_another(toolkit: Pa
     )
     assert shown.returncode == 0, shown.stderr
     assert json.loads(shown.stdout.rpartition("the loader")[0])["registry.tracking_uri"]["from"] == expected
+
+
+def test_a_version_is_written_to_the_toolkits_mlflow_and_nowhere_else(
+    toolkit: Path, home: Settings, save_questions: Callable[..., int], questions: Path, empty_mlflow: Path
+) -> None:
+    save_questions("Be brief.")
+    export_bundle(home, "questions@1", toolkit / "q.bundle")
+    theirs, ours = toolkit / "theirs.db", Settings(home=toolkit / "our home")
+    shutil.copy(empty_mlflow, theirs)
+    made = run(
+        toolkit, "programs", "import", "q.bundle", "--project", str(questions),
+        MLFLOW_TRACKING_URI=f"sqlite:///{theirs}", DSPY_TOOLKIT_HOME=str(ours.path()),
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("Imported as questions@1.")
+    address = RegistrySettings(tracking_uri=SecretStr(f"sqlite:///{theirs}"))
+    (version,) = list_versions(ours.model_copy(update={"registry": address}), "questions")
+    assert (version.version, version.optimizer) == (1, "bootstrap")
+    assert not ours.path("mlflow.db").exists() and list_projects(ours) == []
+    assert list(toolkit.glob("*.db")) == [theirs] and not (toolkit / "mlruns").exists()

@@ -67,6 +67,29 @@ def test_a_reply_that_cannot_be_read_is_shown_as_it_came(rows: Rows) -> None:
     assert found.fault
 
 
+METRIC = """
+from dspy_toolkit import Score
+
+def told(example, prediction):
+    if prediction.label == "blue":
+        raise ValueError("no blue")
+    return Score(value=0.25, feedback=f"It is {example.label}, and {prediction.label} was said.")
+"""
+
+
+def test_what_the_metric_says_of_the_answer_is_told_and_so_is_why_it_fails(rows: Rows) -> None:
+    place = Path(rows.place)
+    place.with_name("telling.py").write_text(METRIC)
+    place.write_text(place.read_text().replace("[dataset]", 'metric = "telling:told"\n[dataset]'))
+    settings, number = rows.toy.settings, rows.number("val")
+    expected = rows.records[number - 2]["label"]
+    found = rows.replay(number, fake_connection([{"label": "green"}], settings))
+    assert (found.score, found.feedback) == (0.25, f"It is {expected}, and green was said.")
+    failed = rows.replay(number, fake_connection([{"label": "blue"}], settings))
+    assert failed.score is None and failed.answer == {"label": "blue"}
+    assert "no blue" in failed.feedback
+
+
 def test_a_sealed_row_is_not_shown(rows: Rows) -> None:
     number = rows.number("sealed")
     with pytest.raises(DatasetError, match="is sealed"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,15 @@ from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking import runs as tracking
 
 Save = Callable[..., int]
+
+
+@pytest.fixture
+def other(tmp_path: Path, empty_mlflow: Path) -> Settings:
+    """Another home."""
+    settings = Settings(home=tmp_path / "another home")
+    settings.path().mkdir()
+    shutil.copy(empty_mlflow, settings.path("mlflow.db"))
+    return settings
 
 
 @pytest.fixture

@@ -39,17 +39,6 @@ MEMBER = {"instructions": "Be brief.", "neighbors": {"rows": "../x"}}
 
 
 @pytest.fixture
-def other(tmp_path: Path, empty_mlflow: Path) -> Settings:
-    """Another home."""
-    import shutil
-
-    settings = Settings(home=tmp_path / "another home")
-    settings.path().mkdir()
-    shutil.copy(empty_mlflow, settings.path("mlflow.db"))
-    return settings
-
-
-@pytest.fixture
 def bundle(home: Settings, save_questions: Callable[..., int], tmp_path: Path) -> Path:
     promote(home, "questions", save_questions("Be brief."))
     path = tmp_path / "questions.bundle"
