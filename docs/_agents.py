@@ -110,7 +110,7 @@ def _listed(root: Path, path: Path) -> str:
     title = next((line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")), path.stem)
     if path.stem.startswith("dspy_toolkit") and (head := re.search(r"```text\n(.*?)(\n\n|```)", text, re.S)):
         return f"- [{title}]({path.relative_to(root).as_posix()}): {_first_sentence(head[1])}"  # the docstring's first words
-    body = re.sub(r"```.*?```|<!--.*?-->", "", text.split(title, 1)[1], flags=re.S)
+    body = re.sub(r"```.*?```|<!--.*?-->", "", text.partition(title)[2], flags=re.S)
     # The first paragraph of prose: no heading, table, list or block.
     prose = next((part for part in re.split(r"\n\s*\n", body) if re.match(r"\s*[A-Za-z`*\[(]", part)), "")
     return f"- [{title}]({path.relative_to(root).as_posix()}): {_first_sentence(prose)}".rstrip(": ")

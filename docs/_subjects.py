@@ -17,18 +17,20 @@ GROUP = "dspy_toolkit.projects"
 
 def projects_page(root: Path) -> str:
     """A section for each built-in project: its fields, its instructions, its metric and its rows."""
-    declared = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"][GROUP]
     parts = ["# Built-in projects", "They are projects as anybody's would be, and are installed with the library."]
-    for name, place in sorted(declared.items()):
-        module, _, attribute = place.partition(":")
-        parts += _project(name, getattr(import_module(module), attribute))
+    for name, project in _projects(root).items():
+        parts += _project(name, project)
     return "\n\n".join(parts)
 
 
-def _project(name: str, project: Any) -> Iterator[str]:
-    from dspy_toolkit.metrics import name_of
+def _projects(root: Path) -> dict[str, Any]:
+    declared = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"][GROUP]
+    places = {name: place.partition(":") for name, place in sorted(declared.items())}
+    return {name: getattr(import_module(module), attribute) for name, (module, _, attribute) in places.items()}
 
-    spec = project.dataset
+
+def _project(name: str, project: Any) -> Iterator[str]:
+    spec, program = project.dataset, project.build()
     yield f"## `{name}`\n\n{project.summary}."
     rows = [
         ("rows", f"`{spec.source}`"),
@@ -37,11 +39,12 @@ def _project(name: str, project: Any) -> Iterator[str]:
             "outputs",
             ", ".join(f"`{field}`" for field in spec.outputs) or "none: the metric knows how good an answer is",
         ),
-        ("metric", f"`{name_of(project.metric)}`"),
+        ("program", f"`{type(program).__name__}` of `{type(program).__module__}`"),
+        ("metric", f"[`{_metric_name(project)}`](metrics.md#{_metric_name(project)})"),
         ("reference rules", ", ".join(project.reference_rules) or "none"),
     ]
     yield "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows)])
-    for predictor, found in project.build().named_predictors():
+    for predictor, found in program.named_predictors():
         signature = found.signature
         title = f"### {name}: what `{predictor}` is asked" if predictor != "self" else f"### {name}: what it is asked"
         lines = ["| field | | type | |", "|---|---|---|---|"]
@@ -53,6 +56,13 @@ def _project(name: str, project: Any) -> Iterator[str]:
             )
         quoted = "\n".join(f"> {line}".rstrip() for line in signature.instructions.splitlines())
         yield f"{title}\n\n{quoted}\n\n" + "\n".join(lines)
+
+
+def _metric_name(project: Any) -> str:
+    """Of the metric, or of the function that made it: what has a section of its own."""
+    from dspy_toolkit.metrics import name_of
+
+    return name_of(project.metric).rpartition(":")[2].partition(".<locals>")[0]
 
 
 def _typed(annotation: Any) -> str:
@@ -67,7 +77,13 @@ def flows_page(root: Path) -> str:
         source = read(path)
         for name, node in source.definitions().items():
             if isinstance(node, ast.FunctionDef) and any(_is_flow(each) for each in node.decorator_list):
-                parts.append(f"## `{name}`\n\n```sh\npython -m flows.{path.stem} --help\n```")
+                by_hand = '__name__ == "__main__"' in source.text
+                how = (
+                    f"```sh\npython -m flows.{path.stem} --help\n```"
+                    if by_hand
+                    else "Another run starts it, nobody by hand."
+                )
+                parts.append(f"## `{name}`\n\n{how}")
                 parts.append(f"```python\n{source.head(node)}\n```")
                 parts.append(markdown(ast.get_docstring(node) or ""))
     return "\n\n".join(part for part in parts if part)
@@ -78,8 +94,8 @@ def _is_flow(decorator: ast.expr) -> bool:
     return isinstance(called, ast.Name) and called.id == "flow"
 
 
-def metrics_page() -> str:
-    """A section for each metric that a project may name."""
+def metrics_page(root: Path) -> str:
+    """A section for each metric that a project may name, and for those of the built-in projects."""
     from dspy_toolkit.metrics.composites import weighted
     from dspy_toolkit.metrics.judging import judge
     from dspy_toolkit.metrics.naming import BUILT_IN
@@ -92,5 +108,16 @@ def metrics_page() -> str:
     made = {"judge": judge, "pairwise": pairwise, "weighted": weighted}
     for name, metric in sorted({**BUILT_IN, **made}.items()):
         parts.append(f"## `{name}`\n\n```python\n{name}{inspect.signature(metric)}\n```")  # pyright: ignore[reportArgumentType]
+        parts.append(markdown(inspect.getdoc(metric) or ""))
+    own: dict[str, list[str]] = {}
+    for project, found in _projects(root).items():
+        if (name := _metric_name(found)) not in (*BUILT_IN, *made):
+            own.setdefault(f"{found.metric.__module__}:{name}", []).append(project)
+    for place, projects in sorted(own.items()):
+        module, _, name = place.partition(":")
+        metric = getattr(import_module(module), name)
+        parts.append(f"## `{name}`\n\nOf `{module}`, for the built-in projects {', '.join(projects)}.")
+        source = read(Path(inspect.getfile(metric)))
+        parts.append(f"```python\n{source.head(source.definitions()[name])}\n```")
         parts.append(markdown(inspect.getdoc(metric) or ""))
     return "\n\n".join(part for part in parts if part)

@@ -2,12 +2,16 @@
 
     python docs/build.py            write them
     python docs/build.py --check    change nothing; exit code 1 when a page is stale, a link is dead or an example is broken
+    python docs/build.py … --json   the same, and say it as JSON: ok, changed, stale, problems
+
+`dspy-toolkit docs build` and `dspy-toolkit docs check` run this.
 
 The same code gives the same bytes. Pages of docs/reference/ that nothing makes any more are removed.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -32,7 +36,7 @@ def pages(root: Path) -> dict[str, str]:
         "cli.md": cli_page(),
         "errors.md": errors_page(library / "errors.py"),
         "flows.md": flows_page(root),
-        "metrics.md": metrics_page(),
+        "metrics.md": metrics_page(root),
         "projects.md": projects_page(root),
         "routes.md": routes_page(),
         **module_pages(library),
@@ -85,23 +89,34 @@ def stale_doors(root: Path) -> dict[str, str]:
 
 def main(arguments: list[str]) -> int:
     """Run; the exit code."""
-    if unknown := [argument for argument in arguments if argument != "--check"]:
+    if unknown := [argument for argument in arguments if argument not in ("--check", "--json")]:
         print(f"Unknown argument {unknown[0]!r}.\n\n{__doc__}", file=sys.stderr)
         return 2
     made = pages(ROOT)
-    if not arguments:
-        changed = write(ROOT, made)
-        # After the reference: llms.txt lists its pages.
-        for name, text in stale_doors(ROOT).items():
-            (ROOT / name).write_text(text, encoding="utf-8")
-            changed.append(Path(name))
+    changed = [] if "--check" in arguments else mend(ROOT, made)
+    left, found = [*stale(ROOT, made), *map(Path, stale_doors(ROOT))], problems(ROOT)
+    ok = not (left or found)
+    if "--json" in arguments:
+        paths = {"changed": [path.as_posix() for path in changed], "stale": [path.as_posix() for path in left]}
+        print(json.dumps({"ok": ok, **paths, "problems": found}, indent=2))
+        return 0 if ok else 1
+    if "--check" not in arguments:
         print("\n".join(f"wrote {path}" for path in changed) or "Everything is up to date.")
-    found = [f"{path} is stale." for path in [*stale(ROOT, made), *stale_doors(ROOT)]]
-    if found:
-        found.append("Run `python docs/build.py` and commit what it writes.")
-    found += problems(ROOT)
-    print("".join(f"{line}\n" for line in found), file=sys.stderr, end="")
-    return 1 if found else 0
+    said = [f"{path} is stale." for path in left]
+    if left:
+        said.append("Run `python docs/build.py` and commit what it writes.")
+    print("".join(f"{line}\n" for line in [*said, *found]), file=sys.stderr, end="")
+    return 0 if ok else 1
+
+
+def mend(root: Path, made: dict[str, str]) -> list[Path]:
+    """Write what is stale; what changed."""
+    changed = write(root, made)
+    # After the reference: llms.txt lists its pages.
+    for name, text in stale_doors(root).items():
+        (root / name).write_text(text, encoding="utf-8")
+        changed.append(Path(name))
+    return changed
 
 
 if __name__ == "__main__":

@@ -15,6 +15,10 @@ from tasks.tracing import traced
 
 @flow(flow_run_name="score {given.job.label} for {given.project}", persist_result=True, result_serializer="json")
 def score_candidate(given: ScoreInput) -> Scored:
-    """Run a candidate on rows of the validation sample, and score its answers."""
+    """Run a candidate on rows of the validation sample, and score its answers.
+
+    Args:
+        given: the candidate, the rows that it is to be run on, and the project.
+    """
     with traced():
         return score_one(given)

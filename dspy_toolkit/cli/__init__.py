@@ -5,6 +5,7 @@ boundary  how a command ends: errors, Ctrl-C, closed pipes
 chat      talk with a program or the plain model; conversation is who with
 deploy    a project of the user's own on a schedule, with Prefect
 config    the settings in force, changing one, checking a file
+docs      the documentation of a clone: build, check
 doctor    checks this machine, home and configuration
 fetch     the embedded model, into this environment
 gate      two files of scores: is the new program better?
@@ -36,6 +37,7 @@ from dspy_toolkit.cli import (
     bundles,
     config,
     data,
+    docs,
     gate,
     judge,
     migration,
@@ -93,6 +95,10 @@ config_app.command(config.show, name="show")
 config_app.command(config.change, name="set")
 config_app.command(config.check, name="check")
 app.command(config_app)
+docs_app = App(name="docs", help="Make the documentation of a clone of the toolkit, and check it.")
+docs_app.command(docs.build)
+docs_app.command(docs.check)
+app.command(docs_app)
 app.command(doctor)
 app.command(fetch_model)
 app.command(history)

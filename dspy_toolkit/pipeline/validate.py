@@ -30,11 +30,20 @@ FEW_ROWS = 100
 DISAGREEING = 0.2
 """The share of rows on which two programs are taken to differ, where the smallest visible gain is said."""
 
+Subject = Literal["project", "program", "signature", "metric", "dataset"]
+FIXES: dict[Subject, str] = {
+    "project": "Correct it in {location}; `dspy-toolkit projects list` has the projects that are known by name.",
+    "program": "Correct the factory, program=: it is called without arguments, makes a new dspy.Module, and asks no model.",
+    "metric": "Correct the metric: it gets a row and any prediction that has the row's outputs, and gives 0 to 1, or a Score.",
+    "dataset": "Correct the rows; `dspy-toolkit data check {location}` names each that does not fit.",
+}
+"""What to do where a part of a project raises an error; the error itself says what and where."""
+
 
 class Finding(Frozen):
     """One line: what was looked at, whether it is right, and what to do where it is not."""
 
-    subject: Literal["project", "program", "signature", "metric", "dataset"]
+    subject: Subject
     state: Literal["ok", "note", "wrong"]
     """`note`: it works, but could be better."""
     what: str
@@ -54,22 +63,22 @@ def validate(settings: Settings, location: str) -> list[Finding]:
         project = load_project(location, settings)
         list(project.declared_files)
     except ToolkitError as error:
-        return [_wrong("project", error)]
+        return [_wrong("project", error, location)]
     found = [Finding(subject="project", state="ok", what=f"{project.name}: {project.summary or 'no summary'}")]
     if not project.summary:
         found.append(
             Finding(subject="project", state="note", what="It has no summary.", fix="Say in one line what it does.")
         )
-    program, faults = _tried("program", project.build)
+    program, faults = _tried("program", project.build, location)
     found += faults
     if program is None:
         return found
     found += [*_program(project, program), *_signature(project, program)]
-    cases, faults = _tried("dataset", lambda: examples_of(project))
+    cases, faults = _tried("dataset", lambda: examples_of(project), location)
     found += faults
     if cases is not None:
-        found += _metric(project, cases)
-        found += _dataset(settings, project)
+        found += _metric(project, cases, location)
+        found += _dataset(settings, project, location)
     return found
 
 
@@ -84,15 +93,15 @@ def examples_of(project: Project, most: int = 50) -> list[dspy.Example]:
     return examples(frame.head(most), project.dataset, types)
 
 
-def _tried(subject: Any, make: Callable[[], Any]) -> tuple[Any, list[Finding]]:
+def _tried(subject: Subject, make: Callable[[], Any], location: str) -> tuple[Any, list[Finding]]:
     try:
         return make(), []
     except ToolkitError as error:
-        return None, [_wrong(subject, error)]
+        return None, [_wrong(subject, error, location)]
 
 
-def _wrong(subject: Any, error: ToolkitError) -> Finding:
-    return Finding(subject=subject, state="wrong", what=str(error), fix="Do what it says, and validate again.")
+def _wrong(subject: Subject, error: ToolkitError, location: str) -> Finding:
+    return Finding(subject=subject, state="wrong", what=str(error), fix=FIXES[subject].format(location=location))
 
 
 def _program(project: Project, program: dspy.Module) -> Iterator[Finding]:
@@ -154,7 +163,7 @@ def _few_values(project: Project, name: str) -> list[str]:
     return values if 2 <= len(values) <= 8 and len(column) >= 5 * len(values) else []
 
 
-def _metric(project: Project, cases: list[dspy.Example]) -> Iterator[Finding]:
+def _metric(project: Project, cases: list[dspy.Example], location: str) -> Iterator[Finding]:
     import dspy
 
     name, outputs = name_of(project.metric), project.dataset.outputs
@@ -179,7 +188,7 @@ def _metric(project: Project, cases: list[dspy.Example]) -> Iterator[Finding]:
             if any(case[key] != other[key] for key in outputs)
         ]
     except ToolkitError as error:
-        yield _wrong("metric", error)
+        yield _wrong("metric", error, location)
         return
     low = min(right)
     if low < 1:
@@ -201,9 +210,9 @@ def _metric(project: Project, cases: list[dspy.Example]) -> Iterator[Finding]:
         yield Finding(subject="metric", state="ok", what=f"{name}: a row's own answer scores 1{mean}")
 
 
-def _dataset(settings: Settings, project: Project) -> Iterator[Finding]:
+def _dataset(settings: Settings, project: Project, location: str) -> Iterator[Finding]:
     context = Context(project, settings.for_project(project.name))
-    found, faults = _tried("dataset", lambda: look_at_rows(context))
+    found, faults = _tried("dataset", lambda: look_at_rows(context), location)
     yield from faults
     if found is None:
         return
@@ -224,6 +233,7 @@ def _dataset(settings: Settings, project: Project) -> Iterator[Finding]:
             subject="dataset",
             state="note",
             what=f"{found.report.near_duplicates} rows are near-duplicates of others, and share their split.",
+            fix=f"`dspy-toolkit data check {location}` names them: remove copies of one row, and keep real ones.",
         )
     types: dict[str, Any] = fields_of(project.build())
     for name in project.dataset.outputs:

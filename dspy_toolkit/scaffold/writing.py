@@ -82,11 +82,22 @@ def new_project(name: str, template: str = "classify", into: Path | None = None)
     said = {"template": template, **DOMAINS.get(template, {})}
     texts: dict[str, str] = {}
     for folder in (READER, template) if template in DOMAINS else (template,):
-        for entry in files("dspy_toolkit.scaffold").joinpath("templates", folder).iterdir():
-            text = entry.read_text(encoding="utf-8")
-            rendered = entry.name.endswith(".j2")
-            texts[entry.name.removesuffix(".j2")] = render(text, name, said) if rendered else text
+        texts |= read_template(folder, name, said)
     return write_project(name, texts, into)
+
+
+def read_template(folder: str, name: str, said: Mapping[str, Any]) -> dict[str, str]:
+    """File name → text, of a template's folder for a project called `name`.
+
+    Args:
+        said: further variables of its texts.
+    """
+    texts = {}
+    for entry in files("dspy_toolkit.scaffold").joinpath("templates", folder).iterdir():
+        text = entry.read_text(encoding="utf-8")
+        rendered = entry.name.endswith(".j2")
+        texts[entry.name.removesuffix(".j2")] = render(text, name, said) if rendered else text
+    return texts
 
 
 def render(text: str, name: str, said: Mapping[str, Any]) -> str:

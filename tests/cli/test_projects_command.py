@@ -36,7 +36,7 @@ def test_a_new_project_says_what_to_do_next_and_is_validated(command, home: Sett
     assert made.code == 0, made.err
     assert "dspy-toolkit projects validate triage/project.toml" in made.out
     looked = command("projects", "validate", "triage/project.toml")
-    assert looked.code == 0 and "54 rows" in looked.out, looked.out + looked.err
+    assert looked.code == 0 and "90 rows" in looked.out, looked.out + looked.err
     rows = home.path("triage", "rows.csv")
     rows.write_text(rows.read_text() + '"A row that is new.",weather\n')
     wrong = command("projects", "validate", "triage/project.toml", "--json")
@@ -53,4 +53,4 @@ def test_a_new_project_says_what_to_do_next_and_is_validated(command, home: Sett
 def test_another_tools_tests_become_a_project(command) -> None:
     Path("samples.jsonl").write_text('{"input": "2 + 2", "ideal": "4"}\n{"input": "3 + 3", "ideal": "6"}\n')
     made = json.loads(command("projects", "new", "sums", "--from", "samples.jsonl", "--json").out)
-    assert made["files"] == ["project.toml", "rows.jsonl"]
+    assert made["files"] == ["project.toml", "rows.jsonl", "test_project.py"]

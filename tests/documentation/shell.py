@@ -1,4 +1,4 @@
-"""The shell blocks of the pages written by hand, by section, and who runs each.
+"""The shell blocks of the pages, by section, and who runs each: pages written by hand, that of the flows, and the templates'.
 
 A section's blocks belong together, as at one terminal: what one sets, the next one has.
 """
@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dspy_toolkit.scaffold.writing import DOMAINS, READER, render
+
 ROOT = Path(__file__).resolve().parents[2]
 SHELLS = ("sh", "bash", "console", "shell")
 
@@ -16,6 +18,8 @@ NIGHTLY = ("README.md", "Every night")
 UP = ("docs/deployments.md", "One command")
 OWN_TESTS = (NIGHTLY, UP)
 """Run by tests of their own: tests/system/test_deployment.py and tests/system/test_make_up.py."""
+QUICKSTART = "docs/quickstart.md"
+"""A page whose sections are one way, and are run as one: tests/system/test_quickstart.py."""
 
 NOT_RUN = {
     ("README.md", "Two commands"): (
@@ -41,6 +45,21 @@ NOT_RUN = {
 }
 """Sections that no test runs as they stand: why, and what stands for each. All others are run."""
 
+TEMPLATES_NOT_RUN = dict.fromkeys(
+    ("extract", "advise"),
+    (
+        "The stand-in for the model answers with one text, and these want several fields or an object.",
+        "tests/scaffold/test_whole_way.py",
+    ),
+) | dict.fromkeys(
+    ("lora", "diffusion", "clip", "federated"),
+    (
+        "It fine-tunes the model, which takes a real one and its time; other optimizers are run on these projects.",
+        "tests/scaffold/test_whole_way.py",
+    ),
+)
+"""Templates whose README.md is not run as it stands: why, and what stands for each. Those of all others are run."""
+
 
 @dataclass(frozen=True)
 class Section:
@@ -62,12 +81,13 @@ class Section:
 
 
 def pages(root: Path) -> list[Path]:
-    """README.md, CONTRIBUTING.md, docs/*.md and docs/projects/*.md, in this order."""
+    """README.md, CONTRIBUTING.md, docs/*.md, docs/projects/*.md and the page of the flows, in this order."""
     return [
         root / "README.md",
         root / "CONTRIBUTING.md",
         *sorted(root.glob("docs/*.md")),
         *sorted(root.glob("docs/projects/*.md")),
+        *root.glob("docs/reference/flows.md"),  # of the pages that are made, the one with commands to run
     ]
 
 
@@ -86,11 +106,28 @@ def to_run(root: Path = ROOT) -> list[Section]:
     return [section for section in sections(root) if section.key not in NOT_RUN]
 
 
+def has_own_test(section: Section) -> bool:
+    """Whether it is run by a test of its own, or of its page."""
+    return section.key in OWN_TESTS or section.page == QUICKSTART
+
+
+def template_blocks(template: str, name: str, root: Path = ROOT) -> list[str]:
+    """The shell blocks of a template's README.md, in a project called `name`."""
+    folder = root / "dspy_toolkit/scaffold/templates"
+    page = folder / (READER if template in DOMAINS else template) / "README.md.j2"
+    text = render(page.read_text(encoding="utf-8"), name, {"template": template, **DOMAINS.get(template, {})})
+    return [block for section in _sections(text, page.relative_to(root).as_posix()) for block in section.shell]
+
+
 def _read(page: Path, root: Path) -> list[Section]:
-    found = [Section(page.relative_to(root).as_posix(), "")]
+    return _sections(page.read_text(encoding="utf-8"), page.relative_to(root).as_posix())
+
+
+def _sections(text: str, page: str) -> list[Section]:
+    found = [Section(page, "")]
     block: list[str] | None = None
     fence = kind = indent = ""
-    for line in page.read_text(encoding="utf-8").splitlines():
+    for line in text.splitlines():
         if block is not None:
             if line.strip() == fence:
                 kept = {"toml": found[-1].toml, "python": found[-1].python} | dict.fromkeys(SHELLS, found[-1].shell)

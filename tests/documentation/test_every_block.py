@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.documentation.shell import NOT_RUN, ROOT, SHELLS, pages, sections, to_run
+from dspy_toolkit.scaffold import TEMPLATES
+from tests.documentation.shell import (
+    NOT_RUN,
+    ROOT,
+    SHELLS,
+    TEMPLATES_NOT_RUN,
+    pages,
+    sections,
+    template_blocks,
+    to_run,
+)
 
 
 def test_every_section_with_a_block_is_run_or_listed_with_its_reason() -> None:
@@ -27,11 +37,22 @@ def test_no_block_is_missed() -> None:
     assert written == sum(len(section.shell) for section in sections()) > 0
 
 
+def test_every_templates_readme_is_run_or_listed_with_its_reason() -> None:
+    assert set(TEMPLATES) > set(TEMPLATES_NOT_RUN)
+    for template in TEMPLATES:
+        (block,) = template_blocks(template, "fresh")
+        assert "-m pytest fresh " in block and "{{" not in block
+    for reason, stands_for_it in TEMPLATES_NOT_RUN.values():
+        assert reason.endswith(".")
+        assert (ROOT / stands_for_it).is_file(), stands_for_it
+
+
 def test_every_block_is_good_shell() -> None:
-    for section in sections():
-        for block in section.shell:
-            read = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
-            assert read.returncode == 0, f"{section}\n{block}\n{read.stderr}"
+    blocks = [(str(section), block) for section in sections() for block in section.shell]
+    blocks += [(template, block) for template in TEMPLATES for block in template_blocks(template, "fresh")]
+    for where, block in blocks:
+        read = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert read.returncode == 0, f"{where}\n{block}\n{read.stderr}"
 
 
 def test_blocks_are_found_by_heading_and_in_lists(tmp_path: Path) -> None:

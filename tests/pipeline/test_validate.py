@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dspy_toolkit.pipeline.validate import validate, worst
+from dspy_toolkit.pipeline.validate import Finding, validate, worst
 from dspy_toolkit.settings import Settings
 from tests.optimizers.toys import TOML, records, write_project
 
 HEAD = """
 import dspy
 from dspy_toolkit import DatasetSpec, Project, exact_match, Score
+from dspy_toolkit.metrics import judge
 SPEC = DatasetSpec(source="colours.csv", inputs=("text",), outputs=("label",))
 def make():
     return dspy.Predict("text -> label")
@@ -25,6 +26,13 @@ def test_a_good_project_has_nothing_wrong(tmp_path: Path) -> None:
     found = validate(Settings(home=tmp_path / "home"), str(place))
     assert worst(found) == "ok", found
     assert any("120 rows: train" in finding.what for finding in found)
+
+
+def assert_every_finding_has_a_fix(found: list[Finding]) -> None:
+    """And one of its own: not that of another finding about the same part."""
+    fixes = [(finding.subject, finding.fix) for finding in found if finding.state != "ok"]
+    assert fixes
+    assert all(fix for _, fix in fixes) and len(set(fixes)) == len(fixes), found
 
 
 @pytest.mark.parametrize(
@@ -43,6 +51,7 @@ def test_a_good_project_has_nothing_wrong(tmp_path: Path) -> None:
             "raised AttributeError",
         ),
         ("metric=exact_match, program=make, files=('none.md',)", "project", "wrong", "none.md"),
+        ("metric=judge(rubric='Is it a colour?'), program=make", "metric", "note", "asks a model, and was not tried"),
     ],
 )
 def test_what_is_wrong_is_found(tmp_path: Path, project: str, subject: str, state: str, said: str) -> None:
@@ -52,23 +61,37 @@ def test_what_is_wrong_is_found(tmp_path: Path, project: str, subject: str, stat
     found = validate(Settings(home=tmp_path / "home"), str(file))
     matching = [finding for finding in found if said in finding.what]
     assert matching, found
-    assert (matching[0].subject, matching[0].state) == (subject, state) and matching[0].fix
+    assert (matching[0].subject, matching[0].state) == (subject, state)
+    assert_every_finding_has_a_fix(found)
 
 
 def test_rows_that_do_not_fit_are_all_named(tmp_path: Path) -> None:
     made = records(60)
     made[3]["label"], made[7]["label"] = "purple", "pink"
-    found = validate(Settings(home=tmp_path / "home"), str(write_project(tmp_path, made)))
+    place = write_project(tmp_path, made)
+    found = validate(Settings(home=tmp_path / "home"), str(place))
     (wrong,) = [finding for finding in found if finding.state == "wrong"]
     assert wrong.subject == "dataset" and "purple" in wrong.what and "pink" in wrong.what
+    assert f"`dspy-toolkit data check {place}`" in wrong.fix
 
 
 def test_a_label_that_no_row_has_is_said(tmp_path: Path) -> None:
     place = write_project(tmp_path, records(60), TOML.replace('"blue"]', '"blue", "mauve"]'))
     found = validate(Settings(home=tmp_path / "home"), str(place))
     assert any("mauve" in finding.what for finding in found), found
+    assert_every_finding_has_a_fix(found)
+
+
+def test_near_duplicates_are_counted_and_it_is_said_what_names_them(tmp_path: Path) -> None:
+    made = records(60)
+    place = write_project(tmp_path, [*made, made[3] | {"text": made[3]["text"] + "!"}])
+    found = validate(Settings(home=tmp_path / "home"), str(place))
+    (note,) = [finding for finding in found if "near-duplicates of others" in finding.what]
+    assert note.state == "note" and f"`dspy-toolkit data check {place}`" in note.fix
+    assert_every_finding_has_a_fix(found)
 
 
 def test_a_project_that_is_not_there_is_one_finding(tmp_path: Path) -> None:
     (found,) = validate(Settings(home=tmp_path / "home"), str(tmp_path / "none.toml"))
     assert (found.subject, found.state) == ("project", "wrong")
+    assert "`dspy-toolkit projects list`" in found.fix

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import dspy
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dspy_toolkit.errors import ProjectError
+from dspy_toolkit.metrics import score
+from dspy_toolkit.pipeline.validate import examples_of, validate
 from dspy_toolkit.project import load_project
 from dspy_toolkit.scaffold import from_evals
+from dspy_toolkit.settings import Settings
 
 PROMPTFOO = """
 prompts:
@@ -59,6 +63,28 @@ def test_openai_evals_samples_become_rows(tmp_path: Path) -> None:
     assert list(signature.fields) == ["input", "answer"] and signature.output_fields["answer"].annotation is str
 
 
+def test_every_answer_that_a_sample_accepts_is_kept_and_scores_1(tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    samples = [{"input": "Capital of the Netherlands?", "ideal": ["Amsterdam", "The Hague", "Amsterdam"]}]
+    samples += [{"input": f"{n} + {n}?", "ideal": str(2 * n)} for n in range(8)]
+    file.write_text("\n".join(map(json.dumps, samples)))
+    made = from_evals("capitals", file, tmp_path)
+    project = load_project(str(made.project))
+    row = examples_of(project)[0]
+    assert (row.answer, list(row.accepted)) == ("Amsterdam", ["Amsterdam", "The Hague"])
+    values = [score(project.metric, row, dspy.Prediction(answer=said)).value for said in (" the hague", "Delft")]
+    assert values == [1, 0]
+    assert not [each for each in validate(Settings(home=tmp_path / "home"), str(made.project)) if each.state == "wrong"]
+
+
+def test_the_variables_of_default_test_are_every_tests(tmp_path: Path) -> None:
+    file = tmp_path / "promptfooconfig.yaml"
+    own = PROMPTFOO.replace('text: "Never again"', 'text: "Never again", language: German')
+    file.write_text(own.replace("options: {}", "vars: {language: English}"))
+    rows = from_evals("mood", file, tmp_path).folder.joinpath("rows.jsonl").read_text().splitlines()
+    assert [json.loads(row)["language"] for row in rows] == ["English"] * 5 + ["German"]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -71,9 +97,19 @@ def test_openai_evals_samples_become_rows(tmp_path: Path) -> None:
         ('"I hate it"', '"file://secret.txt"', "stands for something elsewhere"),
         ('"I hate it"', "[1, 2]", "is no text"),
         ('vars: {text: "I hate it"}', "vars: 3", "test 2: vars is no mapping"),
-        ("prompts:\n  - ", "prompts:\n  - file://prompt.txt\n  - ", "is a file"),
+        ("prompts:\n  - ", "prompts: [file://prompt.txt]\nothers:\n  - ", "is a file"),
         ("tests:", "tests: file://tests.csv\nothers:", "tests is no list"),
         ('{text: "I hate it"}', '{other: "I hate it"}', "not every test has all of text, other"),
+        ("prompts:\n  - ", "prompts:\n  - 'Good or bad? {{text}}'\n  - ", "has 2 prompts; a project has one"),
+        ("Text: {{text}}", "Text: {{text | upper}}", r"the prompt computes '{{text \| upper}}'"),
+        ("value: bad}", "value: bad, threshold: 0.8}", "test 2, the assertion 'equals' has threshold, which has no"),
+        ("value: bad}", "value: bad, weight: 2}", "test 2, the assertion 'equals' has weight"),
+        ("value: bad}", "value: bad, transform: output.trim()}", "test 2, the assertion 'equals' has transform"),
+        ("{type: equals, value: bad}]", "{type: equals, value: bad}], threshold: 0.5", "test 2 has threshold"),
+        ("options: {}", "options: {transform: output.trim()}", "defaultTest has options.transform"),
+        ("\n  options: {}", " file://default.yaml", "defaultTest is 'file://default.yaml'"),
+        ("providers:", "scenarios: [a]\nproviders:", "has scenarios, which has no counterpart"),
+        ('{text: "I hate it"}', '{text: "I hate it", Text: "Me too"}', "two of text, Text are one name here"),
         ("tests:", "tests: !!python/object/apply:os.system ['true']\nothers:", "is no YAML"),
     ],
 )
@@ -84,6 +120,13 @@ def test_what_no_project_can_have_is_named(old: str, new: str, said: str, tmp_pa
     with pytest.raises(ProjectError, match=said):
         from_evals("mood", file, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_what_a_sample_has_beside_its_answer_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_text('{"input": "2 + 2", "ideal": "4", "choices": ["3", "4"]}\n')
+    with pytest.raises(ProjectError, match="line 1 has choices, which has no counterpart"):
+        from_evals("sums", file, tmp_path)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -11,21 +11,41 @@ import pytest
 
 from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.pipeline.validate import validate
-from dspy_toolkit.scaffold import TEMPLATES, new_project
+from dspy_toolkit.scaffold import TEMPLATES, from_evals, new_project
 from dspy_toolkit.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_tests_of_every_template_pass_as_they_are_written(tmp_path: Path) -> None:
+OF_OTHERS = {
+    "mood.yaml": """
+prompts: "Is it good or bad?"
+tests:
+  - {vars: {text: "I love it"}, assert: [{type: equals, value: good}]}
+  - {vars: {text: "I hate it"}, assert: [{type: equals, value: bad}]}
+  - {vars: {text: "I would buy it again"}, assert: [{type: equals, value: good}]}
+  - {vars: {text: "A waste of money"}, assert: [{type: equals, value: bad}]}
+  - {vars: {text: "Best day of the year"}, assert: [{type: equals, value: good}]}
+  - {vars: {text: "Never again"}, assert: [{type: equals, value: bad}]}
+""",
+    "words.yaml": 'prompts: Translate.\ntests: [{vars: {answer: ja}, assert: [{type: similar, value: "oui, oui"}]}]\n',
+    "sums.jsonl": '{"input": "2 + 2", "ideal": ["4", "four"]}\n{"input": "3 + 3", "ideal": "6"}\n',
+}
+"""Files of other tools: one with labels, one with texts whose input has the usual name of the output, one with several answers."""
+
+
+def test_the_tests_of_every_new_project_pass_as_they_are_written(tmp_path: Path) -> None:
     for template in TEMPLATES:
         new_project(f"my-{template}", template, tmp_path)
+    for file, text in OF_OTHERS.items():
+        (tmp_path / file).write_text(text)
+        from_evals(Path(file).stem, tmp_path / file, tmp_path)
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", "-W", "error", "."],
         cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stdout[-3000:]
-    assert f"{2 * len(TEMPLATES)} passed" in ended.stdout
+    assert f"{2 * (len(TEMPLATES) + len(OF_OTHERS))} passed" in ended.stdout
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -1,9 +1,10 @@
-"""What README.md and docs/ say, done: every section's shell blocks as they stand, in a fresh clone with an empty HOME.
+"""What README.md, docs/ and the templates' README.md say, done: every section's shell blocks as they stand, in a fresh
+clone with an empty HOME.
 
 In place of the embedded model the blocks have a server on loopback that speaks OpenAI's API: what they are about is the
 commands. Sections are run in the order of the pages, in one clone, as a reader would, and a later one may use what an
-earlier one made. The README's "Every night" is run by test_deployment.py, `make up` by test_make_up.py, and `tests.documentation.shell.NOT_RUN` lists what
-is not run, and why.
+earlier one made. The README's "Every night" is run by test_deployment.py, `make up` by test_make_up.py, docs/quickstart.md by
+test_quickstart.py, and `NOT_RUN` and `TEMPLATES_NOT_RUN` of tests/documentation/shell.py list what is not run, and why.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documentation.shell import OWN_TESTS, Section, sections, to_run
+from dspy_toolkit.scaffold import TEMPLATES
+from tests.documentation.shell import TEMPLATES_NOT_RUN, Section, has_own_test, sections, template_blocks, to_run
 from tests.lm.openai_server import OpenAIServer
 from tests.system.fresh_clone import Model, Terminal, environment, make_clone, terminal
 
@@ -70,7 +72,7 @@ def answered(at: Terminal, port: int, seconds: float = 400) -> bool:
     return False
 
 
-@pytest.mark.parametrize("section", [each for each in to_run() if each.key not in OWN_TESTS], ids=str)
+@pytest.mark.parametrize("section", [each for each in to_run() if not has_own_test(each)], ids=str)
 def test_a_section_does_what_it_says(section: Section, clone: Path, reader: dict[str, str], tmp_path: Path) -> None:
     committed = {each.key: each for each in sections(clone)}
     assert committed.get(section.key) == section, "The clone has what is committed: commit first."
@@ -82,6 +84,24 @@ def test_a_section_does_what_it_says(section: Section, clone: Path, reader: dict
             assert answered(at, ANSWERS[section.key]), at.printed
         else:
             at.wait(600)
+    assert_nothing_went_wrong(at)
+
+
+@pytest.mark.parametrize("template", [each for each in TEMPLATES if each not in TEMPLATES_NOT_RUN])
+def test_a_templates_readme_does_what_it_says(
+    template: str, clone: Path, reader: dict[str, str], tmp_path: Path
+) -> None:
+    reader["PATH"] = os.pathsep.join([str(clone / ".venv/bin"), reader["PATH"]])
+    begin = f"dspy-toolkit projects new my-{template} --template {template}"
+    script = "\n".join([begin, *template_blocks(template, f"my-{template}", clone)])
+    with terminal(script, clone, reader, tmp_path / "log") as at:
+        at.wait(600)
+    assert_nothing_went_wrong(at)
+    assert "2 passed" in at.printed
+
+
+def assert_nothing_went_wrong(at: Terminal) -> None:
+    """In what a script printed that has ended."""
     print(at.printed)
     assert "Traceback" not in at.printed
     assert "Error: " not in at.printed
