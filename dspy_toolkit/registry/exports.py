@@ -21,6 +21,7 @@ from dspy_toolkit.registry.loading_code import loading_code
 from dspy_toolkit.registry.manifest import Manifest
 from dspy_toolkit.registry.messages import SentPrompt, messages_of
 from dspy_toolkit.registry.programs import load_program, load_state
+from dspy_toolkit.registry.references import is_saved
 from dspy_toolkit.registry.verdicts import verdict_of
 from dspy_toolkit.registry.versions import find_version
 from dspy_toolkit.tracking.mlflow_client import session
@@ -122,8 +123,8 @@ def export_mlflow(settings: Settings, reference: str, location: str = "") -> Exp
 
 
 def _number(settings: Settings, reference: str, manifest: Manifest) -> int | None:
-    """The version's number; None for a folder."""
-    if Path(reference).expanduser().is_dir() and "@" not in reference:
+    """The version's number; None for a folder that holds a saved program. A project's folder may have its name."""
+    if is_saved(reference):
         return None
     which = reference if "@" in reference else f"{manifest.project}@champion"
     return find_version(settings, which).version

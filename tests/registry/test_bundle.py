@@ -72,6 +72,16 @@ def with_state(bundle: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     return rewritten(bundle, {"program.json": program, "manifest.json": manifest.model_dump_json().encode()})
 
 
+def test_a_folder_of_the_projects_name_is_no_saved_program(
+    home: Settings, save_questions: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(home, "questions", save_questions())
+    monkeypatch.chdir(tmp_path)
+    Path("questions").mkdir()  # as `projects new questions` makes one
+    export_bundle(home, "questions", tmp_path / "bundle.zip")
+    assert read_bundle(tmp_path / "bundle.zip").about.version == 1
+
+
 def test_a_program_comes_to_another_home(bundle: Path, other: Settings, questions: Path) -> None:
     made = import_program(other, bundle, str(questions))
     assert (made.project, made.version, made.there_already, made.fits) == ("questions", 1, False, True)

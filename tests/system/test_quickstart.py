@@ -51,6 +51,7 @@ def test_a_new_project_is_promoted_and_used_elsewhere_within_ten_minutes(tmp_pat
     there, brought = load_version(elsewhere, "triage@champion")
     assert there == state
     assert brought.verdict is not None and brought.verdict.outcome == "promoted"
-    assert brought.imported is not None and brought.imported.project == "triage"
+    assert brought.imported is not None
+    assert (brought.imported.project, brought.imported.version) == ("triage", 2)
     for heading in ("Used", "Elsewhere"):
         assert ANSWER.search(printed[heading]), printed[heading]
