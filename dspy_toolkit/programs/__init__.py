@@ -1,4 +1,4 @@
-"""Every verb of `dspy-toolkit programs`, `projects` and `data`, as a function.
+"""Every verb of `dspy-toolkit programs`, `projects` and `data`, and `replay`, as a function.
 
     list      list_projects, list_versions, list_known        promote   promote_by_verdict
     show      load_state, messages_of, describe                rollback  rollback
@@ -10,10 +10,12 @@
 
     data check   check_data                 data show            show_rows, show_row
     data split   split_data, write_splits   data from-feedback   rows_of, write_rows
+    replay       replay
 
 Each takes the settings first and raises a `ToolkitError` with the next command in it. None prints.
 """
 
+from dspy_toolkit.pipeline.replay import Replay, replay
 from dspy_toolkit.pipeline.reprove import Reproof, reprove
 from dspy_toolkit.pipeline.rows import DataCheck, RowShown, check_data, show_row, show_rows, split_data, write_splits
 from dspy_toolkit.pipeline.validate import Finding, validate
@@ -44,6 +46,7 @@ __all__ = [
     "NewProject",
     "PredictorDifference",
     "Promotion",
+    "Replay",
     "Reproof",
     "RowShown",
     "SentPrompt",
@@ -67,6 +70,7 @@ __all__ = [
     "new_project",
     "promote_by_verdict",
     "read_bundle",
+    "replay",
     "reprove",
     "rollback",
     "rows_of",
