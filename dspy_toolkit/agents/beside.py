@@ -10,7 +10,6 @@ Not covered: a second call for a reply that could not be read, and a program tha
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def calls_beside(settings: Settings, project: Project) -> int:
     from dspy_toolkit.pipeline.prepare import look_at_rows
 
     settings = settings.for_project(project.name)
-    rows = Counter(look_at_rows(Context(project, settings)).splits)
+    rows = look_at_rows(Context(project, settings)).report.splits
     compared = rows["val"] + min(rows["sealed"] + rows["val"], MOST_ROWS)
     runs = min(rows["val"], PROBE_ROWS) + _programs(settings, project) * settings.optimize.repeats * compared
     return math.ceil(runs * _calls_per_run(settings, project)) + REFLECTIONS

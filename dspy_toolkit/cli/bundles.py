@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.printable import json_text
 
@@ -25,7 +26,7 @@ def export_program(
     to: Annotated[Path | None, Parameter(name=["--to", "-o"], show_default=False)] = None,
     form: Annotated[Form, Parameter(name="--as")] = "bundle",
     project: Annotated[str, Parameter(show_default=False)] = "",
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Write a program to a file. Its demonstrations, which are rows of your data, are in it in clear.
 
@@ -71,7 +72,7 @@ def import_bundle(
     *,
     project: Annotated[str, Parameter(show_default=False)] = "",
     fields: Annotated[tuple[str, ...], Parameter(name="--map", negative="", show_default=False)] = (),
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Keep the program of a bundle as a version here. It runs no code of the bundle, and promotes nothing.
 

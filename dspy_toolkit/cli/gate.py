@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.printable import json_text, printable
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def judge(
     rate: float = 0.05,
     name: str = "gate",
     summary: Annotated[Path | None, Parameter(show_default=False)] = None,
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Say whether a new program is better than the old one on rows that neither was tuned on.
 
@@ -97,7 +98,7 @@ def power(
     sd: Annotated[float | None, Parameter(show_default=False)] = None,
     rate: float = 0.05,
     looks: int = 1,
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Say how many rows a wanted gain needs, or what gain so many rows show; given both, how often.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def history(
     *,
     project: Annotated[str, Parameter(show_default=False)] = "",
     limit: Annotated[int, Parameter(validator=validators.Number(gte=1))] = 20,
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Show earlier optimizations, the newest first.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter, validators
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def agreement(
     scale: Annotated[int, Parameter(validator=validators.Number(gte=2), show_default=False)] | None = None,
     weights: Literal["none", "linear", "quadratic"] | None = None,
     project: Annotated[str, Parameter(show_default=False)] = "",
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Compare a judge's grades with those of people: agreement, kappa, sensitivity and specificity, with 95 % intervals.
 

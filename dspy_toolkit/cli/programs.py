@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def list_programs(
     project: Annotated[str, Parameter(show_default=False)] = "",
     /,
     *,
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """List the projects that have saved programs, or the versions of one.
 
@@ -52,7 +53,7 @@ def show_champions(
     project: str,
     /,
     *,
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Show a project's champion and those before it, in the order in which a rollback returns to them.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from dspy_toolkit.cli.options import Json
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def show_program(
     *,
     inputs: Annotated[tuple[str, ...], Parameter(name=["--input", "-i"], negative="", show_default=False)] = (),
     project: Annotated[str, Parameter(show_default=False)] = "",
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Show a program: where it came from, how it scored, and the messages that the model gets, to the letter.
 
@@ -73,7 +74,7 @@ def diff_programs(
     second: str,
     /,
     *,
-    json: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    json: Json = False,
 ) -> None:
     """Put two programs side by side: scores, instructions, demonstrations, formats, weights and adapters.
 
