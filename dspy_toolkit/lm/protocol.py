@@ -367,6 +367,10 @@ class TextEngine(Protocol):
         """Whether `close` was called."""
         ...
 
+    def load(self) -> Future[None]:
+        """Load the model now; the first request does it else. EngineFailed is raised at once, ModelError by the future."""
+        ...
+
     def submit(self, request: GenerationRequest) -> PendingReply:
         """Queue a request. RequestRefused and EngineBusy are raised at once; later failures by the pending reply."""
         ...

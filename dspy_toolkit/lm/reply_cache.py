@@ -35,6 +35,8 @@ from dspy_toolkit.printable import without_password
 from dspy_toolkit.settings import LMSettings, ModelSettings, Settings
 
 OPEN_FILES = 4096
+IN_MEMORY = 1024
+"""Replies that are kept in memory beside the disk's: at some 8 kB each, DSPy's million would fill a server that runs for months."""
 NO_SAY = frozenset({"api_key", "timeout"})
 """Of a request: what changes no reply."""
 NO_SAY_ENGINE = frozenset({"batch_size", "queue_size", "lease", "lease_seconds", "memory_limit_gb"})
@@ -75,11 +77,11 @@ class ReplyCache(Cache):
     def __init__(self, folder: str) -> None:
         """Args: folder: where it is kept; nothing but plain replies is unpickled from it."""
         try:
-            super().__init__(True, True, folder, DISK_CACHE_LIMIT, restrict_pickle=True)
+            super().__init__(True, True, folder, DISK_CACHE_LIMIT, IN_MEMORY, restrict_pickle=True)
         except sqlite3.DatabaseError:
             if not set_aside_damaged(Path(folder)):
                 raise
-            super().__init__(True, True, folder, DISK_CACHE_LIMIT, restrict_pickle=True)
+            super().__init__(True, True, folder, DISK_CACHE_LIMIT, IN_MEMORY, restrict_pickle=True)
 
     def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
         """The reply that is kept, or None; also None where the shard that would hold it is damaged."""

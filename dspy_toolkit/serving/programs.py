@@ -110,7 +110,7 @@ def kept_example(live: Live) -> dict[str, Any]:
 
 
 def smoke_test(live: Live) -> None:
-    """Let a program answer once.
+    """Let a program answer once, by its model and not from the cache, so that an adapter is loaded too.
 
     Raises:
         ProgramError: it does not.
@@ -121,6 +121,7 @@ def smoke_test(live: Live) -> None:
         # By the same types as a request: the made-up values are plain JSON.
         inputs = live.fields.inputs.validate_python(kept_example(live))
         lm = live.connection.lm.for_one_request()
+        lm.cache = False
         with live.connection.context(lm), dspy.context(trace=[]):
             live.program(**inputs)
     except Exception as error:  # isolation boundary: a version that is being tried may raise anything

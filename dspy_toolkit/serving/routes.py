@@ -308,11 +308,12 @@ async def health() -> dict[Literal["status"], Literal["ok"]]:
 
 @router.get("/readyz", tags=["server"], summary="Can it answer?")
 async def ready(request: Request) -> Response:
-    """200 once programs are loaded; 503 before that, and while it shuts down."""
+    """200 once programs and their local models are loaded, as far as they can be; 503 before that, and while it shuts down."""
     service = backend(request).service
     registry = "ok" if service.watcher.trouble is None else "unreadable: what was live goes on"
-    body = {"status": "ready" if service.ready else "not ready", "registry": registry}
-    return as_json(body, 200 if service.ready else 503)
+    is_ready = service.ready and "loading" not in service.models.values()
+    body = {"status": "ready" if is_ready else "not ready", "registry": registry, "models": service.models}
+    return as_json(body, 200 if is_ready else 503)
 
 
 @router.get("/metrics", tags=["server"], summary="Numbers for Prometheus")

@@ -21,6 +21,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import RegistryError, SettingsError, ToolkitError
+from dspy_toolkit.lm.litellm.provider import find_engine
+from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.project.abstention import marked
 from dspy_toolkit.sections import EnsembleTable
@@ -64,6 +66,8 @@ class Service:
         self.tracer = Tracer(settings)
         self.challengers = Challengers(settings)
         self.ready = False
+        self.models: dict[str, str] = {}
+        """Of the local models that programs run on: `loading`, `loaded`, or `not loaded`, of which the log says why."""
         self.watcher = Watcher(settings, lambda: list(self.entries.values()), self._told)
         self._threads = ThreadPoolExecutor(serving.threads, thread_name_prefix="serving program")
         self._versions: OrderedDict[str, Live] = OrderedDict()
@@ -74,7 +78,7 @@ class Service:
     # Starting and stopping
 
     async def start(self) -> None:
-        """Load what is to be served and follow the registry.
+        """Load what is to be served, follow the registry, and begin to load the models, each once.
 
         Raises:
             ToolkitError: a program cannot be loaded, or there is nothing to serve.
@@ -83,6 +87,19 @@ class Service:
             await asyncio.to_thread(self.load)
         self.watcher.start()
         self.ready = True
+        for model in {entry.standing.live.model for entry in self.entries.values()}:
+            if model.startswith(PREFIX):
+                self.models[model] = "loading"
+                self._keep(asyncio.ensure_future(self._load_model(model)))
+
+    async def _load_model(self, model: str) -> None:
+        try:
+            await asyncio.wrap_future(find_engine(model).load())
+        except ToolkitError as error:  # the first request tries again, and falls back as it would have
+            self.models[model] = "not loaded"
+            log.warning("%s is not loaded ahead of its first request: %s", model, error)
+        else:
+            self.models[model] = "loaded"
 
     def load(self) -> None:
         """Load every served program, in this thread."""
@@ -326,7 +343,9 @@ class Service:
         if len(self._background) >= self.settings.serving.threads:  # it gives way to requests
             work.close()
             return
-        task = asyncio.ensure_future(work)
+        self._keep(asyncio.ensure_future(work))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 

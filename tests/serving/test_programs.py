@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
+from dspy_toolkit.errors import ModelError
 from dspy_toolkit.settings import Settings
-from tests.serving.conftest import fake, running
+from tests.serving.conftest import fake, running, serving, wait_for
 
 
 def test_the_champion_answers_with_its_own_types(promoted: Settings) -> None:
@@ -20,3 +23,37 @@ def test_the_champion_answers_with_its_own_types(promoted: Settings) -> None:
     assert not said["cached"] and again.json()["cached"]
     assert "Say what the answer is." in engine.requests[0].messages[0].content
     assert first.headers["x-request-id"] == said["request_id"] != again.headers["x-request-id"]
+
+
+def test_ready_once_the_model_is_loaded(promoted: Settings) -> None:
+    settings, engine = fake(promoted, lambda _: {"label": "person"})
+    whole, loads = engine._serve, threading.Event()
+
+    def slowly() -> None:
+        assert loads.wait(20)
+        whole()
+
+    engine._serve = slowly  # type: ignore[method-assign]
+    with running(settings) as server:
+        before = server.http.get("/readyz")
+        assert server.http.get("/healthz").status_code == 200
+        loads.set()
+        after = wait_for(lambda: (said := server.http.get("/readyz")).status_code == 200 and said)
+    assert before.status_code == 503
+    assert before.json() == {"status": "not ready", "registry": "ok", "models": {engine.model: "loading"}}
+    assert after.json() == {"status": "ready", "registry": "ok", "models": {engine.model: "loaded"}}
+    assert engine.requests == []
+
+
+def test_a_model_that_cannot_be_loaded_is_told_to_each_request(promoted: Settings) -> None:
+    settings, engine = fake(promoted, lambda _: {"label": "person"})
+
+    def fails() -> None:
+        raise ModelError("mlx/fake cannot load its weights: cut short.")
+
+    engine._serve = fails  # type: ignore[method-assign]
+    with running(serving(settings, fall_back_on=())) as server:
+        ready = wait_for(lambda: (said := server.http.get("/readyz")).status_code == 200 and said)
+        said = server.ask(text="Who?")
+    assert ready.json()["models"] == {engine.model: "not loaded"}
+    assert (said.status_code, said.json()["error"]["code"]) == (503, "model_unavailable")

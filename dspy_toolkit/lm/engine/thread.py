@@ -1,7 +1,7 @@
 """A model behind one thread: what every engine shares, whatever it computes with.
 
 Callers on any thread or event loop submit a `GenerationRequest` and get a `PendingReply`. The engine's thread starts
-with the first request; it loads the model, answers, and frees the model when it ends. An engine says how: `_serve` and
+with the first request, or with `load`; it loads the model, answers, and frees the model when it ends. An engine says how: `_serve` and
 `_free`.
 
 Covered: a bounded queue; a deadline for each request, also while it waits; the thread's end in any way (each waiting
@@ -66,6 +66,7 @@ class EngineThread(ABC):
         self._condition = threading.Condition()
         self._waiting: deque[Sequence] = deque()
         self._running: set[Sequence] = set()  # admitted, and not yet told how they ended
+        self._loads: list[Future[None]] = []  # who waits for the model to be loaded, and for nothing else
         self._thread: threading.Thread | None = None
         self._serving = False  # the thread will look at the queue again
         self._closing = False
@@ -111,10 +112,7 @@ class EngineThread(ABC):
             spelling,
         )
         with self._condition:
-            if self._closing:
-                raise EngineFailed(f"The engine of {self.model} was closed. Connect again.")
-            if self._lost is not None:
-                raise DeviceLost(*self._lost.args)
+            self._check_open()
             if len(self._waiting) >= self._settings.queue_size:
                 raise EngineBusy(
                     f"The engine's queue is full: {len(self._waiting)} requests wait (lm.queue_size). Try again later."
@@ -123,6 +121,26 @@ class EngineThread(ABC):
             self._counts["requests"] += 1
             self._wake()
         return sequence.pending_reply
+
+    def load(self) -> Future[None]:
+        """Load the model now, so that the first request need not wait for it. Done once it is loaded; else holds a ToolkitError.
+
+        Raises:
+            EngineFailed: the engine was closed.
+            DeviceLost: an earlier request found that the GPU can be used no more.
+        """
+        loaded: Future[None] = Future()
+        with self._condition:
+            self._check_open()
+            self._loads.append(loaded)
+            self._wake()
+        return loaded
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise EngineFailed(f"The engine of {self.model} was closed. Connect again.")
+        if self._lost is not None:
+            raise DeviceLost(*self._lost.args)
 
     def _wake(self) -> None:
         """Let the thread look at what came, and start it where it does not run. Called under the lock."""
@@ -266,13 +284,26 @@ class EngineThread(ABC):
         before anything is computed.
         """
         with self._condition:
+            self._tell_loads()
             while not (self._closing or self._waiting or self._running or self._has_more()):
                 if not self._condition.wait(IDLE_SECONDS):
                     self._release_lease()
+                self._tell_loads()
             if self._closing:
                 return False
         self._take_lease()
         return True
+
+    def _tell_loads(self, error: BaseException | None = None) -> None:
+        """Tell who waits for the model that it is loaded, or why not. Called under the lock."""
+        loads, self._loads = self._loads, []
+        for loaded in loads:
+            if not loaded.set_running_or_notify_cancel():
+                continue
+            if error is None:
+                loaded.set_result(None)
+            else:
+                loaded.set_exception(self._failure(error))
 
     def _next(self, fits: Callable[[Sequence], bool] = lambda sequence: True) -> Sequence | None:
         """Admit the sequence that waits for longest, if there is one and it `fits`."""
@@ -348,4 +379,5 @@ class EngineThread(ABC):
             self._serving = False
             self._running.update(self._waiting)
             self._waiting.clear()
+            self._tell_loads(error)
         self._complete(self._left_behind(), error)

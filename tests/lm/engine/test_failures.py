@@ -264,6 +264,20 @@ def test_waiting_for_the_accelerator(model_home: Path, tmp_path: Path, monkeypat
     engine.close()
 
 
+def test_loading_ahead_of_the_first_request(model_home: Path, broken_model: Path) -> None:
+    engine = Engine(find_weights("mlx/smollm2-135m", model_home), LMSettings(lease="share"))
+    engine.load().result(60)
+    assert engine._batch is not None and engine.stats().requests == 0
+    assert engine.load().result(1) is None, "a model that is loaded is not loaded again"
+    engine.close()
+    with pytest.raises(EngineFailed, match="closed"):
+        engine.load()
+    broken = Engine(find_weights(f"mlx/{broken_model}", model_home), LMSettings(lease="share"))
+    with pytest.raises(ModelError, match="cannot load"):
+        broken.load().result(60)
+    broken.close()
+
+
 def test_model_too_large(model_home: Path) -> None:
     weights = find_weights("mlx/smollm2-135m", model_home)
     with pytest.raises(ModelTooLarge, match=r"needs about 1\.\d GB .* There are .* \(lm\.memory_limit_gb is 0\.5"):
