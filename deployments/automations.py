@@ -66,6 +66,7 @@ def automations(pages: str, block_id: Any) -> list[AutomationCore]:
     return [
         *(_of_state(kind, pages, block_id) for kind in RUN_STATES),
         _zombies(),
+        _never_begun(),
         *(_of_kind(k, block_id) for k in KINDS),
     ]
 
@@ -94,7 +95,7 @@ def _of_state(kind: str, pages: str, block_id: Any) -> AutomationCore:
 
 
 def _zombies() -> AutomationCore:
-    """A run that has said that it lives, is silent now, and has not ended, has crashed."""
+    """A run that has begun, or has said that it lives, is silent now, and has not ended, has crashed."""
     from prefect.client.schemas.objects import StateType
     from prefect.events.actions import ChangeFlowRunState
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
@@ -103,7 +104,7 @@ def _zombies() -> AutomationCore:
         name="dspy-toolkit: the process of a run is gone",
         description="Made by `make up`.",
         trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
+            after={"prefect.flow-run.Running", "prefect.flow-run.heartbeat"},
             expect={"prefect.flow-run.heartbeat", *(f"prefect.flow-run.{state}" for state in OVER)},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},  # pyright: ignore[reportArgumentType]
             for_each={"prefect.resource.id"},

@@ -1,7 +1,7 @@
 """A store in a bucket: two homes, which share nothing else, hand a search's work to each other.
 
 The bucket is moto's, an S3-compatible server in this process, reached over HTTP by s3fs. Left out where these are missing;
-`make test-system` gets them (`tests/system/test_bucket.py`).
+`make test-system` gets them (`tests/system/test_optional_packages.py`).
 """
 
 from __future__ import annotations

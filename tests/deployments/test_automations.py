@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
 from prefect.settings import Settings as PrefectSettings
 
-from deployments.automations import SILENT_SECONDS, automations
+from deployments.automations import NOT_BEGUN_SECONDS, SILENT_SECONDS, automations
 from deployments.places import HEARTBEAT_SECONDS
 from tasks.events import KINDS, event_name
 
@@ -30,10 +32,19 @@ def test_there_is_one_for_each_thing_that_is_told_and_each_says_what_to_type() -
 def test_a_run_that_says_seldom_that_it_lives_is_not_taken_for_dead() -> None:
     usual = PrefectSettings().flows.heartbeat_frequency or 0
     assert usual < SILENT_SECONDS and SILENT_SECONDS >= 3 * HEARTBEAT_SECONDS
-    [silent] = [each for each in automations("", uuid.uuid4()) if each.trigger.after == {"prefect.flow-run.heartbeat"}]
+    [silent] = [each for each in automations("", uuid.uuid4()) if "prefect.flow-run.heartbeat" in each.trigger.after]
+    assert "prefect.flow-run.Running" in silent.trigger.after, "one that is killed before it has said so"
     assert silent.trigger.within.total_seconds() == SILENT_SECONDS
     assert {
         "prefect.flow-run.heartbeat",
         "prefect.flow-run.Completed",
         "prefect.flow-run.Failed",
     } <= silent.trigger.expect
+
+
+def test_a_run_that_a_killed_worker_had_taken_and_not_begun_is_known_to_have_crashed() -> None:
+    [taken] = [each for each in automations("", uuid.uuid4()) if each.trigger.after == {"prefect.flow-run.Pending"}]
+    assert taken.trigger.within.total_seconds() == NOT_BEGUN_SECONDS
+    assert {"prefect.flow-run.Running", "prefect.flow-run.AwaitingConcurrencySlot"} <= taken.trigger.expect
+    [action] = taken.actions
+    assert isinstance(action, ChangeFlowRunState) and action.state == StateType.CRASHED

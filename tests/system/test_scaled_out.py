@@ -7,12 +7,14 @@ other takes its work over. Every server and worker is a process of its own.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -119,15 +121,14 @@ def server(command: list[str], port: int, environment: dict[str, str], folder: P
             process.wait()
 
 
-def runs_in(folder: Path) -> list[psutil.Process]:
-    """The processes of flow runs that work in a folder."""
-    found = []
+def runs_in(folder: Path) -> dict[str, psutil.Process]:
+    """The processes of flow runs that work in a folder, by the runs' ids."""
+    found = {}
     for process in psutil.process_iter():
-        try:
-            if "PREFECT__FLOW_RUN_ID" in process.environ() and Path(process.cwd()) == folder:
-                found.append(process)
-        except psutil.Error:
-            continue
+        with suppress(psutil.Error):
+            run = process.environ().get("PREFECT__FLOW_RUN_ID")
+            if run and Path(process.cwd()) == folder:
+                found[str(uuid.UUID(run))] = process
     return found
 
 
@@ -139,22 +140,19 @@ class Api:
         name, _, password = said["api.auth_string"].strip('"').partition(":")
         self.http = httpx.Client(base_url=said["api.url"].strip('"'), auth=(name, password), timeout=30)
 
-    def runs(self, state: str | None = None) -> list[dict[str, Any]]:
-        """Those that score a candidate."""
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """Those that score a candidate, by their ids."""
         asked: dict[str, Any] = {"flows": {"name": {"any_": ["score-candidate"]}}, "limit": 200}
-        if state:
-            asked["flow_runs"] = {"state": {"type": {"any_": [state]}}}
-        return self.http.post("/flow_runs/filter", json=asked).raise_for_status().json()
+        return {run["id"]: run for run in self.http.post("/flow_runs/filter", json=asked).raise_for_status().json()}
 
 
-def begun(api: Api, processes: list[psutil.Process]) -> bool:
-    """Whether the run of one of them is Running."""
-    running = {run["id"].replace("-", "") for run in api.runs("RUNNING")}
-    mine = set()
-    for process in processes:
-        with suppress(psutil.Error):
-            mine.add(process.environ()["PREFECT__FLOW_RUN_ID"].replace("-", ""))
-    return bool(running & mine)
+def ended_as(runs: dict[str, dict[str, Any]], state: str) -> set[str]:
+    return {number for number, run in runs.items() if run["state_type"] == state}
+
+
+def jobs(runs: dict[str, dict[str, Any]], state: str) -> set[str]:
+    """What the runs of a state were to score."""
+    return {json.dumps(runs[number]["parameters"]["given"]["job"], sort_keys=True) for number in ended_as(runs, state)}
 
 
 def test_a_worker_is_killed_in_the_middle_of_a_race(shared: Shared, tmp_path: Path) -> None:
@@ -183,10 +181,19 @@ def test_a_worker_is_killed_in_the_middle_of_a_race(shared: Shared, tmp_path: Pa
                     [*command, "--name", "second", "--limit", "4"], cwd=second, env=mine, stdout=log, stderr=log,
                     start_new_session=True,
                 )  # fmt: skip
-                await_(lambda: begun(api, runs_in(second)), 900, at)
-                time.sleep(3)  # its first heartbeat is on its way
+                seen: dict[Path, set[str]] = {first: set(), second: set()}
+
+                def in_the_middle() -> bool:
+                    """Whether the second has scored a candidate already, and is at another one."""
+                    for clone, found in seen.items():
+                        found.update(runs_in(clone))
+                    now = api.runs()
+                    done, at_work = (ended_as(now, state) & seen[second] for state in ("COMPLETED", "RUNNING"))
+                    return bool(done and at_work & runs_in(second).keys())
+
+                await_(in_the_middle, 900, at)
                 killed = [
-                    *runs_in(second),
+                    *runs_in(second).values(),
                     *psutil.Process(other.pid).children(recursive=True),
                     psutil.Process(other.pid),
                 ]
@@ -195,7 +202,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_race(shared: Shared, tmp_path: Pa
                         os.kill(process.pid, signal.SIGKILL)
                 other.wait(30)
                 await_(lambda: (first / "raced").exists(), 1800, at)
-                states = [run["state_type"] for run in api.runs()]
+                runs = api.runs()
                 kept = subprocess.run([sys.executable, "-c", LOOK], env=reader, capture_output=True, text=True)
                 (first / "looked").touch()
                 printed = at.wait(300)
@@ -206,7 +213,10 @@ def test_a_worker_is_killed_in_the_middle_of_a_race(shared: Shared, tmp_path: Pa
     print(printed)
     race, _ = printed.split("=== down")
     assert "The pool" in race and "Traceback" not in race
-    assert states.count("CRASHED") >= 1 and states.count("COMPLETED") >= 3, states
+    done = ended_as(runs, "COMPLETED")
+    assert done & seen[first] and done & seen[second], "evaluations of both"
+    assert jobs(runs, "CRASHED"), "one was killed"
+    assert jobs(runs, "CRASHED") <= jobs(runs, "COMPLETED"), "what it was at was scored by the other"
     objects, results = map(int, kept.stdout.split())
     assert objects >= 3 and results >= 3, (kept.stdout, kept.stderr)
     for home in homes:

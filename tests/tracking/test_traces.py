@@ -131,7 +131,6 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         thread.join()
 
 
-@pytest.mark.system
 @pytest.mark.timeout(1200)
 def test_another_process_names_the_trace_that_it_is_a_part_of_and_tells_a_collector(traced: Settings) -> None:
     pytest.importorskip(
