@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from dspy_toolkit.registry.manifest import (
     read_program,
 )
 from dspy_toolkit.registry.parts import bring_parts, part_files
+from dspy_toolkit.registry.reading import SavedVersion, saved_model, saved_names
 from dspy_toolkit.store import Frozen
 from dspy_toolkit.tracking.mlflow_client import all_pages, exists, is_code, session
 from dspy_toolkit.tracking.runs import write_artifacts
@@ -174,11 +175,14 @@ def list_versions(settings: Settings, project: str) -> list[Version]:
     """
     if not exists(settings):
         raise RegistryError(_nothing_saved(project, []))
+    if _PROJECT.fullmatch(project) and (kept := saved_model(settings, project)) is not None:
+        found = [_describe(version, kept.aliases) for version in kept.versions]
+        return sorted(found, key=lambda version: version.version)
     with session(settings, f"Cannot list the versions of {project}") as mlflow:
         model = registered_model(mlflow, project)
         if model is None:
             raise RegistryError(_nothing_saved(project, _names(mlflow)))
-        found = [_describe(version, model) for version in _search(mlflow, f"name='{project}'")]
+        found = [_describe(version, model.aliases) for version in _search(mlflow, f"name='{project}'")]
     return sorted(found, key=lambda version: version.version)
 
 
@@ -186,6 +190,8 @@ def list_projects(settings: Settings) -> list[str]:
     """The names that have a registered model, sorted; empty before the first save."""
     if not exists(settings):
         return []
+    if (kept := saved_names(settings)) is not None:
+        return sorted(_of_projects(kept))
     with session(settings, "Cannot list the registry's projects") as mlflow:
         return sorted(_names(mlflow))
 
@@ -221,18 +227,21 @@ def _search(mlflow: MlflowClient, condition: str) -> Iterator[ModelVersion]:
 
 
 def _names(mlflow: MlflowClient) -> list[str]:
-    found = all_pages(mlflow.search_registered_models, max_results=1000)
+    return _of_projects(model.name for model in all_pages(mlflow.search_registered_models, max_results=1000))
+
+
+def _of_projects(names: Iterable[str]) -> list[str]:
     # Beside projects: models of somebody else, and the turns of promotions.
-    return [model.name for model in found if _PROJECT.fullmatch(model.name)]
+    return [name for name in names if _PROJECT.fullmatch(name)]
 
 
-def _describe(version: ModelVersion, model: RegisteredModel) -> Version:
+def _describe(version: ModelVersion | SavedVersion, aliases: Mapping[str, Any]) -> Version:
     number = int(version.version)
     previous = version.tags.get(PREVIOUS, "")
     return Version(
         project=version.name,
         version=number,
-        aliases=tuple(sorted(alias for alias, at in model.aliases.items() if int(at) == number)),
+        aliases=tuple(sorted(alias for alias, at in aliases.items() if int(at) == number)),
         previous=int(previous) if previous.isdigit() else None,
         optimizer=version.tags.get("optimizer", ""),
         model=version.tags.get("model", ""),

@@ -52,7 +52,7 @@ def connect(settings: Settings) -> MlflowClient:
             cannot be written, its schema is another MLflow's, or a server does not answer.
     """
     uri = settings.tracking_uri
-    if file := _sqlite_file(uri):
+    if file := sqlite_file(uri):
         if file.parent == settings.path():
             make_home(file.parent, RegistryError)
         _check_database(file)
@@ -96,7 +96,7 @@ def session(settings: Settings, doing: str) -> Iterator[MlflowClient]:
 
 def exists(settings: Settings) -> bool:
     """Whether anything can have been recorded: False means a local database that is not there. Writes nothing."""
-    file = _sqlite_file(settings.tracking_uri)
+    file = sqlite_file(settings.tracking_uri)
     return file is None or file.exists()
 
 
@@ -180,7 +180,8 @@ def _load() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The database file that MLflow's address names; None where it names something else."""
     if not uri.startswith("sqlite:///"):
         return None
     name = unquote(uri.removeprefix("sqlite:///").split("?", 1)[0])  # as SQLAlchemy reads it

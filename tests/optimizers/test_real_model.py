@@ -31,16 +31,6 @@ def problem(tmp_path: Path, connection: Connection) -> Problem:
     )
 
 
-def test_a_probe(problem: Problem) -> None:
-    seen = probe(problem)
-    assert (seen.train, seen.val, seen.probed, seen.predictors) == (6, 5, 5, 1)
-    assert seen.calls_per_run == 1.0
-    assert seen.feedback
-    assert seen.parse_failures == 0
-    assert seen.prompt_tokens > 30
-    assert seen.reflector_note
-
-
 @pytest.fixture
 def short_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What the model writes ends after 80 characters: two cores need a minute for the seven texts of MIPROv2 otherwise."""
@@ -51,10 +41,20 @@ def short_texts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("short_texts")
+def test_a_probe(problem: Problem) -> None:
+    seen = probe(problem)
+    assert (seen.train, seen.val, seen.probed, seen.predictors) == (6, 5, 5, 1)
+    assert seen.calls_per_run == 1.0
+    assert seen.feedback
+    assert seen.parse_failures == 0
+    assert seen.prompt_tokens > 30
+    assert seen.reflector_note
+
+
+@pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize(
     "name",
-    # GEPA takes a minute and changes nothing with so weak a model; tests/system/test_terminal.py runs all of it, as soak.
-    [pytest.param(name, marks=pytest.mark.soak) if name == "gepa" else name for name in LM_CALLS],
+    [name if name in ("labelled", "bootstrap") else pytest.param(name, marks=pytest.mark.soak) for name in LM_CALLS],
 )
 def test_an_optimizer(problem: Problem, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     budget = Budget(name="tiny", lm_calls=LM_CALLS[name])

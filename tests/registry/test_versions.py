@@ -6,12 +6,22 @@ import json
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.registry import find_version, list_projects, list_versions, load_version, promote
+from dspy_toolkit.registry import (
+    find_version,
+    list_projects,
+    list_versions,
+    load_version,
+    promote,
+    reading,
+)
+from dspy_toolkit.registry.deleting import delete_version
 from dspy_toolkit.registry.manifest import Manifest
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking import runs as tracking
@@ -150,3 +160,34 @@ def test_a_name_that_mlflow_cannot_keep_is_refused_before_writing(home: Settings
     with pytest.raises(RegistryError, match="letters, digits"):
         save("one", project="a/b")
     assert list_projects(home) == []
+
+
+def test_lists_are_read_without_mlflow_and_say_what_it_says(
+    home: Settings, save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two", "three"):
+        save(name, optimizer=name)
+    promote(home, "router", 1)
+    promote(home, "router", 2)
+    delete_version(home, "router@3")
+    kept = reading.saved_model(home, "router")
+    assert kept is not None and kept.aliases == {"champion": 2}
+    assert reading.saved_names(home) == ["router"] and reading.saved_model(home, "another") is None
+    quick = list_versions(home, "router"), list_projects(home)
+    monkeypatch.setattr(reading, "SCHEMA", "another one")
+    assert reading.saved_model(home, "router") is None and reading.saved_names(home) is None
+    assert (list_versions(home, "router"), list_projects(home)) == quick
+    assert [version.version for version in quick[0]] == [1, 2]
+
+
+def test_a_list_imports_no_mlflow(home: Settings, save) -> None:
+    save("one")
+    asked = (
+        "import sys\n"
+        "from dspy_toolkit.registry import list_projects, list_versions\n"
+        "from dspy_toolkit.settings import load_settings\n"
+        "settings = load_settings(home=sys.argv[1])\n"
+        "print([len(list_versions(settings, name)) for name in list_projects(settings)], 'mlflow' in sys.modules)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", asked, str(home.path())], capture_output=True, text=True, check=True)
+    assert said.stdout == "[1] False\n"
