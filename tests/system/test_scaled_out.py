@@ -160,7 +160,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_race(shared: Shared, tmp_path: Pa
     make_clone(first)
     make_clone(second)
     homes = [clone / ".dspy-toolkit" for clone in (first, second)]
-    with OpenAIServer(Model()) as model:
+    with OpenAIServer(Model()) as model, ExitStack() as stack:
         reader = environment(first, tmp_path / "HOME", model.address) | shared.environment
         reader["PYTHONPATH"] = os.pathsep.join([str(first), shared.packages])
         other: subprocess.Popen[bytes] | None = None
@@ -169,6 +169,7 @@ def test_a_worker_is_killed_in_the_middle_of_a_race(shared: Shared, tmp_path: Pa
                 await_(lambda: (first / "up").exists(), 900, at)
                 shutil.copy(first / "prefect.toml", second)
                 api = Api(first)
+                stack.callback(api.http.close)
                 mine = reader | {
                     "DSPY_TOOLKIT_HOME": str(homes[1]),
                     "PYTHONPATH": os.pathsep.join([str(second), shared.packages]),
