@@ -1,8 +1,9 @@
 """Everything on one machine: `make up`, `make down`, `make status`.
 
-    up      server, MLflow's and our own pages, serving; then what the server must know; then the worker. What runs is left alone.
-    status  what runs, where, since when; exit code 1 when something is not well
-    down    runs are cancelled first; then everything that `up` started is ended, and nothing else
+    up        server, MLflow's and our own pages, serving; then what the server must know; then the worker. What runs is left alone.
+    status    what runs, where, since when; exit code 1 when something is not well
+    down      runs are cancelled first; then everything that `up` started is ended, and nothing else
+    register  tells a server that somebody else started, such as a container, what `up` tells its own
 
 The services outlive the shell. Prefect's commands find the server from any shell in this folder, by the file prefect.toml.
 
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
+import sqlite3
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +32,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from deployments.places import HOST, MARK, POOL, Places, Ports
-from deployments.services import Service, end_all, marked, stop_all
+from deployments.services import LOOK_SECONDS, Service, end_all, marked, stop_all
 from dspy_toolkit.cli.boundary import boundary, show_log
 from dspy_toolkit.durable import make_home, write_file
 from dspy_toolkit.errors import SettingsError, nearest
@@ -40,6 +43,8 @@ from dspy_toolkit.store import canonical_json
 CLONE = Path(__file__).resolve().parents[1]
 UP_SECONDS = 900.0
 """For all of it, on a machine that has much else to do; on an idle one it is a matter of a minute."""
+ANSWER_SECONDS = 300.0
+"""For a server to answer that `register` or `down` needs."""
 RUNS_AT_ONCE = 4
 """Of one worker. Each is a process that takes some hundred megabytes, and one at a time has the accelerator."""
 TOLD, USED = "ports.json", "ports-in-use.json"
@@ -47,6 +52,9 @@ TOLD, USED = "ports.json", "ports-in-use.json"
 ORDER = ("server", "mlflow", "pages", "serving", "worker")
 """As `status` shows them."""
 NOT_YET = "nothing is promoted yet; `make up` starts it afterwards"
+DATABASE_VARIABLES = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+"""By either name Prefect takes another database than `HOME/prefect/prefect.db`."""
+UNDER_WAY = "SELECT count(*) FROM flow_run WHERE state_type IN ('RUNNING', 'PENDING', 'CANCELLING')"
 
 app = App(
     name="python -m deployments.bootstrap", help="Start, look at and stop everything on this machine.", version_flags=[]
@@ -92,13 +100,11 @@ def up(
         for name in ORDER[:-1]:
             if name in services:
                 services[name].start(places.environment, CLONE)
-        from deployments.registering import deploy, register  # some seconds, while the services begin
+        from deployments.registering import tell_all  # some seconds, while the services begin
 
         services["server"].wait(until)
         places.write_client_file()
-        register(places)
-        services["worker"].start(places.environment, CLONE)
-        deploy(places)
+        tell_all(places, pool_is_there=lambda: services["worker"].start(places.environment, CLONE))
         for name, service in services.items():
             if name != "serving" or not nothing_promoted(places):
                 service.wait(until)
@@ -110,17 +116,58 @@ def up(
 
 
 @app.command
+def register(*, pages_port: PagesPort = None, patience: float = ANSWER_SECONDS) -> None:
+    """Tell the server that PREFECT_API_URL names all that `up` tells its own: pool, limit, automations, deployments.
+
+    For a server that `up` has not started, such as the one of deployments/compose.yaml. Without PREFECT_API_URL it is the one that
+    is up here. Again is as good as once, and no prefect.toml is needed or written. The server sends alerts to our pages on its own
+    machine, with the token of this home: run it with the home of those pages.
+
+    Args:
+        pages_port: Of our own pages on the server's machine; else as the last `up` was told, or 8090.
+        patience: Seconds for the server to answer.
+    """
+    named = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
+    places = places_of()
+    if "PREFECT_API_URL" in named:
+        # What the caller says of the server holds, and a password of ours is nothing for a server of somebody else.
+        os.environ.pop("PREFECT_API_AUTH_STRING")
+        os.environ.update(named)
+    elif not (places.folder / USED).exists():
+        raise SettingsError("No Prefect server is named. Set PREFECT_API_URL, or run `make up`.")
+    api = os.environ["PREFECT_API_URL"].rstrip("/")
+    if (address := re.fullmatch(r"https?://[^/\s:]+(?::(\d+))?/\S+", api)) is None:
+        raise SettingsError(f"PREFECT_API_URL is {api!r}. Write an address such as http://server:4200/api.")
+    # What an alert links to, on the server's own machine.
+    at = {"server": int(address[1] or 0), "pages": pages_port}
+    places = replace(places, ports=replace(places.ports, **{name: port for name, port in at.items() if port}))
+    with alone(places):
+        from deployments.registering import tell_all
+
+        until = time.monotonic() + patience
+        while not answers(f"{api}/health"):
+            if time.monotonic() > until:
+                raise SettingsError(f"No Prefect server answers at {api}. Start it, or set PREFECT_API_URL.")
+            time.sleep(LOOK_SECONDS)
+        tell_all(places)
+    print(f"{api} knows the pool, the limit, the automations and the deployments.")
+
+
+@app.command
 def down() -> None:
-    """Cancel what runs, then end all that `up` started."""
+    """Cancel what runs, then end all that `up` started. A server that is down is started for that, where runs may be under way.
+
+    Exit code 1, and why, when runs could not be cancelled; all is ended then too.
+    """
     places = places_of()
     with alone(places):
         services = services_of(places)
-        if (server := services["server"]).process() is not None and server.healthy():
-            from deployments.registering import CANCEL_SECONDS, end_runs
-
-            worker = services["worker"].process() is not None
-            if count := end_runs(places, patience=CANCEL_SECONDS if worker else 0):
-                print(f"{count} run{'' if count == 1 else 's'} cancelled")
+        try:
+            count, trouble = cancel_runs(places, services), None
+        except SettingsError as error:
+            count, trouble = 0, error
+        if count:
+            print(f"{count} run{'' if count == 1 else 's'} cancelled")
         # The worker before the server, which it tells that it goes; the others need nobody.
         for name in (*stop_all([services.pop("worker")]), *stop_all(services.values())):
             print(f"{name} has ended")
@@ -128,6 +175,11 @@ def down() -> None:
         end_all(marked(places.settings.path()))
         places.remove_client_file()
         (places.folder / USED).unlink(missing_ok=True)
+        if trouble is not None:
+            raise SettingsError(
+                f"Runs that were under way may be Running in Prefect's database still. {trouble}\n"
+                "`make up`, and then `make down`, cancels them."
+            )
 
 
 @app.command
@@ -142,7 +194,7 @@ def status() -> None:
 def run(service: str) -> None:
     """Be one service, in the foreground, for a unit that keeps it running: server, mlflow, pages, serving or worker.
 
-    `make up` tells the server what it must know; this does not. Ports are those of the last `make up`.
+    `make up` and `register` tell the server what it must know; this does not. Ports are those of the last `make up`.
 
     Args:
         service: its name.
@@ -246,6 +298,54 @@ def nothing_recorded(places: Places) -> bool:
     return file != uri and not Path(file).exists()
 
 
+def cancel_runs(places: Places, services: Mapping[str, Service]) -> int:
+    """Cancel every run that is under way; how many. A server that is down is started where its database may have one.
+
+    Raises:
+        SettingsError: the server does not answer.
+    """
+    server = services["server"]
+    if server.process() is None:
+        if not may_have_runs(places):
+            return 0
+        if listens(places.ports.server):
+            raise SettingsError(f"Its server is down, and something else has port {places.ports.server} of {HOST}.")
+        print(
+            "The server is down, and runs may be under way: it is started, so that they can be cancelled.", flush=True
+        )
+        server.start(places.environment, CLONE)
+    server.wait(time.monotonic() + ANSWER_SECONDS)
+    import httpx
+
+    from deployments.registering import CANCEL_SECONDS, end_runs
+
+    try:
+        return end_runs(patience=CANCEL_SECONDS if services["worker"].process() is not None else 0)
+    except httpx.HTTPError as error:
+        raise SettingsError(f"The server did not cancel them: {error}") from None
+
+
+def may_have_runs(places: Places) -> bool:
+    """Whether the database of a server that is down may have runs that are under way.
+
+    Only where it was up and has not been taken down: a flow that somebody runs by hand meanwhile has a temporary server on the same
+    database, and is none of ours.
+    """
+    if not (places.folder / USED).exists():
+        return False
+    if any(os.environ.get(name) for name in DATABASE_VARIABLES):
+        return True  # nobody can see into that one from here
+    file = places.settings.path("prefect", "prefect.db")
+    if not file.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(file)) as database:
+            [(count,)] = database.execute(UNDER_WAY).fetchall()
+    except sqlite3.Error:  # of a version of Prefect that keeps them otherwise
+        return True
+    return count > 0
+
+
 def _online(places: Places) -> bool:
     from deployments.registering import worker_online
 
@@ -265,7 +365,7 @@ def check_ports(places: Places, services: dict[str, Service]) -> None:
 def answers(address: str) -> bool:
     """Whether a page is there."""
     try:
-        with urllib.request.urlopen(address, timeout=10) as page:  # noqa: S310  (ours, on loopback)
+        with urllib.request.urlopen(address, timeout=10) as page:  # noqa: S310  (of http alone)
             return page.status == 200
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,19 +30,47 @@ OVERDUE = timedelta(minutes=2)
 """A scheduled run that is later than this was missed while nothing ran."""
 
 
+def tell_all(places: Places, *, pool_is_there: Callable[[], object] = lambda: None) -> None:
+    """Tell the server that the environment names all that it must know.
+
+    Args:
+        places: the home and the clone that deployments are read from, and the pages that alerts go to.
+        pool_is_there: is called as soon as a worker may begin.
+
+    Raises:
+        SettingsError: it does not take the password, or refuses a deployment.
+    """
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        register(places)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise SettingsError(
+            f"Prefect's server at {error.request.url.host} does not take the password. Set PREFECT_API_AUTH_STRING to "
+            "what PREFECT_SERVER_API_AUTH_STRING is there."
+        ) from None
+    pool_is_there()
+    deploy(places)
+
+
 def register(places: Places) -> None:
     """Tell the server all that it must know, except the deployments."""
-    from prefect.client.schemas.actions import WorkPoolCreate
-
     from tasks.policy import limit_name
 
     with client() as prefect:
-        prefect.create_work_pool(
-            WorkPoolCreate(name=POOL, type="process", base_job_template=_template()), overwrite=True
-        )
+        make_pool(prefect)
         prefect.upsert_global_concurrency_limit_by_name(limit_name(), 1)
         drop_missed(prefect)
     register_automations(places)
+
+
+def make_pool(prefect: SyncPrefectClient) -> None:
+    """The pool that the deployments name: its workers start each run as a process."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+
+    prefect.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=_template()), overwrite=True)
 
 
 def deploy(places: Places) -> None:
@@ -87,7 +115,7 @@ def worker_online(places: Places) -> bool:
     return any(each["name"] == places.worker and each["status"] == "ONLINE" for each in answer.json())
 
 
-def end_runs(places: Places, *, patience: float = CANCEL_SECONDS) -> int:
+def end_runs(*, patience: float = CANCEL_SECONDS) -> int:
     """Cancel every run that is under way, and wait for the worker to end it; the number of runs.
 
     Cancelled runs whose process nobody ends within `patience` seconds are written down as cancelled all the same: the processes
@@ -131,11 +159,20 @@ def drop_missed(prefect: SyncPrefectClient) -> int:
 
 
 def _runs(prefect: SyncPrefectClient, states: Iterable[str]) -> list[Any]:
+    """All that are in one of the states: every page, however many the server puts on one."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
 
-    wanted = FlowRunFilterStateType(any_=[StateType(name) for name in states])
-    return prefect.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=wanted)), limit=200)
+    wanted = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType(name) for name in states]))
+    )
+    found: dict[Any, Any] = {}
+    read = 0
+    while page := prefect.read_flow_runs(flow_run_filter=wanted, sort=FlowRunSort.ID_DESC, offset=read):
+        read += len(page)
+        found |= {run.id: run for run in page}
+    return list(found.values())
 
 
 def _template() -> dict[str, Any]:

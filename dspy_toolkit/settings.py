@@ -255,8 +255,8 @@ class MonitorSettings(Section):
     """Watching a live program."""
 
     false_alarm_rate: float = Field(default=0.02, gt=0, lt=0.5)
-    """The chance of a false alarm over the whole life of a version, however often it is looked at; half of it for served replies,
-    half for new labelled rows.
+    """The chance of falsely confirming a fall over the whole life of a version, however often it is looked at; half of it for
+    served replies, half for new labelled rows. A suspicion is bounded by 2.6 times it.
     """
     fresh_rows: int = Field(default=200, ge=1)
     """New labelled rows that the champion is run on, at most, in one look."""

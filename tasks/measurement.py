@@ -25,6 +25,7 @@ from dspy_toolkit.tracking.machine import (
 )
 from tasks.events import tell
 from tasks.policy import RETRYING, accelerator
+from tasks.show import place_of
 
 
 @task(task_run_name="measure this machine", cache_policy=NO_CACHE, **RETRYING)
@@ -72,7 +73,7 @@ def record_measurement(measurement: Measurement, name: str) -> tuple[Regression,
             description="Figures that fell by a fifth or more below this machine's median",
         )
         said = " ".join(regression.sentence for regression in regressions)
-        look = "the artifact machine-warning of this run"
+        look = place_of("machine-warning")
         tell("engine-slow", socket.gethostname(), said, look=look, command="dspy-toolkit doctor")
     print_figures(measurement, history, regressions)
     return regressions

@@ -155,6 +155,12 @@ def page_of_run() -> str:
     return str(flow_run.ui_url or "") if get_current_settings().api.url is not None else ""
 
 
+def place_of(artifact: str) -> str:
+    """Where a reader of a message, who knows no run, finds an artifact of this one: on its page, by the page's address."""
+    page = page_of_run()
+    return f"{page} (artifact {artifact})" if page else f"the artifact {artifact} of the run {flow_run.name}"
+
+
 def pool(context: Context, given: Compilation, run_id: str) -> None:
     """How the candidates of each generator fared."""
     found = given.compiled

@@ -23,9 +23,10 @@ from dspy_toolkit.registry import champion, find_version, list_projects, rollbac
 from dspy_toolkit.run import Request
 from dspy_toolkit.settings import load_settings
 from dspy_toolkit.tracking.looks import TAG, keep_look
+from dspy_toolkit.tracking.runs import record_run
 from tasks.events import tell
 from tasks.policy import RETRYING, accelerator, open_project
-from tasks.show import artifact_key, link
+from tasks.show import artifact_key, link, place_of
 
 CHALLENGER = "optimize-program/nightly-{project}"
 """The deployment that looks for a better program."""
@@ -60,6 +61,8 @@ def record_look(found: Watch, name: str) -> str:
     """A run of MLflow's, tagged, and the artifacts of the run's page; the MLflow run's id."""
     with step("record"):
         run_id = keep_look(load_settings(), found, name)
+        if found.engine is not None:
+            record_run(load_settings(), found.project, name, {}, found.engine.metrics, run_id=run_id)
         link(load_settings(), run_id)
     rows = [
         {
@@ -82,6 +85,9 @@ def record_look(found: Watch, name: str) -> str:
     if found.seconds_median is not None:
         lines.append(f"- seconds a reply: {found.seconds_median:.2f} in the middle, {found.seconds_p95:.2f} for 95 %")
     lines.append(f"- asked again: {found.asked_again} rows, {found.otherwise} answered otherwise")
+    lines.append(f"- parse failures: {found.parse_failures} of the rows that were run")
+    if found.engine is not None:
+        lines.append(f"- engine: {found.engine.sentence}")
     lines.append(f"- MLflow run `{run_id}`, tag `{TAG}`")
     create_markdown_artifact(
         f"## {found.project}@{found.version}\n\n{found.sentence}\n\n" + "\n".join(lines),
@@ -99,23 +105,17 @@ def act_on_fall(found: Watch, location: str, auto_rollback: bool) -> str:
         What was done: `nothing`, `told`, `rolled back`.
     """
     log, name = get_run_logger(), f"{found.project}@{found.version}"
-    page = f"the artifact {artifact_key(found.project, 'watch-details')} of this run"
-    shown = f"dspy-toolkit programs show {name}"
-    for drift in [each for each in found.drift if each.drifted]:
-        tell("drift", found.project, drift.sentence, look=page, command=shown)
+    page, shown = place_of(artifact_key(found.project, "watch-details")), f"dspy-toolkit programs show {name}"
+    # By the version, and the field: what is found of another one is another alert, and not folded into this one.
+    for field, sentences in drifted_fields(found).items():
+        tell("drift", f"{name} {field}", "; ".join(sentences) + ".", look=page, command=shown)
     if found.otherwise:
         said = f"{name} answers {found.otherwise} of {found.asked_again} rows otherwise than when it was promoted."
-        tell("not-reproduced", found.project, said, look=page, command="dspy-toolkit doctor")
+        tell("not-reproduced", name, said, look=page, command="dspy-toolkit doctor")
     if not found.suspected:
         return "nothing"
     log.warning("%s", found.sentence)
-    tell(
-        "regression",
-        found.project,
-        found.sentence,
-        look=page,
-        command=f"dspy-toolkit programs rollback {found.project}",
-    )
+    tell("regression", name, found.sentence, look=page, command=f"dspy-toolkit programs rollback {found.project}")
     if found.confirmed and auto_rollback and (back := _roll_back(found)) is not None:
         tell(
             "rolled-back",
@@ -126,6 +126,15 @@ def act_on_fall(found: Watch, location: str, auto_rollback: bool) -> str:
         )
     _begin_search(found, location)
     return "rolled back" if champion(load_settings(), found.project).version != found.version else "told"
+
+
+def drifted_fields(found: Watch) -> dict[str, list[str]]:
+    """Input or output → what has drifted of it, in sentences."""
+    fields: dict[str, list[str]] = {}
+    for drift in found.drift:
+        if drift.drifted:
+            fields.setdefault(drift.field, []).append(drift.sentence)
+    return fields
 
 
 def _roll_back(found: Watch) -> int | None:

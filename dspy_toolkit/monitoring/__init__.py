@@ -3,7 +3,7 @@
 sequential   has the mean of the scores fallen? a test that may be looked at after every row
 drift        do the inputs and the answers differ from those the program was chosen on?
 calibration  is the program as often right as it says?
-feedback     what was asked of the served program, and what was said of its replies
+engine       what the engine's counters say of the rows that a look runs
 watching     all of these for one project; imported by itself, since it needs language models
 alerts       messages to people: repeated ones folded, all kept
 

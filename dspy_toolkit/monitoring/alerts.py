@@ -1,8 +1,9 @@
 """Messages to people: kept in `HOME/alerts.jsonl`, sent to `alerts.targets`, repeated ones folded.
 
 An alert is known by its subject, such as `failed optimize-program`. The first one is sent at once; others of that subject within
-`alerts.fold_minutes` are kept and counted, and the next one that is sent says how many there were. A target is an address of
-Apprise: `slack://…`, `mailto://…`, `json://host/path` (a webhook), and a hundred more.
+`alerts.fold_minutes` are kept and counted, and the next one that is sent says how many there were. What every look finds again as
+long as it lasts (`LASTING`) is sent at most once in 24 hours, once it has reached somebody. A target is an address of Apprise:
+`slack://…`, `mailto://…`, `json://host/path` (a webhook), and a hundred more.
 
 Not covered: what is worth an alert (`deployments/automations.py`, `flows/monitor_program.py`).
 """
@@ -31,7 +32,11 @@ log = logging.getLogger(__name__)
 
 FILE = "alerts.jsonl"
 KEPT = 2_000
-"""Lines; older ones go."""
+"""Lines; older ones go, those that were folded first: the others say what was sent, and when."""
+LASTING = ("regression", "drift", "not-reproduced", "disk-low", "throttled")
+"""First words of subjects: conditions, not events. Each hourly look tells of them anew."""
+REMINDED = timedelta(hours=24)
+"""Until a condition that lasts is told again."""
 LONGEST = 4_000
 """Characters of a message."""
 PAUSES = (1.0, 5.0)
@@ -63,7 +68,7 @@ def receive(settings: Settings, subject: str, body: str, *, now: datetime | None
         before = read(settings)
         same = [each for each in before if each.subject == alert.subject]
         last = max((place for place, each in enumerate(same) if each.sent), default=None)
-        recent = last is not None and now - same[last].at < timedelta(minutes=settings.alerts.fold_minutes)
+        recent = last is not None and now - same[last].at < _folded_for(settings, same[last])
         alert = alert.model_copy(update={"sent": not recent})
         _keep(settings, [*before, alert])
     if recent:
@@ -75,6 +80,14 @@ def receive(settings: Settings, subject: str, body: str, *, now: datetime | None
         told = alert.model_copy(update={"delivered": delivered})
         _keep(settings, [told if each == alert else each for each in read(settings)])
     return told
+
+
+def _folded_for(settings: Settings, sent: Alert) -> timedelta:
+    """For how long others of its subject are folded into an alert that was sent."""
+    usual = timedelta(minutes=settings.alerts.fold_minutes)
+    # A condition of which no target took word yet is told again as soon as anything else.
+    reached = not sent.delivered or any(sent.delivered)
+    return max(usual, REMINDED) if reached and sent.subject.partition(" ")[0] in LASTING else usual
 
 
 def send(settings: Settings, subject: str, body: str) -> tuple[bool, ...]:
@@ -125,5 +138,8 @@ def read(settings: Settings) -> list[Alert]:
 
 
 def _keep(settings: Settings, alerts: list[Alert]) -> None:
-    lines = (json.dumps(each.model_dump(mode="json"), ensure_ascii=False) + "\n" for each in alerts[-KEPT:])
+    folded = [place for place, each in enumerate(alerts) if not each.sent]
+    gone = set(folded[: max(len(alerts) - KEPT, 0)])
+    kept = [each for place, each in enumerate(alerts) if place not in gone][-KEPT:]
+    lines = (json.dumps(each.model_dump(mode="json"), ensure_ascii=False) + "\n" for each in kept)
     write_file(settings.path(FILE), "".join(lines).encode())

@@ -8,17 +8,25 @@ If the mean, given what came before, is m or more, no bet gains in expectation, 
 at most alpha (Ville's inequality; Waudby-Smith and Ramdas 2024, JRSS B 86:1-27). A mean of bets is such a bet too. Here it is
 over two things: the size of the fall, that is λ = d / (m (1 - m)) for falls d from 3 to 50 points, and where the fall begins:
 half of the stake is on the first row, the rest on every 50th row after it with falling shares, so that a program that was good
-for a thousand rows is not believed for a thousand more. The mean is the e-value of `Fall`: evidence, not a probability, and
-1/e bounds the error of whoever stops at the first row that convinces.
+for a thousand rows is not believed for a thousand more. The mean is the e-value of a fall below m: evidence, not a probability,
+and 1/e bounds the error of whoever stops at the first row that convinces.
 
-m itself is measured, on the sealed rows of the promotion. `e_value` takes it as it is; `e_value_beyond_chance` grants the old
-score its own sampling error: for every m below it the evidence that m is right is multiplied in, and the least favourable one
-counts (min over m of E_old(m) E_new(m), valid as a product of independent e-values at the true m). The first may be spent on
-what is cheap to undo, an alert and a new search; the second on a roll-back.
+m itself is measured, on the sealed rows of the promotion, and who takes it as exact is wrong too often: every score that was
+drawn too high looks like a fall afterwards. So for every m the e-value E_new(m) of a fall below m is multiplied by what the old rows
+say against m, and the least favourable m counts. Twice, with two measures of that:
+
+    e_value                 how many times less likely the old rows are under m than under their own mean, for m below it. A false
+                            alarm at 1/alpha then has at most the chance alpha P(R < m) + E[min(1, alpha L(R, m)); R >= m], R the
+                            old mean and L that ratio: at most 2.6 alpha for any m at alpha = 0.01.
+    e_value_beyond_chance   an e-value E_old(m) of bets on the old rows, for any m: a product of independent e-values at the true
+                            m, so at most alpha. It is never greater than the first.
+
+The first may be spent on what is cheap to undo, an alert and a new search; the second on a roll-back.
 
 What was measured (tests/monitoring/test_sequential.py repeats a part of it) is in docs/monitoring.md.
 
-Not covered: rows that are graded because of how they were answered: who complains is no random sample.
+Not covered: rows that are graded because of how they were answered: who complains is no random sample. That a candidate is
+promoted because it scored well: how much of its score is that luck is not granted.
 """
 
 from __future__ import annotations
@@ -45,8 +53,10 @@ LARGEST_BET = 0.95
 """As a share of the bet that could lose everything."""
 EDGE = 1e-3
 """A reference is kept so far from 0 and 1."""
-GRID = 60
-"""Values of the old score that are tried."""
+GRID = 61
+"""Values of the old score that are tried, from 6 of its standard errors below it to 3 above; the 41st is itself."""
+GREATEST = 600.0
+"""The logarithm of an e-value is cut there, before it is more than a number can hold."""
 
 
 class Fall(Frozen):
@@ -61,22 +71,23 @@ class Fall(Frozen):
     high: float
     """Upper end of a confidence sequence for the mean: with the chance 1 - alpha it was never below the true mean."""
     e_value: float
-    """Against `the mean is the reference, or better`, the greatest so far."""
+    """Against `the mean is what it was when the program was promoted, or better`, the greatest so far, with the sampling error of
+    the reference granted."""
     e_value_beyond_chance: float
-    """The same where the reference is itself uncertain; equal to `e_value` where it is not."""
+    """The same, more strictly; equal to `e_value` where the reference is known."""
     alpha: float
-    """The chance of a false alarm, over all rows of this program together."""
+    """The chance of a false alarm, over all rows of this program together; of `suspected` see the module."""
     first: int | None
     """The row, from 1, at which the e-value first reached 1 / alpha."""
 
     @property
     def suspected(self) -> bool:
-        """The mean is below the reference as it was measured."""
+        """The mean is below what it was, with the reference's own error granted."""
         return self.e_value >= 1 / self.alpha
 
     @property
     def confirmed(self) -> bool:
-        """It is below it also when the reference's own error is granted."""
+        """The same, more strictly."""
         return self.e_value_beyond_chance >= 1 / self.alpha
 
     @property
@@ -86,7 +97,7 @@ class Fall(Frozen):
             return "No row has a score yet."
         return (
             f"{100 * self.mean:.1f} % on {self.n} rows; it was {100 * self.reference:.1f} % when it was promoted "
-            f"(e-value {self.e_value:.3g}, {self.e_value_beyond_chance:.3g} with the promotion's own error; "
+            f"(e-value {self.e_value:.3g}, {self.e_value_beyond_chance:.3g} more strictly; "
             f"an alarm from {1 / self.alpha:.0f})."
         )
 
@@ -99,7 +110,7 @@ def fall_of(
     Args:
         scores: in [0, 1], in the order in which they came; all since the program went live.
         reference: its mean score when it was promoted.
-        alpha: the chance of a false alarm over the program's whole life, in (0, 0.5).
+        alpha: the chance of a false alarm over the program's whole life, in (0, 0.5); an alarm is an e-value of 1 / alpha.
         reference_rows: on how many rows the reference was measured; None where it is known.
     """
     import numpy as np
@@ -107,17 +118,17 @@ def fall_of(
     values = np.asarray(scores, dtype=float)
     if values.size and not ((values >= 0) & (values <= 1)).all():
         raise ValueError("a score lies outside [0, 1]")
-    path = e_values(values, reference)
+    path = strict = e_values(values, reference)
+    if reference_rows is not None:
+        path, strict = drawn_e_values(values, reference, reference_rows)
     crossed = np.flatnonzero(path >= 1 / alpha)
-    e_value = float(path.max(initial=1.0))
-    beyond = e_value if reference_rows is None else _beyond_chance(values, reference, reference_rows)
     return Fall(
         reference=reference,
         n=int(values.size),
         mean=float(values.mean()) if values.size else None,
         high=upper_end(values, alpha),
-        e_value=e_value,
-        e_value_beyond_chance=beyond,
+        e_value=float(path.max(initial=1.0)),
+        e_value_beyond_chance=float(strict.max(initial=1.0)),
         alpha=alpha,
         first=int(crossed[0]) + 1 if crossed.size else None,
     )
@@ -133,22 +144,59 @@ def e_values(scores: ArrayLike, reference: float, every: int = EVERY) -> Floats:
     """
     import numpy as np
 
-    values = np.asarray(scores, dtype=float)
+    return np.exp(np.minimum(_log_e_values(np.asarray(scores, dtype=float), reference, every), GREATEST))
+
+
+def _log_e_values(values: Floats, reference: float, every: int = EVERY) -> Floats:
+    """Their natural logarithms, which no number of rows makes too great to hold."""
+    import numpy as np
+
     n = values.size
     if not n:
         return np.empty(0)
     m = float(np.clip(reference, EDGE, 1 - EDGE))
-    gains = np.log1p(_bets(m)[:, None] * (m - values))
-    totals = np.cumsum(gains, axis=1)
-    starts = np.arange(0, n, every)
+    totals = np.cumsum(np.log1p(_bets(m)[:, None] * (m - values)), axis=1)
+    starts, place = np.arange(0, n, every), np.arange(n) // every
     shares = _shares(len(starts))
+    # A bet that begins at row s has gained Π over the rows since: that of all rows over that of those before s.
+    before = np.concatenate([np.zeros((len(FALLS), 1)), totals[:, starts[1:] - 1]], axis=1)
+    begun = np.logaddexp.accumulate(np.log(shares) - before, axis=1)[:, place]
     # What has not begun yet holds its stake.
-    waiting = 1 - np.cumsum(shares)[np.arange(n) // every]
-    path = np.zeros(n)
-    for share, start in zip(shares, starts, strict=True):
-        before = totals[:, start - 1][:, None] if start else 0.0
-        path[start:] += share * (np.asarray(SHARES)[:, None] * np.exp(totals[:, start:] - before)).sum(axis=0)
-    return path + waiting
+    waiting = np.log(1 - np.cumsum(shares)[place])
+    return np.logaddexp.reduce([waiting, *(np.log(SHARES)[:, None] + totals + begun)])
+
+
+def drawn_e_values(scores: ArrayLike, reference: float, rows: int) -> tuple[Floats, Floats]:
+    """The e-value after each row where the reference was drawn as well, and the strict one: shape (n,) each.
+
+    Args:
+        scores: in [0, 1].
+        reference: the mean of the old rows.
+        rows: how many they were, 1 or more.
+    """
+    import numpy as np
+
+    values = np.asarray(scores, dtype=float)
+    # Farther below, the old rows alone refuse m; farther above, the new ones gain more than at the reference.
+    error = max((reference * (1 - reference) / rows) ** 0.5, 1 / rows)
+    grid = np.clip(np.linspace(reference - 6 * error, reference + 3 * error, GRID), EDGE, 1 - EDGE)
+    path, strict = np.full((2, values.size), np.inf)
+    for m in map(float, grid):
+        new = _log_e_values(values, m)
+        strict = np.minimum(strict, np.log(old_evidence(m, reference, rows)) + new)
+        if m <= np.clip(reference, EDGE, 1 - EDGE) + 1e-12:
+            path = np.minimum(path, log_ratio(m, reference, rows) + new)
+    return np.exp(np.minimum(path, GREATEST)), np.exp(np.minimum(strict, GREATEST))
+
+
+def log_ratio(m: float, reference: float, rows: int) -> float:
+    """How many times less likely 0/1 scores of the mean `reference` are under m than under that mean; the logarithm, 0 or more.
+
+    Graded scores of that mean vary less, so that they are less likely still.
+    """
+    from scipy.special import rel_entr
+
+    return rows * float(rel_entr(reference, m) + rel_entr(1 - reference, 1 - m))
 
 
 def upper_end(scores: ArrayLike, alpha: float) -> float:
@@ -173,22 +221,8 @@ def e_values_at_once(values: Floats, m: float) -> float:
 
     m = float(np.clip(m, EDGE, 1 - EDGE))
     totals = np.cumsum(np.log1p(_bets(m)[:, None] * (m - values)), axis=1)
-    return float((np.asarray(SHARES)[:, None] * np.exp(totals)).sum(axis=0).max(initial=1.0))
-
-
-def _beyond_chance(values: Floats, reference: float, rows: int) -> float:
-    """The greatest over time of the least over m of E_old(m) E_new(m)."""
-    import numpy as np
-
-    if not values.size:
-        return 1.0
-    # Farther below, the old rows alone refuse m; farther above, the new ones gain more than at the reference.
-    error = max((reference * (1 - reference) / max(rows, 1)) ** 0.5, 1 / max(rows, 1))
-    grid = np.clip(np.linspace(reference - 6 * error, reference + 3 * error, GRID), EDGE, 1 - EDGE)
-    least = np.full(values.size, np.inf)
-    for m in grid:
-        least = np.minimum(least, old_evidence(float(m), reference, rows) * e_values(values, float(m)))
-    return float(max(least.max(), 1.0))
+    path = np.logaddexp.reduce(np.log(SHARES)[:, None] + totals)
+    return float(np.exp(min(path.max(initial=0.0), GREATEST)))
 
 
 def old_evidence(m: float, reference: float, rows: int) -> float:
@@ -204,7 +238,7 @@ def old_evidence(m: float, reference: float, rows: int) -> float:
     for errors in (1.5, 3.0):
         bet = min(errors / (variance * rows) ** 0.5, LARGEST_BET / m)
         won = right * np.log1p(bet * (1 - m)) + (rows - right) * np.log1p(-bet * m)
-        kept += 0.25 * float(np.exp(min(won, 600.0)))
+        kept += 0.25 * float(np.exp(min(won, GREATEST)))
     return kept
 
 

@@ -6,9 +6,12 @@ are run and scored in the same way, by a test of their own; each has half of the
 answered when it was promoted are asked again: it should answer them as it did. Nothing is learned from sealed rows here, and
 new sealed rows stay sealed.
 
-All is computed anew from what is kept, so a look that was missed, or made twice, changes nothing.
+All is computed anew from what is kept, so a look that was missed, or made twice, changes nothing; the engine's figures alone are
+of this look.
 
-Not covered: what follows (`flows/monitor_program.py`), and ratings without labels, which are counted but are no score.
+Not covered: what follows (`flows/monitor_program.py`); ratings without labels, which are counted but are no score; and served
+replies that nobody rated or labelled: serving keeps none of them here, so drift and latency do not see them. Rows are run through
+the cache of replies: as long as all that its key holds is the same (`dspy_toolkit.lm.reply_cache`), the model is not asked.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ from dspy_toolkit.feedback import Feedback, latest, read_feedback
 from dspy_toolkit.metrics import score
 from dspy_toolkit.monitoring.calibration import Calibration, calibration
 from dspy_toolkit.monitoring.drift import Drift, find_drift
+from dspy_toolkit.monitoring.engine import EngineFigures, EngineMeter
 from dspy_toolkit.monitoring.sequential import Fall, fall_of
 from dspy_toolkit.optimizers.sampling import sample_rows
 from dspy_toolkit.pipeline.prepare import prepare
@@ -60,22 +64,25 @@ class Watch(Frozen):
     fresh: Fall | None
     """Of the new labelled rows."""
     replies: int
-    """All that were served by this version."""
+    """Of this version, those that somebody rated or labelled: nothing else is kept of what was served."""
     labelled: int
     """Of those, with labels and not from a cache."""
     liked: float | None
     """Mean of the ratings."""
     parse_failures: int
-    """Among the fresh rows."""
+    """Rows whose reply could not be read, among the fresh ones and those that were asked again."""
     seconds_median: float | None
-    """Of replies that came from the model."""
+    """Of `replies`, those that came from the model."""
     seconds_p95: float | None
     drift: tuple[Drift, ...]
+    """Of the inputs and answers of `replies`."""
     calibration: Calibration | None
     asked_again: int
     """Sealed rows that were answered before."""
     otherwise: int
     """Of those, rows whose score is another one now."""
+    engine: EngineFigures | None = None
+    """Of the rows that were run; None where no engine of this process answered: a cache did, or a model elsewhere."""
 
     @property
     def falls(self) -> tuple[tuple[str, Fall], ...]:
@@ -103,6 +110,16 @@ class Watch(Frozen):
 
 
 @dataclass(frozen=True)
+class _Again:
+    """Rows that were asked again."""
+
+    rows: int = 0
+    otherwise: int = 0
+    """Those with another score than before."""
+    parse_failures: int = 0
+
+
+@dataclass(frozen=True)
 class _Reference:
     """What the champion did when it was promoted."""
 
@@ -126,7 +143,9 @@ def watch(context: Context, progress: Progress | None = None) -> Watch | None:
     version = _version(context)
     reference = reference_of(live)
     old, fresh = _rows(context, live)
-    table, parse_failures = _run(context, live, fresh, progress)
+    engine = EngineMeter(context.connection.model)
+    with engine.running():
+        table, unread = _run(context, live, fresh, progress)
     said = latest(read_feedback(context.settings.path(), context.project.name))
     served = [each for each in said if each.version == version]
     scored = [(reply, value) for reply in served if (value := _score(context, reply)) is not None]
@@ -134,7 +153,8 @@ def watch(context: Context, progress: Progress | None = None) -> Watch | None:
     known, mean = reference.mean is not None, reference.mean or 0.0
     test = partial(fall_of, reference=mean, alpha=alpha, reference_rows=reference.rows or None)
     waited = [each.seconds for each in served if not each.cached]
-    again, otherwise = _ask_again(context, live, reference, progress)
+    with engine.running():
+        again = _ask_again(context, live, reference, progress)
     sure = [(_confidence(reply), value) for reply, value in scored]
     rated = [each.rating for each in served if each.rating is not None]
     return Watch(
@@ -147,15 +167,16 @@ def watch(context: Context, progress: Progress | None = None) -> Watch | None:
         replies=len(served),
         labelled=len(scored),
         liked=sum(rated) / len(rated) if rated else None,
-        parse_failures=parse_failures,
+        parse_failures=unread + again.parse_failures,
         seconds_median=median(waited) if waited else None,
         seconds_p95=_quantile(waited, 0.95),
         drift=find_drift(*_columns(context, old, served)),
         calibration=calibration(
             [each for each, _ in sure if each is not None], [value for each, value in sure if each is not None]
         ),
-        asked_again=again,
-        otherwise=otherwise,
+        asked_again=again.rows,
+        otherwise=again.otherwise,
+        engine=engine.figures,
     )
 
 
@@ -220,14 +241,12 @@ def _run(
     return context.store.read_frame(report.rows), report.parse_failures
 
 
-def _ask_again(
-    context: Context, live: LoadedProgram, reference: _Reference, progress: Progress | None
-) -> tuple[int, int]:
-    """How many rows of the promotion's own table were asked again, and how many have another score now."""
+def _ask_again(context: Context, live: LoadedProgram, reference: _Reference, progress: Progress | None) -> _Again:
+    """Rows of the promotion's own table, run again."""
     count = context.settings.monitor.sealed_rows
     manifest = live.manifest
     if not count or reference.table is None or manifest is None:
-        return 0, 0
+        return _Again()
     try:
         before = context.store.read_frame(reference.table)
         rows = [
@@ -237,20 +256,20 @@ def _ask_again(
         ]
     except ObjectMissing as error:
         log.warning("Nothing is asked again: %s", error)
-        return 0, 0
+        return _Again()
     import pandas as pd
 
     known = {str(row): round(float(value), DIGITS) for row, value in zip(before["_row"], before["value"], strict=True)}
     table = pd.concat(rows, ignore_index=True)
     known_rows: Any = table[[str(row) in known for row in table["_row"]]]
     table = sample_rows(known_rows.reset_index(drop=True), count)
-    found, _ = _run(context, live, table, progress)
+    found, unread = _run(context, live, table, progress)
     if found is None:
-        return 0, 0
+        return _Again()
     changed = sum(
         round(float(value), DIGITS) != known[str(row)] for row, value in zip(found["_row"], found["value"], strict=True)
     )
-    return len(found), changed
+    return _Again(len(found), changed, unread)
 
 
 def _score(context: Context, reply: Feedback) -> float | None:

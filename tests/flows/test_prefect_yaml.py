@@ -95,8 +95,13 @@ def test_every_entrypoint_is_a_flow_that_takes_the_parameters(file: PrefectFile)
         assert set(deployment.parameters) <= set(inspect.signature(flow.fn).parameters)
         if deployment.parameters or deployment.schedules:
             flow.validate_parameters(deployment.parameters)
-    expected = {"compare-optimizers/weekly", "monitor-program/hourly", "benchmark-machine/weekly", DEPLOYMENT}
-    assert expected <= set(names)
+    expected = {
+        "compare-optimizers/weekly",
+        "monitor-program/hourly",
+        "benchmark-machine/weekly",
+        "measure-landscape/on-demand",
+    }
+    assert expected | {DEPLOYMENT} <= set(names)
     # Each built-in project has its nights, which a fall of its program also starts at once.
     projects = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["dspy_toolkit.projects"]
     assert {CHALLENGER.format(project=project) for project in projects} <= set(names)
@@ -154,13 +159,13 @@ def test_all_of_it_is_deployed_to_a_real_server(
     file: PrefectFile, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.settings import get_current_settings
 
+    from deployments.registering import make_pool
     from dspy_toolkit.cli.deploy import ask_prefect
 
     with get_client(sync_client=True) as client:
-        client.create_work_pool(WorkPoolCreate(name="mlx", type="process"), overwrite=True)
+        make_pool(client)
         monkeypatch.setenv("PREFECT_API_URL", str(get_current_settings().api.url or client.api_url))
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         ask_prefect(ROOT, "deploy", "--all")
@@ -168,7 +173,20 @@ def test_all_of_it_is_deployed_to_a_real_server(
             made = client.read_deployment_by_name(f"{flow_of(wanted).name}/{wanted.name}")
             assert made.entrypoint == wanted.entrypoint and set(made.tags) == set(wanted.tags)
             assert made.parameters == wanted.parameters and made.enforce_parameter_schema
-            assert [each.schedule.cron for each in made.schedules] == [each.cron for each in wanted.schedules]
-            limit = made.global_concurrency_limit
-            assert (limit.limit if limit else None) == (wanted.concurrency_limit and wanted.concurrency_limit.limit)
-            assert made.work_pool_name == "mlx"
+            there = [(each.schedule.cron, each.schedule.timezone, each.active) for each in made.schedules]
+            assert there == [(each.cron, each.timezone, each.active) for each in wanted.schedules]
+            limit, options, asked = made.global_concurrency_limit, made.concurrency_options, wanted.concurrency_limit
+            assert (limit.limit if limit else None) == (asked and asked.limit)
+            assert (options.collision_strategy if options else None) == (asked and asked.collision_strategy)
+            assert made.work_pool_name is not None
+            pool = client.read_work_pool(made.work_pool_name)
+            assert (pool.name, pool.type) == (wanted.work_pool.name, "process")
+            assert made.job_variables == wanted.work_pool.job_variables.model_dump()
+            assert made.pull_steps == file.pull
+        # A night that is off, as docs/deployments.md says that one switches it on.
+        night, text = "optimize-program/nightly-lora", (ROOT / "prefect.yaml").read_text()
+        assert [each.active for each in client.read_deployment_by_name(night).schedules] == [False]
+        changed = tmp_path / "prefect.yaml"
+        changed.write_text(text.replace("active: false", "active: true"))
+        ask_prefect(ROOT, "deploy", "--prefect-file", str(changed), "--name", night)
+        assert [each.active for each in client.read_deployment_by_name(night).schedules] == [True]

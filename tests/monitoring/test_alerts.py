@@ -107,6 +107,52 @@ def test_both_kinds_of_target_get_it_and_repeated_ones_are_folded(home: Settings
     assert [each.sent for each in kept] == [True, False, False, False, True, True]
 
 
+def test_a_condition_that_lasts_is_told_once_a_day_and_another_one_at_once(home: Settings) -> None:
+    with webhook() as (hook, posted):
+        settings = telling(home, hook)
+        for hour in range(30):
+            at = NOW + timedelta(hours=hour)
+            alerts.receive(settings, "regression questions@2", f"hour {hour}", now=at)
+            alerts.receive(settings, "failed optimize-program", f"hour {hour}", now=at)  # an event each time
+            if hour == 5:
+                alerts.receive(settings, "regression questions@3", "another version", now=at)
+    said = [(each["title"].removeprefix("dspy-toolkit: "), each["message"]) for each in posted]
+    assert [message for title, message in said if title == "regression questions@2"] == [
+        "hour 0",
+        "hour 24\n23 more of these since the last message.",
+    ]
+    assert ("regression questions@3", "another version") in said
+    assert sum(title == "failed optimize-program" for title, _ in said) == 30
+
+
+def test_a_condition_of_which_nobody_was_reached_is_told_again_within_the_day(home: Settings) -> None:
+    with webhook() as (hook, _):
+        pass  # and it is gone
+    assert alerts.receive(telling(home, hook), "disk-low here", "0.1 GB", now=NOW).delivered == (False,)
+    with webhook() as (hook, posted):
+        again = [
+            alerts.receive(telling(home, hook), "disk-low here", "0.1 GB", now=NOW + timedelta(hours=hours))
+            for hours in (1, 2, 3)
+        ]
+    assert [each.sent for each in again] == [True, False, False] and len(posted) == 1
+
+
+def test_what_lasts_is_among_what_flows_tell() -> None:
+    from tasks.events import KINDS
+
+    assert set(alerts.LASTING) < set(KINDS)
+
+
+def test_what_was_folded_is_forgotten_before_what_was_sent(home: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alerts, "KEPT", 4)
+    for hour in range(8):
+        alerts.receive(home, "drift questions@2 text", f"hour {hour}", now=NOW + timedelta(hours=hour))
+    assert [each.body for each in alerts.read(home)] == ["hour 0", "hour 5", "hour 6", "hour 7"]
+    for number in range(6):
+        alerts.receive(home, f"failed {number}", "", now=NOW)
+    assert [each.subject for each in alerts.read(home)] == [f"failed {number}" for number in range(2, 6)]
+
+
 def test_a_target_that_is_away_for_a_moment_is_asked_again(home: Settings) -> None:
     with webhook(fail=2) as (hook, posted):
         assert alerts.receive(telling(home, hook), "a", "b").delivered == (True,)
