@@ -82,8 +82,23 @@ def show_log(settings: Settings) -> None:
         logger.propagate = False
 
 
+def show_lines(name: str) -> None:
+    """Send a log of ours whose events are whole lines, such as JSON for a program, to stderr as they are."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(handler, _ToStderr) for handler in logger.handlers):
+        logger.addHandler(_ToStderr(bare=True))
+        logger.propagate = False
+
+
 class _ToStderr(logging.Handler):
     """Prints to the current stderr, which a progress bar or a test may have replaced."""
 
+    def __init__(self, *, bare: bool = False) -> None:
+        """Args: bare: without the level before it."""
+        super().__init__()
+        self._bare = bare
+
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"{record.levelname.capitalize()}: {record.getMessage()}", file=sys.stderr)
+        before = "" if self._bare else f"{record.levelname.capitalize()}: "
+        # In one piece: each handler has a lock of its own, and two threads' lines must not mix.
+        sys.stderr.write(f"{before}{record.getMessage()}\n")

@@ -58,7 +58,9 @@ def run_server(settings: Settings) -> None:
     try:
         import uvicorn
 
+        from dspy_toolkit.cli.boundary import show_lines
         from dspy_toolkit.serving import create_app
+        from dspy_toolkit.serving.edge import ACCESS
         from dspy_toolkit.serving.keys import keys_file, read_keys
         from dspy_toolkit.serving.listening import Server, listen
         from dspy_toolkit.serving.service import Service
@@ -83,6 +85,7 @@ def run_server(settings: Settings) -> None:
             server_header=False,
             timeout_graceful_shutdown=int(serving.deadline_seconds) + 5,
         )
+        show_lines(ACCESS.name)  # for whatever collects them
         Server(config, service).run(sockets=[socket])
 
 

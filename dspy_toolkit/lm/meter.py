@@ -23,7 +23,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any
 
@@ -35,7 +35,7 @@ from dspy_toolkit.errors import BudgetExhausted, EngineFailed, ToolkitError
 from dspy_toolkit.lm.litellm.errors import is_empty, mask, remote_fault, root_error
 from dspy_toolkit.lm.litellm.fallback import staying_here
 from dspy_toolkit.lm.litellm.patience import Patience
-from dspy_toolkit.lm.litellm.provider import count_prompt
+from dspy_toolkit.lm.litellm.provider import Calls, count_prompt
 from dspy_toolkit.lm.models.weights import PREFIX
 from dspy_toolkit.lm.spans import annotate, of_engine
 from dspy_toolkit.lm.usage import Usage
@@ -193,15 +193,18 @@ class MeteredLM(dspy.LM):
         """Whether nothing is kept of a call, and the prompt of a cached reply is not counted."""
         self.engine_numbers: list[dict[str, float]] = []
         """Of a passing LM: what the engine said of each call, see `spans`."""
+        self.calls: Calls | None = None
+        """Of a passing LM: its calls of engines, whatever thread makes them, so that they can be given up."""
 
-    def for_one_request(self, on_call: Callable[[int], None] | None = None) -> MeteredLM:
+    def for_one_request(self, on_call: Callable[[int], None] | None = None, calls: Calls | None = None) -> MeteredLM:
         """A copy with a meter of its own for a process that answers for months: DSPy's histories would hold every prompt.
 
         Args:
             on_call: told the count of calls before each; what it raises ends the program.
+            calls: takes its calls of engines, for whoever may give the request up.
         """
         lm = copy.copy(self)
-        lm.meter, lm.passing, lm.engine_numbers = Meter(on_call=on_call), True, []
+        lm.meter, lm.passing, lm.engine_numbers, lm.calls = Meter(on_call=on_call), True, [], calls
         return lm
 
     def part(self) -> MeteredLM:
@@ -225,7 +228,7 @@ class MeteredLM(dspy.LM):
         with self._charged():
             if not self.model.startswith(PREFIX):
                 return self._ask(prompt, messages=messages, **kwargs)
-            with staying_here(self.meter.one_model):
+            with staying_here(self.meter.one_model), self._collecting():
                 return super().__call__(prompt, messages=messages, **self._completed(kwargs))
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
@@ -235,8 +238,12 @@ class MeteredLM(dspy.LM):
         with self._charged(already=self.meter.priced):
             if not self.model.startswith(PREFIX):
                 return await self._aask(prompt, messages=messages, **kwargs)
-            with staying_here(self.meter.one_model):
+            with staying_here(self.meter.one_model), self._collecting():
                 return await super().acall(prompt, messages=messages, **self._completed(kwargs))
+
+    def _collecting(self) -> AbstractContextManager[None]:
+        # Set for each call, by the LM that DSPy hands to its own threads: a context variable would not get there.
+        return nullcontext() if self.calls is None else self.calls.collecting()
 
     @contextmanager
     def _charged(self, *, already: bool = False) -> Iterator[None]:

@@ -1,16 +1,22 @@
 """A model that LiteLLM reaches, as the LM of a role: its options, its address and its key.
 
 A default that the model does not allow gives way to what it allows; what somebody wrote down does not, and is refused.
+
+With each request goes the W3C context of the span that the call belongs to, where there is one (`spans.sending`). It is no part of
+what the cache of replies knows a request by.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import dspy
+
 from dspy_toolkit.errors import ModelNotFound, SettingsError
 from dspy_toolkit.lm.litellm.provider import import_litellm
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.roles import RoleModel
+from dspy_toolkit.lm.spans import traceparent
 from dspy_toolkit.printable import hide, hide_environment
 
 ADDRESSED = ("azure", "azure_ai", "databricks", "hosted_vllm", "litellm_proxy", "watsonx")
@@ -20,7 +26,31 @@ REASONING_TOKENS = 16_000
 """The least that DSPy lets a reasoning model of OpenAI's have; the reasoning counts."""
 
 
-def remote_lm(role: RoleModel) -> MeteredLM:
+class _InContext(dspy.LM):
+    """Puts W3C's header into a call's request."""
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        return super().__call__(prompt, messages=messages, **self._headed(kwargs))
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        return await super().acall(prompt, messages=messages, **self._headed(kwargs))
+
+    def _headed(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if (context := traceparent()) is None:
+            return kwargs
+        headers = kwargs.get("headers") or self.kwargs.get("headers") or {}
+        return {**kwargs, "headers": {**headers, "traceparent": context}}
+
+
+class RemoteLM(MeteredLM, _InContext):
+    """A `MeteredLM` of a model elsewhere.
+
+    The order of its bases is what it is for: a call's span is begun by the callbacks of `MeteredLM`, and `_InContext`, which comes
+    after it, is called under that span.
+    """
+
+
+def remote_lm(role: RoleModel) -> RemoteLM:
     """The LM of a role whose model is LiteLLM's.
 
     Raises:
@@ -35,14 +65,14 @@ def remote_lm(role: RoleModel) -> MeteredLM:
     tokens = role.max_tokens if limit is None or "max_tokens" in role.stated else min(role.max_tokens, limit)
     common = {"engine": "litellm", "num_retries": 0, "timeout": role.timeout, **_access(role)}
     try:
-        lm = MeteredLM(role.model, temperature=role.temperature, max_tokens=tokens, **common)
+        lm = RemoteLM(role.model, temperature=role.temperature, max_tokens=tokens, **common)
     except LMConfigurationError as error:  # a reasoning model of OpenAI's
         if stated := sorted(role.stated & {"temperature", "max_tokens"}):
             raise SettingsError(
                 f"[{role.role}] {' and '.join(stated)}: {role.model} reasons, and takes a temperature of 1 and max_tokens "
                 f"of 16,000 or more only. Correct [{role.role}], or leave them out."
             ) from error
-        lm = MeteredLM(role.model, temperature=None, max_tokens=REASONING_TOKENS, **common)
+        lm = RemoteLM(role.model, temperature=None, max_tokens=REASONING_TOKENS, **common)
     lm.where = f"[{role.role}]"
     return lm
 

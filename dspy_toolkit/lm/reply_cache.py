@@ -37,8 +37,8 @@ from dspy_toolkit.settings import LMSettings, ModelSettings, Settings
 OPEN_FILES = 4096
 IN_MEMORY = 1024
 """Replies that are kept in memory beside the disk's: at some 8 kB each, DSPy's million would fill a server that runs for months."""
-NO_SAY = frozenset({"api_key", "timeout"})
-"""Of a request: what changes no reply."""
+NO_SAY = frozenset({"api_key", "headers", "timeout"})
+"""Of a request: what changes no reply. The headers are those of `remote`: what a caller has to say goes into `extra_headers`."""
 NO_SAY_ENGINE = frozenset({"batch_size", "queue_size", "lease", "lease_seconds", "memory_limit_gb"})
 """Of an engine: when and beside what else a row is computed, and whether the model is loaded at all. That the rest of a batch
 changes no reply is the engine's contract (where the machine rounds alike).

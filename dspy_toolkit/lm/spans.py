@@ -5,10 +5,13 @@ numbers are added up. Nothing is imported or configured for this: a process that
 open, pays for one dictionary look-up.
 
 Attributes, all beginning with `dspy_toolkit.lm.`: `calls`, `cached_calls`, `prompt_tokens`, `completion_tokens`, and
-for an engine of this process `queue_seconds`, `prefill_seconds`, `decode_seconds`, `seconds`, `reused_tokens`,
+for an engine of this process, streamed or not, `queue_seconds`, `prefill_seconds`, `decode_seconds`, `seconds`, `reused_tokens`,
 `forced_tokens`. Spans of a model (`LLM`, `CHAT_MODEL`) also get MLflow's own token usage, which its trace page adds up.
 
-Not covered: the engine's numbers of streamed replies, which LiteLLM puts together from pieces without them.
+The other way round, a remote model's server is told the span that its call belongs to: whoever keeps the traces says it by
+`sending`, and `remote` puts W3C's header into the request.
+
+Not covered: `tracestate`, the vendors' part of W3C's context.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -37,14 +42,14 @@ MODEL_SPANS = ("LLM", "CHAT_MODEL")
 _lock = threading.Lock()
 _numbers: ContextVar[dict[str, float] | None] = ContextVar("_numbers", default=None)
 """The engine's, of this thread's or task's last call."""
+_traceparent: ContextVar[str | None] = ContextVar("_traceparent", default=None)
 
 
 def annotate(response: Any, *, cached: bool, prompt_tokens: int, completion_tokens: int) -> None:
     """Add one call to the active span, if MLflow has one. Never raises.
 
     Args:
-        response: LiteLLM's; its `_hidden_params["engine"]` holds the engine's numbers, one entry a choice, where an
-            engine gave it.
+        response: LiteLLM's; its `_hidden_params` hold the engine's numbers, one entry a choice, where an engine gave it.
         cached: whether a cache answered; then nothing was computed, and only the call is counted.
         prompt_tokens: of this call.
         completion_tokens: of this call.
@@ -83,10 +88,31 @@ def take_numbers() -> dict[str, float]:
     return found
 
 
+@contextmanager
+def sending(context: str | None) -> Iterator[None]:
+    """Within the block, tell servers of remote models this W3C context (a `traceparent`), or none."""
+    token = _traceparent.set(context)
+    try:
+        yield
+    finally:
+        _traceparent.reset(token)
+
+
+def send(context: str | None) -> None:
+    """From here on, in this thread or task, tell another W3C context than the one of `sending`."""
+    _traceparent.set(context)
+
+
+def traceparent() -> str | None:
+    """The W3C context that a remote model's server is told by this thread or task; None for none."""
+    return _traceparent.get()
+
+
 def of_engine(response: Any) -> dict[str, float]:
     """The numbers of all choices together: they are generated side by side, so that the longest time is the call's."""
     hidden = getattr(response, "_hidden_params", None)
-    choices = hidden.get("engine") if isinstance(hidden, dict) else None
+    hidden = hidden if isinstance(hidden, dict) else {}
+    choices = hidden.get("engine") or (hidden.get("provider_specific_fields") or {}).get("engine")
     if not choices:
         return {}
     return {

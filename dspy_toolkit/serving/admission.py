@@ -2,8 +2,8 @@
 
 Over a limit a request is turned away at once, with 429 and `Retry-After`, before any work is done for it.
 
-Covered: requests worked on and waiting, those of one key, a key's rate (`limits`, in fixed minutes). Not covered: the
-size of a request (`requests`), several processes: each counts its own.
+Covered: requests worked on and waiting, those of one key, a key's rate over all routes that know who asks (`limits`, in fixed
+minutes). Not covered: the size of a request (`requests`), several processes: each counts its own.
 """
 
 from __future__ import annotations
@@ -36,26 +36,30 @@ class Admission:
         self.active = 0
         """Requests that are worked on."""
 
+    async def count(self, key: str, requests: int = 1) -> None:
+        """Count requests of a key for its rate; those that are over it are not counted.
+
+        Raises:
+            Problem: 429, over the rate.
+        """
+        test, hit = self._limiter.test, self._limiter.hit
+        if await test(self._rate, key, cost=requests) and await hit(self._rate, key, cost=requests):
+            return
+        reset = await self._limiter.get_window_stats(self._rate, key)
+        most, left = self._settings.rate_per_minute, reset.reset_time - time.time()
+        raise Problem(429, "rate_limited", f"More than {most} requests a minute.", retry_after=max(1.0, left))
+
     @asynccontextmanager
-    async def slot(self, key: str, cost: int = 1) -> AsyncIterator[None]:
+    async def slot(self, key: str) -> AsyncIterator[None]:
         """A place to work in, waited for where the queue has room.
 
         Args:
             key: whose request it is.
-            cost: as how many requests it counts for the rate.
 
         Raises:
             Problem: 429, over one of the limits.
         """
         settings = self._settings
-        if cost > settings.rate_per_minute or not await self._limiter.hit(self._rate, key, cost=cost):
-            reset = await self._limiter.get_window_stats(self._rate, key)
-            raise Problem(
-                429,
-                "rate_limited",
-                f"More than {settings.rate_per_minute} requests a minute.",
-                retry_after=max(1.0, reset.reset_time - time.time()),
-            )
         if self._of_key[key] >= settings.key_concurrency:
             raise Problem(
                 429, "too_many_at_once", f"More than {settings.key_concurrency} requests at once.", retry_after=1

@@ -11,18 +11,18 @@ the programs; stopping finishes what goes on and stops following the registry. E
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from dspy_toolkit.serving import advice, chat, embeddings, routes
+from dspy_toolkit.serving import advice, chat, embeddings, openapi, routes
 from dspy_toolkit.serving.admission import Admission
-from dspy_toolkit.serving.edge import Backend, refusal
+from dspy_toolkit.serving.edge import Backend, answered
 from dspy_toolkit.serving.keys import KeyRing, keys_file
 from dspy_toolkit.serving.measures import Measures
-from dspy_toolkit.serving.openapi import describe_api
 from dspy_toolkit.serving.page import router as page_router
 from dspy_toolkit.serving.service import Service
 from dspy_toolkit.settings import Settings
@@ -41,11 +41,14 @@ def serving_router(settings: Settings, service: Service | None = None) -> APIRou
         answering = service or Service(settings)
         admission = Admission(settings.serving)
         measures = answering.measures = Measures(lambda: admission.active, lambda: admission.waiting)
-        app.state.dspy_toolkit_serving = Backend(settings, answering, KeyRing(keys_file(settings)), admission, measures)
+        threads = ThreadPoolExecutor(advice.THREADS, thread_name_prefix="serving advice")
+        ring = KeyRing(keys_file(settings))
+        app.state.dspy_toolkit_serving = Backend(settings, answering, ring, admission, measures, threads)
         try:
             await answering.start()
             yield
         finally:
+            threads.shutdown(wait=False, cancel_futures=True)
             await answering.stop()
 
     router = APIRouter(lifespan=life)
@@ -65,17 +68,25 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     """
     app = FastAPI(
         title="dspy-toolkit",
+        # Its own description would ask for no key.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        # A redirect would have no id, and be no answer of ours.
+        redirect_slashes=False,
         # Its logs hold the texts of exceptions.
         telemetry={"logs": False, "operation_spans": False},
     )
     app.include_router(serving_router(settings, service))
     app.include_router(page_router)
-    app.openapi = lambda: describe_api(app)  # pyright: ignore[reportAttributeAccessIssue]
+    app.include_router(openapi.router)
+    app.openapi = lambda: openapi.describe_api(app)  # pyright: ignore[reportAttributeAccessIssue]
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, error: HTTPException) -> Response:
-        return refusal(error, "")
+        async def refuse(_: Request) -> Response:
+            raise error
+
+        return await answered(request, refuse)
 
     return app

@@ -12,15 +12,22 @@ import json
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from dspy_toolkit.lm.models.weights import PREFIX
-from dspy_toolkit.serving.edge import Backend, HasOwnLog, Route, as_json, backend, caller, log_request
+from dspy_toolkit.serving.edge import Backend, HasOwnLog, Route, as_json, backend, caller, log_request, note_texts
 from dspy_toolkit.serving.problems import ClientGone, Problem, problem_of
-from dspy_toolkit.serving.requests import deadline_of, parse, read_body, until_gone, while_connected
+from dspy_toolkit.serving.requests import (
+    READ_SECONDS,
+    deadline_of,
+    parse,
+    read_body,
+    until_gone,
+    while_connected,
+)
 
 router = APIRouter(route_class=Route)
 
@@ -32,26 +39,56 @@ KIND = {
 }
 
 
+Table = dict[str, JsonValue]
+
+
+class ContentPart(BaseModel):
+    """A part of a turn. The engine reads text alone, and says so of the others."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    type: Literal["text", "image_url", "input_audio", "file"]
+
+
+class ToolCall(BaseModel):
+    """A call that the model made before."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    function: Table
+
+
+class ChatMessage(BaseModel):
+    """A turn. Its types are here, since LiteLLM looks into it before the engine can refuse it."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    role: str = Field(min_length=1)
+    content: str | list[ContentPart] | None = None
+    tool_calls: list[ToolCall] | None = None
+
+
 class ChatBody(BaseModel):
     """OpenAI's request, as far as it must be understood here; the engine understands, or refuses by name, the rest."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     model: str = Field(min_length=1, max_length=300)
-    messages: list[dict[str, JsonValue]] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     stream: bool = False
-    stream_options: dict[str, JsonValue] | None = None
+    stream_options: Table | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(None, ge=1, le=16)
+    stop: str | list[str] | None = None
+    tools: list[Table] | None = None
+    tool_choice: str | Table | None = None
+    response_format: Table | None = None
+    user: str | None = None
+    extra_body: Table | None = None
 
 
 _BODY = TypeAdapter(ChatBody)
-
-
-def chat_request_schema() -> dict[str, Any]:
-    """Of the body, for the description of the API."""
-    return ChatBody.model_json_schema()
 
 
 def models(back: Backend) -> dict[str, str]:
@@ -67,7 +104,7 @@ def models(back: Backend) -> dict[str, str]:
 @router.get("/v1/models", tags=["openai"], summary="The models that are loaded")
 async def list_models(request: Request) -> Response:
     """OpenAI's list."""
-    caller(request, "predict")
+    await caller(request, "predict")
     names = sorted(set(models(backend(request)).values()))
     data = [{"id": name, "object": "model", "created": 0, "owned_by": "dspy-toolkit"} for name in names]
     return as_json({"object": "list", "data": data})
@@ -78,9 +115,10 @@ async def complete(request: Request) -> Response:
     """As OpenAI's, whole or with `stream`."""
     back = backend(request)
     try:
-        owner = caller(request, "predict")
+        owner = await caller(request, "predict")
         body = parse(await read_body(request, back.settings.serving.max_body_bytes), _BODY)
         call = _call(back, body)
+        note_texts(request, inputs=call["messages"])
         deadline = deadline_of(request, back.settings.serving.deadline_seconds)
         if body.stream:
             with_usage = bool((body.stream_options or {}).get("include_usage"))
@@ -94,7 +132,9 @@ async def complete(request: Request) -> Response:
 
         response = await while_connected(request, work())
         back.measures.requests.labels("chat", "answered").inc()
-        return as_json(_plain(response, call["model"]))
+        made = _plain(response, call["model"])
+        note_texts(request, reply=made["choices"])
+        return as_json(made)
     except ClientGone:
         raise
     except (
@@ -120,21 +160,21 @@ def _call(back: Backend, body: ChatBody) -> dict[str, Any]:
         )
     most = back.settings.serving.max_tokens
     asked = body.max_completion_tokens or body.max_tokens or most
-    given = dict(body.model_extra or {})
-    if refused := sorted(
-        {"api_base", "base_url", "api_key", "model_list", "fallbacks", "mock_response"} & given.keys()
-    ):
+    # Inside `extra_body` a limit of this server would come back after it was checked.
+    extra = body.extra_body or {}
+    refused = sorted(NOT_TAKEN & ((body.model_extra or {}).keys() | extra.keys()) | LIMITED & extra.keys())
+    if refused:
         raise Problem(400, "bad_fields", f"{refused[0]} is not taken from a request.")
-    given = {name: value for name, value in given.items() if value is not None}
-    extra = given.pop("extra_body", None) or {}
+    said = {**body.model_dump(exclude_unset=True, exclude={"extra_body", *LIMITED}), **extra}
+    given = {name: value for name, value in said.items() if value is not None}
     known_to_openai = {name: given.pop(name) for name in list(given) if name in OPENAI}
     return {
         **known_to_openai,
         "model": full,
-        "messages": body.messages,
+        "messages": [message.model_dump(exclude_unset=True) for message in body.messages],
         "max_tokens": min(asked, most),
         "n": body.n or 1,
-        "extra_body": {**given, **(extra if isinstance(extra, dict) else {})},
+        "extra_body": given,
         "num_retries": 0,
         "max_retries": 0,
         "cache": {"no-cache": True, "no-store": True},
@@ -142,6 +182,9 @@ def _call(back: Backend, body: ChatBody) -> dict[str, Any]:
     }
 
 
+NOT_TAKEN = frozenset({"api_base", "base_url", "api_key", "model_list", "fallbacks", "mock_response"})
+LIMITED = frozenset({"model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "n"})
+"""What this route decides itself."""
 OPENAI = frozenset(
     {
         "temperature",
@@ -178,10 +221,13 @@ class ChatStream(HasOwnLog, Response):
         sending = asyncio.ensure_future(self._send(send))
         gone = asyncio.ensure_future(until_gone(receive))
         try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(self._deadline - time.monotonic() + READ_SECONDS):
+                await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 outcome = sending.result()
-        except OSError:
+        except TimeoutError:
+            outcome = "read_too_slowly"
+        except OSError:  # of a server whose client has gone
             pass
         finally:
             sending.cancel()
@@ -203,10 +249,6 @@ class ChatStream(HasOwnLog, Response):
                         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                         started = True
                     await _event(send, piece)
-        except OSError as error:
-            if isinstance(error, TimeoutError):
-                return await self._fail(send, error, started=started)
-            raise
         except Exception as error:  # isolation boundary: the HTTP edge
             return await self._fail(send, error, started=started)
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
@@ -221,6 +263,7 @@ class ChatStream(HasOwnLog, Response):
         else:
             self.status_code = problem.status
             response = as_json(said, problem.status, problem.headers)
+            response.headers.update({name: self.headers[name] for name in ("x-request-id", "traceparent")})
             await response(self._request.scope, self._request.receive, send)
         return problem.code
 
@@ -270,7 +313,16 @@ def _problem(error: Exception) -> Problem:
     known = root_error(error)
     if isinstance(known, RequestRefused):
         return Problem(400, "request_refused", str(known))
+    if known is None and is_litellm_refusal(error):
+        return Problem(400, "request_refused", "A field is not as OpenAI's API takes it.")
     return problem_of(error)
+
+
+def is_litellm_refusal(error: Exception) -> bool:
+    """Whether LiteLLM itself refused the request, before it came to the engine."""
+    from dspy_toolkit.lm.litellm.provider import import_litellm
+
+    return isinstance(error, import_litellm().BadRequestError)
 
 
 def _openai_error(problem: Problem) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What every route has: an id, a caller, and an end that is a reply of HTTP, whatever happened.
 
-Covered: request ids, keys and scopes, problems as JSON, one line of log a request (no text of it, unless the settings say so).
+Covered: request ids, keys with their scopes and rates, problems as JSON, one line of log a request (no text of it, unless the
+settings say so). Not covered: what uvicorn cannot read as HTTP, which it refuses itself.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ import time
 import traceback
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic_core import to_json
+from pydantic_core import to_json, to_jsonable_python
 from starlette.exceptions import HTTPException
 
 from dspy_toolkit.serving.admission import Admission
+from dspy_toolkit.serving.fallback import Move, moves_of
 from dspy_toolkit.serving.keys import KeyRing, Scope
 from dspy_toolkit.serving.measures import Measures
 from dspy_toolkit.serving.problems import ClientGone, Problem, in_words, problem_of
+from dspy_toolkit.serving.programs import Live
 from dspy_toolkit.serving.requests import check_origin, details
 from dspy_toolkit.serving.service import Service
 from dspy_toolkit.serving.traces import next_context
@@ -47,6 +51,10 @@ class Backend:
     keys: KeyRing
     admission: Admission
     measures: Measures
+    advice: ThreadPoolExecutor
+    """Threads of the route of advice, which computes in this process."""
+    readers: dict[str, Live] = field(default_factory=dict)
+    """Project → the promoted program that reads its descriptions, of projects that are not served."""
 
 
 def backend(request: Request) -> Backend:
@@ -54,8 +62,19 @@ def backend(request: Request) -> Backend:
     return request.app.state.dspy_toolkit_serving
 
 
-def caller(request: Request, scope: Scope) -> str:
-    """The id of whoever asks.
+async def caller(request: Request, scope: Scope) -> str:
+    """The id of whoever asks, whose rate this request counts for.
+
+    Raises:
+        Problem: as of `checked_key`; 429 over the rate.
+    """
+    key = checked_key(request, scope)
+    await backend(request).admission.count(key)
+    return key
+
+
+def checked_key(request: Request, scope: Scope) -> str:
+    """The id of whoever asks; `ANYBODY` where no key is needed.
 
     Raises:
         Problem: 401 without a key or with a wrong one, 403 without the scope or from elsewhere, 503 where the keys cannot be read.
@@ -96,24 +115,29 @@ class Route(APIRoute):
         handler = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
-            began = time.perf_counter()
-            request.state.request_id = request_id = uuid.uuid4().hex
-            request.state.said = said = {}
-            request.state.traceparent, out = next_context(request.headers.get("traceparent"))
-            try:
-                response = await handler(request)
-            except ClientGone:
-                response = Response(status_code=GONE)
-            except Exception as error:  # isolation boundary: the HTTP edge
-                response = refusal(error, request_id, texts=backend(request).settings.serving.log_text)
-                said["code"] = _problem(error).code
-            response.headers["X-Request-Id"] = request_id
-            response.headers["traceparent"] = out
-            if not isinstance(response, HasOwnLog):
-                log_request(request, response.status_code, time.perf_counter() - began)
-            return response
+            return await answered(request, handler)
 
         return answer
+
+
+async def answered(request: Request, handler: Callable[[Request], Awaitable[Response]]) -> Response:
+    """What a handler replies, or the problem that it raises; with an id before it, and headers and a line of log after it."""
+    began = time.perf_counter()
+    request.state.request_id = request_id = uuid.uuid4().hex
+    request.state.said = {}
+    request.state.traceparent, out = next_context(request.headers.get("traceparent"))
+    try:
+        response = await handler(request)
+    except ClientGone:
+        response = Response(status_code=GONE)
+    except Exception as error:  # isolation boundary: the HTTP edge
+        response = refusal(error, request_id, texts=backend(request).settings.serving.log_text)
+        note_failure(request, error)
+    response.headers["X-Request-Id"] = request_id
+    response.headers["traceparent"] = out
+    if not isinstance(response, HasOwnLog):
+        log_request(request, response.status_code, time.perf_counter() - began)
+    return response
 
 
 class HasOwnLog:
@@ -132,7 +156,18 @@ def refusal(error: Exception, request_id: str, *, texts: bool = False) -> Respon
         log.error("Request %s: %s\n%s", request_id, repr(error) if texts else type(error).__name__, where)
     elif problem.status >= 500:
         log.warning("Request %s: %s: %s", request_id, problem.code, in_words(error))
-    return as_json(problem.body(request_id), problem.status, problem.headers)
+    return as_json(told(error, request_id), problem.status, {**problem.headers, **fell_back(moves_of(error))})
+
+
+def told(error: Exception, request_id: str) -> dict[str, Any]:
+    """What a client is told of a request that failed, and of who did not answer it, as JSON."""
+    return _problem(error).body(request_id, [str(move) for move in moves_of(error)])
+
+
+def fell_back(moves: list[Move]) -> dict[str, str]:
+    """The header that says who did not answer; none where nobody failed."""
+    said = "; ".join(str(move) for move in moves)
+    return {"X-Fell-Back": said.encode("ascii", "backslashreplace").decode()} if moves else {}
 
 
 def _problem(error: Exception) -> Problem:
@@ -144,6 +179,19 @@ def _problem(error: Exception) -> Problem:
         code = {404: "not_found", 405: "wrong_method", 400: "bad_request"}.get(error.status_code, "http")
         return Problem(error.status_code, code, str(error.detail), headers=headers)
     return problem_of(error)
+
+
+def note_failure(request: Request, error: Exception) -> None:
+    """Put what failed, and who did not answer, into a request's line of log."""
+    request.state.said["code"] = _problem(error).code
+    if moves := moves_of(error):
+        request.state.said["fell_back"] = [str(move) for move in moves]
+
+
+def note_texts(request: Request, **texts: Any) -> None:
+    """Put inputs or outputs into a request's line of log, where `serving.log_text` says so."""
+    if backend(request).settings.serving.log_text:
+        request.state.said |= texts
 
 
 def log_request(request: Request, status: int, seconds: float) -> None:
@@ -160,4 +208,5 @@ def log_request(request: Request, status: int, seconds: float) -> None:
     }
     if given := request.headers.get("x-request-id"):
         line["client_request_id"] = given[:64]
-    ACCESS.info("%s", json.dumps(line, ensure_ascii=True))
+    plain = to_jsonable_python(line, fallback=str, inf_nan_mode="null")
+    ACCESS.info("%s", json.dumps(plain, ensure_ascii=True))

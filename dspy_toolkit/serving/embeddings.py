@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from dspy_toolkit.serving.chat import as_openai_error, models
-from dspy_toolkit.serving.edge import Route, as_json, backend, caller
+from dspy_toolkit.serving.edge import Route, as_json, backend, caller, note_texts
 from dspy_toolkit.serving.problems import ClientGone, Problem
 from dspy_toolkit.serving.requests import deadline_of, parse, read_body, while_connected
 
@@ -40,19 +40,15 @@ class EmbeddingsBody(BaseModel):
 _BODY = TypeAdapter(EmbeddingsBody)
 
 
-def embeddings_request_schema() -> dict[str, Any]:
-    """Of the body, for the description of the API."""
-    return EmbeddingsBody.model_json_schema()
-
-
 @router.post("/v1/embeddings", tags=["openai"], summary="Vectors of texts, by a loaded model")
 async def embed(request: Request) -> Response:
     """As OpenAI's."""
     back = backend(request)
     try:
-        owner = caller(request, "predict")
+        owner = await caller(request, "predict")
         body = parse(await read_body(request, back.settings.serving.max_body_bytes), _BODY)
         texts = [body.input] if isinstance(body.input, str) else body.input
+        note_texts(request, inputs=texts)
         known = models(back)
         if (full := known.get(body.model)) is None:
             names = ", ".join(sorted(set(known.values())))

@@ -1,13 +1,15 @@
 """Who answers where the first cannot: champion, then the version before it, then a listed model.
 
     chain = FallBack(failures=5, seconds=30, share=0.6)
-    answer, moves = await chain.run([Option(…), Option(…)], deadline)
+    moves: list[Move] = []
+    answer, _ = await chain.run([Option(…), Option(…)], deadline, moves)
 
 Each option has a program and a model, and there is a circuit breaker (pybreaker) for each program and each model. A model that
 fails takes all options on it out for this request; a program that fails takes out its own. What is wrong with the request itself
 moves nothing: nobody else would answer it. All but the last option get a share of the time that is left.
 
-Covered: the order, the time, the breakers, what happened as values. Not covered: what an option does (`service`).
+Covered: the order, the time, the breakers, what happened as values, also where nobody answered. Not covered: what an
+option does, and counting what happened (`service`).
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ from dspy_toolkit.serving.problems import Problem, in_words, is_of_the_model, is
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+MARGIN = 0.25
+"""Seconds, a tenth of the time that is left at most, that the last option does not get: whoever set the deadline would
+end it in the same moment, and nobody would be told which option was too slow.
+"""
+_MOVES = "dspy_toolkit_moves"
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,11 @@ class Move:
         return f"{self.program} on {self.model}: {self.why}"
 
 
+def moves_of(error: BaseException) -> list[Move]:
+    """Who did not answer, in the order of asking, where `FallBack.run` raised `error`; nobody for any other error."""
+    return getattr(error, _MOVES, [])
+
+
 class _Failed(Exception):
     """What a breaker counts."""
 
@@ -72,30 +84,45 @@ class FallBack:
         self._breakers: dict[str, tuple[pybreaker.CircuitBreaker, pybreaker.CircuitMemoryStorage]] = {}
         self._failed_at: dict[str, float] = {}
 
-    async def run(self, options: Sequence[Option[T]], deadline: float) -> tuple[T, list[Move]]:
+    async def run(
+        self, options: Sequence[Option[T]], deadline: float, moves: list[Move] | None = None, request_id: str = ""
+    ) -> tuple[T, list[Move]]:
         """The first answer, and who did not answer before it.
 
         Args:
             options: at least one, in the order of asking.
             deadline: of `time.monotonic`.
+            moves: gets who did not answer, also where nobody does; it is what is returned.
+            request_id: for the log; empty where there is none.
 
         Raises:
             Problem: nobody was asked, since all failed too often lately (503 `breaker_open`).
             TimeoutError: the time was over.
-            Exception: the last one's; or the first one's that says that the request itself is at fault.
+            Exception: the last one's; or the first one's that says that the request itself is at fault. `moves_of` gives
+                the moves of each of these.
         """
-        moves: list[Move] = []
+        moves = [] if moves is None else moves
+        try:
+            return await self._first(options, deadline, moves, request_id), moves
+        except Exception as error:
+            with suppress(AttributeError):  # an exception of somebody else's that takes no attribute
+                setattr(error, _MOVES, moves)
+            raise
+
+    async def _first(self, options: Sequence[Option[T]], deadline: float, moves: list[Move], request_id: str) -> T:
         out: set[str] = set()
         last: Exception | None = None
+        whose = f"Request {request_id}: " if request_id else ""
         for number, option in enumerate(options):
             left = deadline - time.monotonic()
             if option.model in out or left <= 0:
                 continue
             if self._is_open(option):
                 moves.append(Move(option.program, option.model, "breaker_open"))
+                log.warning("%s%s", whose, moves[-1])
                 continue
             began = time.monotonic()
-            allowed = left if number == len(options) - 1 else left * self._share
+            allowed = left - min(MARGIN, left / 10) if number == len(options) - 1 else left * self._share
             try:
                 async with asyncio.timeout(allowed):
                     answer = await option.ask()
@@ -108,10 +135,10 @@ class FallBack:
                 moves.append(Move(option.program, option.model, code))
                 if is_of_the_model(error):
                     out.add(option.model)
-                log.warning("%s (%s)", moves[-1], in_words(error))
+                log.warning("%s%s (%s)", whose, moves[-1], in_words(error))
             else:
                 self._count(option, None, began)
-                return answer, moves
+                return answer
         if last is not None:
             raise last
         if time.monotonic() >= deadline:

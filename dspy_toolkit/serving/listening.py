@@ -1,12 +1,14 @@
 """A socket to serve on, and uvicorn around it: saying where it listens once it answers, ending as a command does.
 
-SIGTERM and Ctrl-C stop accepting; what was accepted is finished, within the longest deadline.
+SIGTERM and Ctrl-C stop accepting; what was accepted is finished, within the longest deadline. After SIGTERM the process ends with
+exit code 0, since it was told to end, and after Ctrl-C as every command.
 """
 
 from __future__ import annotations
 
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import uvicorn
@@ -46,6 +48,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """See `uvicorn.Server`. It raises each signal once more when all is done; a SIGTERM that was obeyed is over."""
+        with super().capture_signals():
+            yield
+            self._captured_signals = [each for each in self._captured_signals if each != signal.SIGTERM]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""

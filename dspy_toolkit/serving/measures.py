@@ -30,9 +30,11 @@ class Measures:
         self.cached = counter("cached", "Answers for which no model was asked.", "program")
         self.tokens = counter("tokens", "Tokens of answers that were not cached.", "program", "kind")
         self.moves = counter(
-            "fallbacks", "Options that did not answer, so that the next one was asked.", "program", "option", "why"
+            "fallbacks", "Options that did not answer, whether or not another one did.", "program", "option", "why"
         )
-        self.swaps = counter("swaps", "Champions that took over, or were refused.", "program", "outcome")
+        self.swaps = counter(
+            "swaps", "Champions that took over, were refused, or could not be tried yet.", "program", "outcome"
+        )
         self.members = counter("member_failures", "Members of ensembles that did not answer.", "program", "member")
         self.feedback = counter("feedback", "Pieces of feedback.", "program")
         self.shadows = counter("shadows", "Requests that a challenger was asked too.", "program", "outcome")

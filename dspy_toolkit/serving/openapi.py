@@ -1,27 +1,36 @@
 """The description of the API, `/openapi.json`: a path for each served program, with the types of its own fields.
 
-Made anew for each request: what is served changes while the server runs. The examples work: they are made up to fit, and are no
-rows of anybody's data.
+Made anew for each request: what is served changes while the server runs. The examples work, but for feedback, which needs the id
+of a reply: they are made up to fit, of names that are served and models that are loaded, and are no rows of anybody's data.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import logging
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from fastapi import APIRouter, Request, Response
 from fastapi.openapi.utils import get_openapi
+from pydantic import TypeAdapter
 
+from dspy_toolkit.errors import ProjectError
 from dspy_toolkit.serving.advice import AdviceBody
-from dspy_toolkit.serving.chat import chat_request_schema
-from dspy_toolkit.serving.embeddings import embeddings_request_schema
+from dspy_toolkit.serving.chat import ChatBody, models
+from dspy_toolkit.serving.edge import Backend, Route, as_json, caller
+from dspy_toolkit.serving.embeddings import EmbeddingsBody
 from dspy_toolkit.serving.programs import Live
+from dspy_toolkit.serving.routes import FeedbackBody
+from dspy_toolkit.serving.schemas import example_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from pydantic.json_schema import JsonSchemaMode
 
     from dspy_toolkit.serving.service import Service
 
-REFERENCE = "#/components/schemas/{model}"
 PROBLEM = {
     "type": "object",
     "required": ["error"],
@@ -34,6 +43,7 @@ PROBLEM = {
                 "message": {"type": "string"},
                 "request_id": {"type": "string"},
                 "details": {"type": "array", "items": {"type": "object"}},
+                "fell_back": {"type": "array", "items": {"type": "string"}},
             },
         }
     },
@@ -79,6 +89,20 @@ EVENT = {
 GENERIC = ("/v1/programs/{name}/predict", "/v1/programs/{name}/predict/batch", "/v1/programs/{name}/stream")
 
 
+log = logging.getLogger(__name__)
+router = APIRouter(route_class=Route)
+
+
+@router.get("/openapi.json", include_in_schema=False)
+async def description(request: Request) -> Response:
+    """This API as OpenAPI. It says what is served and of which fields, so it needs a key where there are keys."""
+    await caller(request, "predict")
+    document = await asyncio.to_thread(describe_api, request.app)
+    if root := request.scope.get("root_path"):
+        document["servers"] = [{"url": root}]
+    return as_json(document)
+
+
 def describe_api(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document of an application as it is now."""
     document = get_openapi(title=app.title, version=_version(), routes=app.routes, description=ABOUT)
@@ -89,19 +113,12 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     for path, methods in document["paths"].items():
         (generic if path in GENERIC else others)[path] = methods
     document["paths"] = paths = {}  # what people come for is first
-    service: Service = app.state.dspy_toolkit_serving.service
-    for name in service.names():
-        _add_program(document, generic, name, _live(service, name))
+    back: Backend = app.state.dspy_toolkit_serving
+    names = back.service.names()
+    for name in names:
+        _add_program(document, generic, name, _live(back.service, name))
     paths |= others
-    bodies = {
-        "/v1/chat/completions": chat_request_schema(),
-        "/v1/embeddings": embeddings_request_schema(),
-        "/v1/feedback": _feedback_schema(),
-        "/v1/projects/{name}/advise": AdviceBody.model_json_schema(),
-    }
-    for path, schema in bodies.items():
-        if path in paths:
-            paths[path]["post"]["requestBody"] = _body(schema)
+    _add_bodies(document, back, names[0] if names else None)
     for path, methods in paths.items():
         for operation in methods.values():
             _finish(path, operation)
@@ -117,10 +134,9 @@ ABOUT = (
 def _add_program(document: dict[str, Any], generic: dict[str, Any], name: str, live: Live) -> None:
     schemas = document["components"]["schemas"]
     key = name.replace("@", "_at_")
-    inputs = _lifted(live.fields.inputs.json_schema(ref_template=REFERENCE), schemas)
-    inputs = {**inputs, "example": live.fields.example}
-    outputs = _lifted(live.fields.outputs.json_schema(mode="serialization", ref_template=REFERENCE), schemas)
-    schemas[f"{key}.inputs"], schemas[f"{key}.prediction"] = inputs, outputs
+    schemas[f"{key}.inputs"] = _lifted(live.fields.inputs, "validation", f"{key}.inputs", schemas)
+    schemas[f"{key}.inputs"]["example"] = live.fields.example
+    schemas[f"{key}.prediction"] = _lifted(live.fields.outputs, "serialization", f"{key}.prediction", schemas)
     reply = {
         "type": "object",
         "required": ["request_id", "program", "version", "model", "prediction", "cached"],
@@ -132,8 +148,12 @@ def _add_program(document: dict[str, Any], generic: dict[str, Any], name: str, l
     rows = {"type": "object", "required": ["rows"], "additionalProperties": False}
     rows["properties"] = {"rows": {"type": "array", "minItems": 1, "items": given}}
     replies = {"type": "object", "required": ["replies"], "properties": {"replies": {"type": "array", "items": both}}}
-    shapes = {GENERIC[0]: (given, "application/json", made), GENERIC[1]: (rows, "application/json", replies)}
-    shapes[GENERIC[2]] = (given, "text/event-stream", EVENT)
+    example = live.fields.example
+    shapes = {
+        GENERIC[0]: (_body(given, example), "application/json", made),
+        GENERIC[1]: (_body(rows, {"rows": [example]}), "application/json", replies),
+        GENERIC[2]: (_body(given, example), "text/event-stream", EVENT),
+    }
     for path, (body, kind, said) in shapes.items():
         if path not in generic:
             continue
@@ -142,7 +162,7 @@ def _add_program(document: dict[str, Any], generic: dict[str, Any], name: str, l
         operation["tags"] = [name]
         operation["summary"] = f"{operation['summary']}: {live.project.summary}"
         operation["parameters"] = [each for each in operation.get("parameters", []) if each["in"] != "path"]
-        operation["requestBody"] = _body(body)
+        operation["requestBody"] = body
         operation["responses"]["200"] = {"description": "The answer.", "content": {kind: {"schema": said}}}
         document["paths"][path.replace("{name}", name)] = {"post": operation}
 
@@ -152,21 +172,71 @@ def _live(service: Service, name: str) -> Live:
     return service.entries[table.members[0] if table else name].standing.live
 
 
-def _lifted(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """A schema whose definitions are the document's."""
+def _lifted(kind: TypeAdapter[Any], mode: JsonSchemaMode, prefix: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    """A schema whose definitions are the document's, under names that begin with `prefix`: another program may have a model of
+    the same name, and one that goes in may differ from one that comes out.
+    """
+    schema = kind.json_schema(mode=mode, ref_template=f"#/components/schemas/{prefix}.{{model}}")
     for name, part in schema.pop("$defs", {}).items():
-        schemas[name] = part
+        schemas[f"{prefix}.{name}"] = part
     return schema
 
 
-def _body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"required": True, "content": {"application/json": {"schema": schema}}}
+def _add_bodies(document: dict[str, Any], back: Backend, program: str | None) -> None:
+    """Bodies and names of the routes that are no program's; `program` is one that is served."""
+    paths, schemas = document["paths"], document["components"]["schemas"]
+    loaded = sorted(name for name in models(back) if "/" in name and "@" not in name)
+    chat = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 20}
+    vectors = {"input": ["Hello", "Good day"], "encoding_format": "float"}
+    advisors = _advisors()
+    bodies: dict[str, tuple[Any, str, Any]] = {
+        "/v1/chat/completions": (ChatBody, "chat", {"model": loaded[0], **chat} if loaded else None),
+        "/v1/embeddings": (EmbeddingsBody, "embeddings", {"model": loaded[0], **vectors} if loaded else None),
+        "/v1/feedback": (FeedbackBody, "feedback", _feedback(_live(back.service, program)) if program else None),
+        "/v1/projects/{name}/advise": (AdviceBody, "advice", advisors[0][1] if advisors else None),
+    }
+    for path, (kind, key, example) in bodies.items():
+        if path in paths:
+            operation = paths[path]["post"]
+            operation["requestBody"] = _body(_lifted(TypeAdapter(kind), "validation", key, schemas), example)
+            if key in ("chat", "embeddings") and not loaded:
+                operation["description"] += "\n\nIt needs a model that this process has loaded; none is."
+    for path, methods in paths.items():
+        for parameter in (each for one in methods.values() for each in one.get("parameters", [])):
+            if parameter["in"] != "path":
+                continue
+            if path == "/v1/projects/{name}/advise" and advisors:
+                parameter["example"], parameter["schema"]["enum"] = advisors[0][0], [name for name, _ in advisors]
+            elif program:
+                parameter["example"] = program
 
 
-def _feedback_schema() -> dict[str, Any]:
-    from dspy_toolkit.serving.routes import FeedbackBody
+def _feedback(live: Live) -> dict[str, Any]:
+    name, kind = next(iter(live.fields.output_types.items()))
+    return {"request_id": "the request_id of a reply", "rating": 1, "labels": {name: example_of(kind, name)}}
 
-    return FeedbackBody.model_json_schema()
+
+@cache
+def _advisors() -> list[tuple[str, dict[str, Any]]]:
+    """The projects that advise, each with a body that fits; what is installed stays so while the server runs."""
+    from dspy_toolkit.advising.advisor import advisor_names, load_advisor
+
+    found: list[tuple[str, dict[str, Any]]] = []
+    for name in advisor_names():
+        try:
+            situation = load_advisor(name).situation
+        except ProjectError as error:
+            log.warning("%s", error)
+            continue
+        fields = list(situation.model_fields)[:2]
+        known = {field: situation.levels(field)[0] for field in fields}
+        found.append((name, {"description": "Little memory, and few rows.", "known": known}))
+    return found
+
+
+def _body(schema: dict[str, Any], example: Any = None) -> dict[str, Any]:
+    content = {"schema": schema} if example is None else {"schema": schema, "example": example}
+    return {"required": True, "content": {"application/json": content}}
 
 
 def _finish(path: str, operation: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ request's id. Not covered: what falls back on what (`fallback`).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from dspy_toolkit.errors import (
@@ -48,11 +49,13 @@ class Problem(Exception):
         if retry_after is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
 
-    def body(self, request_id: str) -> dict[str, Any]:
-        """The reply's JSON."""
+    def body(self, request_id: str, fell_back: Sequence[str] = ()) -> dict[str, Any]:
+        """The reply's JSON; `fell_back` says who was asked and did not answer."""
         said: dict[str, Any] = {"code": self.code, "message": self.message, "request_id": request_id}
         if self.details:
             said["details"] = self.details
+        if fell_back:
+            said["fell_back"] = list(fell_back)
         return {"error": said}
 
 

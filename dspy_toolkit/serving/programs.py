@@ -1,15 +1,20 @@
 """A program that is loaded and can answer: the same one, run the same way, as `dspy-toolkit predict` has.
 
-Covered: loading by name, with what its project's settings say of the model; whether it runs on an event loop; trying it once
-on a kept example. Not covered: running it for a request (`running`), noticing another champion (`watching`).
+Covered: loading by name, with what its project's settings say of the model; whether it runs on an event loop; trying it
+once on a kept example, within a time. Not covered: running it for a request (`running`), noticing another champion
+(`watching`).
 """
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dspy_toolkit.errors import ProgramError, ToolkitError
+from dspy_toolkit.errors import DeadlineExceeded, ProgramError, ToolkitError
+from dspy_toolkit.lm.litellm.provider import Calls
 from dspy_toolkit.project.states import predictor_states
 from dspy_toolkit.serving.schemas import ProgramFields, program_fields
 
@@ -17,9 +22,14 @@ if TYPE_CHECKING:
     import dspy
 
     from dspy_toolkit.lm import Connection
+    from dspy_toolkit.lm.meter import MeteredLM
     from dspy_toolkit.project import Project
     from dspy_toolkit.registry import Manifest
     from dspy_toolkit.settings import Settings
+
+
+NOTICE_SECONDS = 0.1
+"""Within which a trial notices that the server stops."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,24 +119,68 @@ def kept_example(live: Live) -> dict[str, Any]:
     return live.fields.example
 
 
-def smoke_test(live: Live) -> None:
+class Abandoned(Exception):
+    """Nobody waits for this run any more."""
+
+
+def lm_for(live: Live, calls: Calls) -> MeteredLM:
+    """The task model for one run of a program. Once `calls` are given up, each further call raises Abandoned."""
+
+    def check(_: int) -> None:
+        if calls.cancelled:
+            raise Abandoned
+
+    return live.connection.lm.for_one_request(check, calls)
+
+
+def smoke_test(live: Live, seconds: float, stopping: threading.Event) -> None:
     """Let a program answer once, by its model and not from the cache, so that an adapter is loaded too.
 
+    Args:
+        seconds: that this may take. What it asked an engine for by then is given up; its own code goes on in a thread.
+        stopping: once it is set, nobody waits for the answer.
+
     Raises:
-        ProgramError: it does not.
+        ProgramError: it does not. It is retryable where the time was over, or the model failed in a way that says nothing
+            of the program: then another try may succeed.
     """
+    calls, answer = Calls(), Future[None]()
+
+    def ask() -> None:
+        try:
+            _ask_once(live, calls)
+        except BaseException as error:  # isolation boundary: a version that is being tried may raise anything
+            answer.set_exception(error)
+        else:
+            answer.set_result(None)
+
+    end = time.monotonic() + seconds
+    threading.Thread(target=ask, name=f"trying {live}", daemon=True).start()
+    while not answer.done() and not stopping.is_set() and (left := end - time.monotonic()) > 0:
+        wait([answer], min(left, NOTICE_SECONDS))
+    if not answer.done():
+        calls.cancel()
+        raise _refusal(live, DeadlineExceeded(f"There was no answer in {seconds:g} s (serving.deadline_seconds)."))
+    if (error := answer.exception()) is not None:
+        raise _refusal(live, error) from error
+
+
+def _ask_once(live: Live, calls: Calls) -> None:
     import dspy
 
-    try:
-        # By the same types as a request: the made-up values are plain JSON.
-        inputs = live.fields.inputs.validate_python(kept_example(live))
-        lm = live.connection.lm.for_one_request()
-        lm.cache = False
-        with live.connection.context(lm), dspy.context(trace=[]):
-            live.program(**inputs)
-    except Exception as error:  # isolation boundary: a version that is being tried may raise anything
-        from dspy_toolkit.lm import root_error
+    # By the same types as a request: the made-up values are plain JSON.
+    inputs = live.fields.inputs.validate_python(kept_example(live))
+    lm = lm_for(live, calls)
+    lm.cache = False
+    with live.connection.context(lm), dspy.context(trace=[]):
+        live.program(**inputs)
 
-        found = error if isinstance(error, ToolkitError) else root_error(error)
-        why = str(found) if found is not None else f"{type(error).__name__}: {str(error)[:200]}"
-        raise ProgramError(f"{live} does not answer its kept example: {why}") from error
+
+def _refusal(live: Live, error: BaseException) -> ProgramError:
+    from dspy_toolkit.lm import root_error
+
+    found = error if isinstance(error, ToolkitError) else root_error(error)
+    why = str(found) if found is not None else f"{type(error).__name__}: {str(error)[:200]}"
+    refusal = ProgramError(f"{live} does not answer its kept example: {why}")
+    refusal.retryable = found is not None and found.retryable
+    return refusal

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 BODY_SECONDS = 30.0
 """For a body to arrive."""
+READ_SECONDS = 5.0
+"""For the reader of a stream to take what is left of it once the deadline is over."""
 DEADLINE_HEADER = "X-Deadline-Seconds"
 LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1", "testserver"})
 """By which this machine is asked, where nobody needs a key."""
@@ -44,6 +46,9 @@ async def read_body(request: Request, most: int) -> bytes:
     if kind != "application/json":
         # A page of another origin may send a form or a plain text without asking; it may not send this.
         raise Problem(415, "not_json", "Send Content-Type: application/json.")
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        # A kilobyte of gzip may hold a megabyte, so nothing is unpacked.
+        raise Problem(415, "encoded_body", "Send the body as it is, without Content-Encoding.")
     stated = request.headers.get("content-length", "")
     if stated.isdigit() and int(stated) > most:
         raise _too_large(most)

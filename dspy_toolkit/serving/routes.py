@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -14,10 +15,25 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, Valid
 from pydantic_core import to_json, to_jsonable_python
 
 from dspy_toolkit.feedback import Feedback, add_feedback
-from dspy_toolkit.serving.edge import Backend, HasOwnLog, Route, as_json, backend, caller, log_request, refusal
+from dspy_toolkit.serving.edge import (
+    Backend,
+    HasOwnLog,
+    Route,
+    as_json,
+    backend,
+    caller,
+    checked_key,
+    fell_back,
+    log_request,
+    note_failure,
+    note_texts,
+    refusal,
+    told,
+)
 from dspy_toolkit.serving.problems import ClientGone, Problem, problem_of
 from dspy_toolkit.serving.replies import Ask, Reply
 from dspy_toolkit.serving.requests import (
+    READ_SECONDS,
     check_lengths,
     deadline_of,
     details,
@@ -38,7 +54,7 @@ Messages = Annotated[bool, Query(description="Give the messages that the model w
 async def predict(name: str, request: Request, members: Members = False, messages: Messages = False) -> Response:
     """Inputs in, the program's outputs out. `name` may be `router`, `router@3`, or an ensemble."""
     back = backend(request)
-    owner = caller(request, "admin" if messages else "predict")
+    owner = await caller(request, "admin" if messages else "predict")
     standing = await back.service.standing(name)
     body = await read_body(request, back.settings.serving.max_body_bytes)
     inputs = parse(body, standing.live.fields.inputs, back.settings.serving.max_field_characters)
@@ -58,12 +74,16 @@ async def predict_batch(name: str, request: Request) -> Response:
     their answers.
     """
     back = backend(request)
-    owner = caller(request, "predict")
+    owner = await caller(request, "predict")
     serving = back.settings.serving
     standing = await back.service.standing(name)
     rows = parse(await read_body(request, serving.max_body_bytes), _BATCH).rows
-    if len(rows) > serving.max_batch:
-        raise Problem(413, "batch_too_large", f"{len(rows)} rows are more than {serving.max_batch}.")
+    # Each row counts as a request, so a batch beyond the rate could never be answered.
+    most = min(serving.max_batch, serving.rate_per_minute)
+    if len(rows) > most:
+        raise Problem(413, "batch_too_large", f"{len(rows)} rows are more than {most}.")
+    await back.admission.count(owner, len(rows) - 1)
+    note_texts(request, inputs=rows)
     base = _ask(request, owner)
 
     async def one(row: dict[str, Any]) -> dict[str, Any]:
@@ -78,13 +98,14 @@ async def predict_batch(name: str, request: Request) -> Response:
             async with _in_time(ask), back.admission.slot(owner):
                 return (await back.service.predict(name, inputs, ask)).as_json()
         except Exception as error:  # isolation boundary: one row of a batch
-            return problem_of(error).body(ask.request_id)
+            return told(error, ask.request_id)
 
     async def work() -> list[dict[str, Any]]:
         return list(await asyncio.gather(*map(one, rows)))
 
     replies = await while_connected(request, work())
     request.state.said |= {"program": name, "rows": len(rows)}
+    note_texts(request, predictions=[reply.get("prediction") for reply in replies])
     for reply in replies:
         outcome = reply["error"]["code"] if "error" in reply else "answered"
         back.measures.requests.labels(name, outcome).inc()
@@ -98,7 +119,7 @@ async def stream(name: str, request: Request, members: Members = False, messages
     `error`.
     """
     back = backend(request)
-    owner = caller(request, "admin" if messages else "predict")
+    owner = await caller(request, "admin" if messages else "predict")
     standing = await back.service.standing(name)
     body = await read_body(request, back.settings.serving.max_body_bytes)
     inputs = parse(body, standing.live.fields.inputs, back.settings.serving.max_field_characters)
@@ -106,99 +127,105 @@ async def stream(name: str, request: Request, members: Members = False, messages
 
 
 class EventStream(HasOwnLog, Response):
-    """A program's run as server-sent events. Nothing is begun before a reply can be sent, so a full queue is still 429."""
+    """A program's run as server-sent events. Nothing is begun before a reply can be sent, so a full queue is still 429.
+
+    The place that it takes is free again when the program is done, at the deadline at the latest, whether or not anybody reads.
+    """
 
     media_type = "text/event-stream"
 
     def __init__(self, back: Backend, request: Request, name: str, inputs: dict[str, Any], ask: Ask) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._back, self._request, self._name, self._inputs, self._ask = back, request, name, inputs, ask
+        self._back, self._request, self._name, self._inputs = back, request, name, inputs
+        self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self._ask = replace(ask, put=lambda name, data: self._events.put_nowait((name, data)))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """See `starlette.responses.Response`."""
         began, request = time.perf_counter(), self._request
-        events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        ask = Ask(
-            self._ask.deadline, lambda name, data: events.put_nowait((name, data)), self._ask.members, self._ask.messages,
-            self._ask.owner, self._ask.traceparent, self._ask.request_id,
-        )  # fmt: skip
+        note_texts(request, inputs=self._inputs)
         gone = asyncio.ensure_future(until_gone(receive))
-        running: asyncio.Task[Any] | None = None
+        running = asyncio.ensure_future(self._run())
         outcome = "client_gone"
-        async with AsyncExitStack() as stack:
-            stack.callback(gone.cancel)
-            try:
-                admitted = asyncio.ensure_future(self._admit(stack))
-                await asyncio.wait({admitted, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not admitted.done():
-                    admitted.cancel()
-                    await asyncio.gather(admitted, return_exceptions=True)
-                    raise ClientGone
-                admitted.result()
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-                running = asyncio.ensure_future(self._run(ask, events))
-                outcome = await self._send_all(events, gone, send)
-            except ClientGone:
-                pass
-            except OSError:  # of a server whose client has gone
-                pass
-            except Exception as error:  # isolation boundary: the HTTP edge
-                response = refusal(error, ask.request_id, texts=self._back.settings.serving.log_text)
-                response.headers.update({name: self.headers[name] for name in ("x-request-id", "traceparent")})
-                outcome = problem_of(error).code
-                self.status_code = response.status_code
-                await response(scope, receive, send)
-            finally:
-                if running is not None:
-                    running.cancel()
-                    await asyncio.gather(running, return_exceptions=True)
-        self._back.measures.requests.labels(self._name, outcome).inc()
-        self._back.measures.seconds.labels(self._name).observe(time.perf_counter() - began)
-        request.state.said |= {"program": self._name, "outcome": outcome}
-        log_request(request, self.status_code, time.perf_counter() - began)
-
-    async def _admit(self, stack: AsyncExitStack) -> None:
-        async with _in_time(self._ask):
-            await stack.enter_async_context(self._back.admission.slot(self._ask.owner))
-
-    async def _run(self, ask: Ask, events: asyncio.Queue[tuple[str, Any]]) -> None:
         try:
-            async with _in_time(ask):
+            async with asyncio.timeout(self._ask.deadline - time.monotonic() + READ_SECONDS):
+                outcome = await self._send_all(gone, scope, receive, send)
+        except TimeoutError:
+            outcome = "read_too_slowly"
+        except (ClientGone, OSError):  # the latter of a server whose client has gone
+            pass
+        finally:
+            running.cancel()
+            gone.cancel()
+            await asyncio.gather(running, gone, return_exceptions=True)
+            self._back.measures.requests.labels(self._name, outcome).inc()
+            self._back.measures.seconds.labels(self._name).observe(time.perf_counter() - began)
+            request.state.said |= {"program": self._name, "outcome": outcome}
+            log_request(request, self.status_code, time.perf_counter() - began)
+
+    async def _run(self) -> None:
+        """Put `admitted`, what grows, and at the end `prediction` or `failed` into the queue."""
+        ask = self._ask
+        try:
+            async with _in_time(ask), self._back.admission.slot(ask.owner):
+                self._events.put_nowait(("admitted", None))
                 reply = await self._back.service.predict(self._name, self._inputs, ask)
         except Exception as error:  # isolation boundary: one request
-            refusal(error, ask.request_id, texts=self._back.settings.serving.log_text)  # for the log
-            events.put_nowait(("error", problem_of(error).body(ask.request_id)["error"]))
+            self._events.put_nowait(("failed", error))
         else:
-            events.put_nowait(("prediction", reply.as_json()))
+            _note_reply(self._request, reply)
+            self._events.put_nowait(("prediction", reply.as_json()))
 
-    async def _send_all(self, events: asyncio.Queue[tuple[str, Any]], gone: asyncio.Future[Any], send: Any) -> str:
-        """Send events until the last one; its outcome."""
-        waiting = asyncio.ensure_future(events.get())
+    async def _send_all(self, gone: asyncio.Future[Any], scope: Any, receive: Any, send: Any) -> str:
+        """Send events until the last one; its outcome. What fails before it has a place is a reply of HTTP."""
+        name, data = await self._next(gone)
+        if name == "failed":
+            response = self._refusal(data)
+            response.headers.update({name: self.headers[name] for name in ("x-request-id", "traceparent")})
+            self.status_code = response.status_code
+            await response(scope, receive, send)
+            return problem_of(data).code
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        while True:
+            name, data = await self._next(gone, PING_SECONDS)
+            if name == "ping":
+                await send({"type": "http.response.body", "body": KEEPALIVE_COMMENT, "more_body": True})
+                continue
+            outcome = "answered" if name == "prediction" else None
+            if name == "failed":
+                self._refusal(data)  # for the log
+                outcome, name, data = (
+                    problem_of(data).code,
+                    "error",
+                    told(data, self._ask.request_id)["error"],
+                )
+            text = to_json(data, fallback=str, inf_nan_mode="null").decode()
+            event = format_sse_event(data_str=text, event=name)
+            await send({"type": "http.response.body", "body": event, "more_body": outcome is None})
+            if outcome is not None:
+                return outcome
+
+    async def _next(self, gone: asyncio.Future[Any], seconds: float | None = None) -> tuple[str, Any]:
+        """The next event; `ping` where there is none for so long. Raises ClientGone."""
+        waiting = asyncio.ensure_future(self._events.get())
         try:
-            while True:
-                done, _ = await asyncio.wait({waiting, gone}, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-                if gone in done:
-                    raise ClientGone
-                if not done:
-                    await send({"type": "http.response.body", "body": KEEPALIVE_COMMENT, "more_body": True})
-                    continue
-                name, data = waiting.result()
-                last = name in ("prediction", "error")
-                text = to_json(data, fallback=str, inf_nan_mode="null").decode()
-                event = format_sse_event(data_str=text, event=name)
-                await send({"type": "http.response.body", "body": event, "more_body": not last})
-                if last:
-                    return "answered" if name == "prediction" else data["code"]
-                waiting = asyncio.ensure_future(events.get())
+            done, _ = await asyncio.wait({waiting, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if gone in done:
+                raise ClientGone
+            return waiting.result() if done else ("ping", None)
         finally:
             waiting.cancel()
+
+    def _refusal(self, error: Exception) -> Response:
+        note_failure(self._request, error)
+        return refusal(error, self._ask.request_id, texts=self._back.settings.serving.log_text)
 
 
 @router.get("/v1/programs", tags=["programs"], summary="What is served")
 async def list_programs(request: Request) -> Response:
     """The names, with what stands behind each now."""
-    caller(request, "predict")
+    await caller(request, "predict")
     service = backend(request).service
     return as_json({"programs": [_about(service, name) for name in service.names()]})
 
@@ -206,7 +233,7 @@ async def list_programs(request: Request) -> Response:
 @router.get("/v1/programs/{name}", tags=["programs"], summary="A program: its fields, scores, lineage and levers")
 async def show_program(name: str, request: Request) -> Response:
     """What `name` (also `router@3`) stands for now."""
-    caller(request, "predict")
+    await caller(request, "predict")
     service = backend(request).service
     standing = await service.standing(name)
     from dspy_toolkit.serving.describing import describe
@@ -218,7 +245,7 @@ async def show_program(name: str, request: Request) -> Response:
 @router.get("/v1/programs/{name}/challenger", tags=["programs"], summary="Is the challenger better?")
 async def challenger(name: str, request: Request) -> Response:
     """The gate's verdict on the labelled pairs of champion and challenger so far. Needs the scope admin."""
-    caller(request, "admin")
+    await caller(request, "admin")
     service = backend(request).service
     standing = await service.standing(name)
     if standing.challenger is None:
@@ -253,7 +280,7 @@ _BATCH = TypeAdapter(BatchBody)
 async def give_feedback(request: Request) -> Response:
     """Joined to the request that it is about, and written to the home before this returns."""
     back = backend(request)
-    owner = caller(request, "predict")
+    owner = await caller(request, "predict")
     said = parse(await read_body(request, back.settings.serving.max_body_bytes), _FEEDBACK)
     if said.rating is None and not said.labels:
         raise Problem(422, "bad_fields", "Give a rating, labels, or both.")
@@ -308,18 +335,24 @@ async def health() -> dict[Literal["status"], Literal["ok"]]:
 
 @router.get("/readyz", tags=["server"], summary="Can it answer?")
 async def ready(request: Request) -> Response:
-    """200 once programs and their local models are loaded, as far as they can be; 503 before that, and while it shuts down."""
+    """200 once programs and their local models are loaded, as far as they can be; 503 before that. To whoever may ask programs it
+    says how the registry and each model are, to others the status alone.
+    """
     service = backend(request).service
     registry = "ok" if service.watcher.trouble is None else "unreadable: what was live goes on"
     is_ready = service.ready and "loading" not in service.models.values()
-    body = {"status": "ready" if is_ready else "not ready", "registry": registry, "models": service.models}
+    body: dict[str, Any] = {"status": "ready" if is_ready else "not ready"}
+    # Whoever looks from outside, such as a load balancer, has no key and needs no names.
+    with suppress(Problem):
+        checked_key(request, "predict")
+        body |= {"registry": registry, "models": service.models}
     return as_json(body, 200 if is_ready else 503)
 
 
 @router.get("/metrics", tags=["server"], summary="Numbers for Prometheus")
 async def metrics(request: Request) -> Response:
-    """The server's and its engines' numbers. Needs the scope admin, where keys are needed."""
-    caller(request, "admin")
+    """The server's and its engines' numbers. Needs the scope admin, where keys are needed; counts for no rate."""
+    checked_key(request, "admin")
     # A collector of the engines takes their locks.
     text = await asyncio.to_thread(backend(request).measures.text)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -343,16 +376,12 @@ def _in_time(ask: Ask) -> asyncio.Timeout:
 async def _counted(back: Backend, request: Request, name: str, work: Any, inputs: dict[str, Any]) -> Reply:
     """A request's reply, counted and noted for the log, however it ends."""
     began, outcome = time.perf_counter(), "client_gone"
-    said = request.state.said
-    said["program"] = name
-    if back.settings.serving.log_text:
-        said["inputs"] = to_jsonable_python(inputs, fallback=str)
+    request.state.said["program"] = name
+    note_texts(request, inputs=inputs)
     try:
         reply = await work
         outcome = "answered"
-        said |= {"version": reply.answer.live.version, "cached": reply.answer.cached}
-        if back.settings.serving.log_text:
-            said["prediction"] = reply.answer.prediction
+        _note_reply(request, reply)
         return reply
     except ClientGone:
         raise
@@ -364,11 +393,16 @@ async def _counted(back: Backend, request: Request, name: str, work: Any, inputs
         back.measures.seconds.labels(name).observe(time.perf_counter() - began)
 
 
-def _headers(reply: Reply) -> dict[str, str]:
-    headers = {"X-Program-Version": str(reply.answer.live)}
+def _note_reply(request: Request, reply: Reply) -> None:
+    """For the log."""
+    request.state.said |= {"version": reply.answer.live.version, "cached": reply.answer.cached}
     if reply.moves:
-        headers["X-Fell-Back"] = "; ".join(str(move) for move in reply.moves)
-    return headers
+        request.state.said["fell_back"] = [str(move) for move in reply.moves]
+    note_texts(request, prediction=reply.answer.prediction)
+
+
+def _headers(reply: Reply) -> dict[str, str]:
+    return {"X-Program-Version": str(reply.answer.live), **fell_back(reply.moves)}
 
 
 def _about(service: Any, name: str) -> dict[str, Any]:

@@ -1,18 +1,19 @@
 """One program on one input, on an event loop, with what it cost.
 
-A program with an `aforward` runs as a task; one without runs in a thread of a pool that serving has to itself. Who is cancelled
-takes its calls of the model with it: at once on the loop; in a thread, where nothing can be stopped from outside, its next call
-is refused, and the thread's place is taken until then.
+A program with an `aforward` runs as a task; one without runs in a thread of a pool that serving has to itself. Who is
+cancelled takes its calls of the engines of this process with it, also those that threads of the program make: they end at
+the engine's next step, and each further call is refused. A thread cannot be stopped from outside: its place is taken until
+the program returns.
 
-Covered: DSPy's settings for one request, usage, the engine's numbers, the messages that were sent. Not covered: deadlines and
-clients that go away (`requests`), the fields while they grow (`streaming`, which gives `send`).
+Covered: DSPy's settings for one request, usage, the engine's numbers, the messages that were sent. Not covered: deadlines
+and clients that go away (`requests`), the fields while they grow (`streaming`, which gives `send`); a call of a remote
+model from a thread, which goes on to its end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,8 +24,9 @@ import dspy
 from dspy.utils.callback import BaseCallback
 from pydantic_core import to_jsonable_python
 
+from dspy_toolkit.lm.litellm.provider import Calls
 from dspy_toolkit.project.abstention import marked
-from dspy_toolkit.serving.programs import Live
+from dspy_toolkit.serving.programs import Live, lm_for
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm.meter import MeteredLM
@@ -53,10 +55,6 @@ class Answer:
         return self.usage.lm_calls > 0 and self.usage.physical_calls == 0
 
 
-class Abandoned(Exception):
-    """Nobody waits for this run any more."""
-
-
 async def run(
     live: Live,
     inputs: dict[str, Any],
@@ -79,13 +77,8 @@ async def run(
     Raises:
         Exception: whatever the program raises; see `problems.problem_of`.
     """
-    abandoned = threading.Event()
-
-    def check(_: int) -> None:
-        if abandoned.is_set():
-            raise Abandoned
-
-    lm = live.connection.lm.for_one_request(check)
+    calls = Calls()
+    lm = lm_for(live, calls)
     sent = _Sent() if messages else None
     more = [*(callbacks or []), *([sent] if sent else [])]
     trace: list[Any] = []  # of its own: the shared default would hold every prediction
@@ -98,16 +91,16 @@ async def run(
     with ExitStack() as stack:
         stack.enter_context(live.connection.context(lm))
         stack.enter_context(dspy.context(**options))
-        if live.asynchronous:
-            prediction = await live.program.acall(**inputs)
-        else:
-            here = contextvars.copy_context()
-            future = threads.submit(here.run, lambda: live.program(**inputs))
-            try:
+        try:
+            if live.asynchronous:
+                prediction = await live.program.acall(**inputs)
+            else:
+                here = contextvars.copy_context()
+                future = threads.submit(here.run, lambda: live.program(**inputs))
                 prediction = await asyncio.wrap_future(future)
-            except asyncio.CancelledError:
-                abandoned.set()
-                raise
+        except asyncio.CancelledError:
+            calls.cancel()
+            raise
     return Answer(
         live=live,
         prediction=marked(as_json(prediction), live.project.abstain_below),

@@ -28,7 +28,7 @@ from dspy_toolkit.project.abstention import marked
 from dspy_toolkit.sections import EnsembleTable
 from dspy_toolkit.serving.challengers import Challengers
 from dspy_toolkit.serving.ensembles import Vote, agreement, combine
-from dspy_toolkit.serving.fallback import FallBack, Option
+from dspy_toolkit.serving.fallback import FallBack, Move, Option
 from dspy_toolkit.serving.problems import Problem, in_words, problem_of
 from dspy_toolkit.serving.programs import Live, load_live
 from dspy_toolkit.serving.remembered import Remembered, Served
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 
 VERSIONS = 16
 """Versions asked for by their number that stay loaded."""
+MEMBERS_SHARE = 0.9
+"""Of the time that is left, for the members of an ensemble: one that hangs does not take the others' answers with it."""
 
 
 class Service:
@@ -197,6 +199,11 @@ class Service:
                 try:
                     live = await asyncio.to_thread(load_live, self.settings, reference, entry.location)
                 except RegistryError as error:
+                    if self.watcher.trouble is not None or error.retryable:  # whether there is one is not known
+                        log.warning("%s cannot be looked up: %s", reference, error)
+                        raise Problem(
+                            503, "version_unusable", "The registry cannot be read now. Try again.", retry_after=10
+                        ) from error
                     raise Problem(404, "no_such_version", "There is no such version of the program.") from error
                 except ToolkitError as error:
                     log.warning("%s cannot be loaded: %s", reference, error)
@@ -221,26 +228,30 @@ class Service:
             ask: what else; by default one answer within the settings' deadline.
 
         Raises:
-            Exception: what `problems.problem_of` explains.
+            Exception: what `problems.problem_of` explains; `fallback.moves_of` says who did not answer.
         """
         ask = ask or Ask(time.monotonic() + self.settings.serving.deadline_seconds)
-        with self.tracer.request(name, inputs, ask) as span:
-            if (table := self.ensemble(name)) is not None:
-                reply = await self._together(name, table, inputs, ask)
-            else:
-                reply = await self._alone(name, await self.standing(name), inputs, ask)
-            span.answered(reply)
+        moves: list[Move] = []
+        try:
+            with self.tracer.request(name, inputs, ask) as span:
+                if (table := self.ensemble(name)) is not None:
+                    reply = await self._together(name, table, inputs, ask)
+                else:
+                    reply = await self._alone(name, await self.standing(name), inputs, ask, moves)
+                span.answered(reply)
+        finally:
+            self._count(name, moves)
         self._account(reply, inputs, ask)
         return reply
 
-    async def _alone(self, name: str, standing: Standing, inputs: dict[str, Any], ask: Ask) -> Reply:
+    async def _alone(self, name: str, standing: Standing, inputs: dict[str, Any], ask: Ask, moves: list[Move]) -> Reply:
         order = [standing.live, *standing.fall_back]
         table = self.settings.serving.challengers.get(name)
         drawn = standing.challenger is not None and table is not None and self._random.random() < table.share
         if drawn and standing.challenger is not None and table is not None and table.answers:
             order.insert(0, standing.challenger)
         options = [Option(str(live), live.model, partial(self._ask, live, inputs, ask)) for live in order]
-        answer, moves = await self.fallback.run(options, ask.deadline)
+        answer, _ = await self.fallback.run(options, ask.deadline, moves, ask.request_id)
         reply = Reply(name, answer, ask.request_id, moves)
         if drawn and standing.challenger is not None:
             other = standing.live if answer.live is standing.challenger else standing.challenger
@@ -267,12 +278,15 @@ class Service:
     async def _together(self, name: str, table: EnsembleTable, inputs: dict[str, Any], ask: Ask) -> Reply:
         lives = [self.entries[member].standing.live for member in table.members]
         weights = table.weights or (1.0,) * len(lives)
-        plain = Ask(ask.deadline, messages=ask.messages, owner=ask.owner)
+        # A judge needs about as long as a member does.
+        share = self.settings.serving.fall_back_share if table.rule == "judge" else MEMBERS_SHARE
+        now = time.monotonic()
+        deadline = now + (ask.deadline - now) * share
+        plain = Ask(deadline, messages=ask.messages, owner=ask.owner)
 
         async def one(live: Live) -> Answer:
-            answer, _ = await self.fallback.run(
-                [Option(str(live), live.model, partial(self._ask, live, inputs, plain))], ask.deadline
-            )
+            option = Option(str(live), live.model, partial(self._ask, live, inputs, plain))
+            answer, _ = await self.fallback.run([option], deadline, request_id=ask.request_id)
             return answer
 
         began = time.perf_counter()
@@ -374,8 +388,11 @@ class Service:
         else:
             self.measures.tokens.labels(reply.program, "prompt").inc(answer.usage.prompt_tokens)
             self.measures.tokens.labels(reply.program, "completion").inc(answer.usage.completion_tokens)
-        for move in reply.moves:
-            self.measures.moves.labels(reply.program, move.program, move.why).inc()
+
+    def _count(self, name: str, moves: list[Move]) -> None:
+        if self.measures is not None:
+            for move in moves:
+                self.measures.moves.labels(name, move.program, move.why).inc()
 
 
 def _champions(settings: Settings) -> list[str]:

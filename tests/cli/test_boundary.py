@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -11,8 +12,9 @@ import time
 
 import pytest
 
-from dspy_toolkit.cli.boundary import boundary, message_of
+from dspy_toolkit.cli.boundary import boundary, message_of, show_lines, show_log
 from dspy_toolkit.errors import DatasetError, EngineFailed
+from dspy_toolkit.settings import ObserveSettings, Settings
 
 
 def ending(error: BaseException) -> int:
@@ -59,6 +61,21 @@ def test_it_is_a_decorator_too(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         fails()
     assert capsys.readouterr().err == "Error: No rows.\n"
+
+
+def test_a_log_of_whole_lines_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    show_log(Settings(observe=ObserveSettings(log_level="INFO")))
+    lines, words = logging.getLogger("dspy_toolkit.lines"), logging.getLogger("dspy_toolkit.words")
+    try:
+        for _ in range(2):  # once is enough
+            show_lines("dspy_toolkit.lines")
+        lines.info("%s", '{"a": "\x1b[2J"}')
+        lines.debug("%s", '{"not": "asked for"}')
+        words.info("In words.")
+    finally:
+        lines.handlers.clear()
+        lines.propagate = True
+    assert capsys.readouterr().err == '{"a": "\\x1b[2J"}\nInfo: In words.\n'
 
 
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:

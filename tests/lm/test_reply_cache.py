@@ -40,6 +40,7 @@ def test_another_server_is_another_key_and_another_api_key_is_not(
     assert key(api_base="http://127.0.0.1:2/v1") != here
     assert key(api_key="sk-1") == key(api_key="sk-2") == own
     assert key(timeout=5) == own
+    assert key(headers={"traceparent": "00-1-1-01"}) == own and key(extra_headers={"model": "b"}) != own
     monkeypatch.setenv("ACME_API_BASE", "http://127.0.0.1:3/v1")
     assert key() != own
     assert key(api_base="http://127.0.0.1:1/v1") == here  # what is given goes before

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,11 +16,16 @@ import pytest
 import uvicorn
 
 from dspy_toolkit.lm.litellm.provider import withdraw
-from dspy_toolkit.registry import promote
+from dspy_toolkit.registry import Manifest, load_version, promote, save_version
 from dspy_toolkit.serving import create_app
 from dspy_toolkit.serving.edge import Backend
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.testing import FakeEngine, fake_connection, fake_engine
+from dspy_toolkit.tracking import runs as tracking
+from tests.conftest import QUESTIONS
+
+SCORED = {"labels": ["number", "person"], "weights": [[1, 0], [0, 1]], "bias": [0.0, 0.0]}
+"""The rule of an output of `questions` that is chosen by the model's own scores, as they are."""
 
 
 class Running:
@@ -98,6 +104,25 @@ def serving(settings: Settings, **changes: Any) -> Settings:
     """These settings with others of `[serving]`."""
     table = type(settings.serving).model_validate({**settings.serving.model_dump(), **changes})
     return settings.model_copy(update={"serving": table})
+
+
+def beside(settings: Settings, path: Path, model: str) -> Settings:
+    """Serve `questions`, and a second project like it on another model, written to `path` and named as the file is."""
+    path.write_text(QUESTIONS.replace('"questions"', f'"{path.stem}"'))
+    settings = settings.model_copy(update={"projects": {path.stem: {"lm": {"model": model}}}})
+    return serving(settings, programs=("questions", str(path)))
+
+
+def save_changed(home: Settings, instructions: str = "", project: str = "questions", **levers: Any) -> int:
+    """Save version 1 of `questions` once more, with other instructions or with levers (`dspy_toolkit.lm.levers`); or as
+    the second project's (`beside`).
+    """
+    state, manifest = load_version(home, "questions@1")
+    if instructions:
+        state["signature"]["instructions"] = instructions
+    manifest = Manifest(**manifest.model_dump() | {"project": project, "program_sha256": ""})
+    run_id = tracking.open_run(home, project, f"optimize {project}")
+    return save_version(home, project, state | levers, manifest, run_id)
 
 
 @pytest.fixture

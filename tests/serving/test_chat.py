@@ -12,7 +12,7 @@ import pytest
 from dspy_toolkit.errors import RequestRefused
 from dspy_toolkit.serving.keys import add_key
 from dspy_toolkit.settings import Settings
-from tests.serving.conftest import Running, fake, running, wait_for
+from tests.serving.conftest import Running, fake, running, serving, wait_for
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 WEATHER: Any = {
@@ -54,6 +54,34 @@ def test_the_official_client_chats_streams_and_asks_for_a_schema(promoted: Setti
             api.chat.completions.create(model=model, messages=HELLO, extra_body={"wishes": 3})
         with pytest.raises(openai.BadRequestError, match="not taken from a request"):
             api.chat.completions.create(model=model, messages=HELLO, extra_body={"api_base": "http://127.0.0.1:9"})
+
+
+def test_the_servers_limits_hold_however_a_request_is_written(promoted: Settings) -> None:
+    settings, engine = fake(promoted, lambda _: "word " * 100)
+    settings = serving(settings, max_tokens=8)
+    with running(settings) as server, client(server) as api:
+        model = engine.model
+        for options in ({}, {"max_tokens": 100}, {"max_completion_tokens": 100}, {"max_tokens": 100, "n": 2}):
+            said = api.chat.completions.create(model=model, messages=HELLO, **options)
+            assert [choice.finish_reason for choice in said.choices] == ["length"] * options.get("n", 1)
+            assert said.usage and said.usage.completion_tokens == 8 * options.get("n", 1)
+        with api.chat.completions.create(model=model, messages=HELLO, max_tokens=100, stream=True) as stream:
+            assert "".join(part.choices[0].delta.content or "" for part in stream).split() == ["word"] * 8
+        assert api.chat.completions.create(model=model, messages=HELLO, max_tokens=3).usage.completion_tokens == 3  # type: ignore[union-attr]
+        assert {request.max_tokens for request in engine.requests} == {8, 3}
+        before = len(engine.requests)
+        for n in (0, 17):
+            with pytest.raises(openai.UnprocessableEntityError, match="n: "):
+                api.chat.completions.create(model=model, messages=HELLO, n=n)
+        # What OpenAI's client sends beside a request's own fields, as others send it: in a field of its own.
+        for hidden in ({"max_tokens": 100}, {"max_completion_tokens": 100}, {"n": 64}, {"stream": True}):
+            body = {"model": model, "messages": HELLO, "extra_body": hidden}
+            refused = server.http.post("/v1/chat/completions", json=body)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_fields")
+        assert len(engine.requests) == before
+        body = {"model": model, "messages": HELLO, "extra_body": {"top_k": 1}}
+        assert server.http.post("/v1/chat/completions", json=body).status_code == 200
+        assert engine.requests[-1].top_k == 1
 
 
 def test_tools_are_called_whole_and_streamed(promoted: Settings) -> None:

@@ -1,4 +1,7 @@
-"""Who answers where the first cannot."""
+"""Who answers where the first cannot, and where what happened is said: a header, the log, a counter.
+
+Not covered: the header of a reply that is an error.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 
 from dspy_toolkit.errors import EngineFailed, RequestRefused
 from dspy_toolkit.registry import promote
-from dspy_toolkit.serving.fallback import FallBack, Option
+from dspy_toolkit.serving.fallback import FallBack, Move, Option, moves_of
 from dspy_toolkit.serving.problems import Problem
 from dspy_toolkit.settings import Settings
 from tests.lm.openai_server import OpenAIServer
@@ -85,6 +88,60 @@ def test_time_is_shared_and_short_deadlines_of_clients_do_not_count() -> None:
     assert set(chain.states().values()) <= {"closed"}
     with pytest.raises(TimeoutError):
         run(FallBack(), slow, seconds=0.05)
+
+
+def test_who_did_not_answer_is_known_where_nobody_did() -> None:
+    chain, moves = FallBack(failures=1), list[Move]()
+    options = option("p@2", "small", KeyError("a bug")), option("p@1", "small", "late", seconds=2)
+
+    def ask(moves: list[Move]) -> BaseException:
+        with pytest.raises((TimeoutError, Problem)) as caught:
+            asyncio.run(chain.run(options, time.monotonic() + 0.4, moves, "r1"))
+        return caught.value
+
+    first = ask(moves)
+    assert isinstance(first, TimeoutError)
+    assert [str(move) for move in moves] == ["p@2 on small: program_failed", "p@1 on small: deadline_exceeded"]
+    assert moves_of(first) == moves and moves_of(KeyError("of somebody else")) == []
+    again = list[Move]()
+    second = ask(again)
+    assert isinstance(second, Problem) and second.code == "breaker_open"
+    assert [move.why for move in again] == ["breaker_open", "breaker_open"]
+    assert moves_of(second) == again
+
+
+def test_the_last_one_is_over_before_whoever_set_the_deadline_ends_the_whole() -> None:
+    """Else nobody would be told which option was too slow, and no breaker would count it."""
+    chain, moves = FallBack(failures=1), list[Move]()
+
+    async def go() -> None:
+        deadline = time.monotonic() + 0.5
+        async with asyncio.timeout(deadline - time.monotonic()):
+            await chain.run([option("p@1", "small", "late", seconds=2)], deadline, moves)
+
+    for _ in range(3):
+        with pytest.raises((TimeoutError, Problem)):
+            asyncio.run(go())
+    assert [move.why for move in moves] == ["deadline_exceeded", "breaker_open", "breaker_open"]
+
+
+def test_over_http_what_happened_is_counted_and_logged_where_nobody_answers(
+    promoted: Settings, save_questions: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    promote(promoted, "questions", save_questions("Say numbers."))
+    settings, _ = fake(promoted, lambda _: "cut [[", check_grammar=False)
+    with running(settings) as server:
+        said = server.ask(text="Who?")
+        metrics = server.http.get("/metrics").text
+    assert (said.status_code, said.json()["error"]["code"]) == (502, "unreadable_reply")
+    for version in (2, 1):
+        counted = f'fallbacks_total{{option="questions@{version}",program="questions",why="unreadable_reply"}} 1.0'
+        assert counted in metrics
+    start = f"Request {said.json()['error']['request_id']}: "
+    ours = [each.getMessage() for each in caplog.records if each.name == "dspy_toolkit.serving.fallback"]
+    assert [line.removeprefix(start).partition(" (")[0] for line in ours] == [
+        f"questions@{version} on {settings.lm.model}: unreadable_reply" for version in (2, 1)
+    ]
 
 
 def test_over_http_the_version_before_answers_and_says_so(

@@ -1,11 +1,14 @@
-"""Asking a program over HTTP."""
+"""Asking a program over HTTP, by any name that it has."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from dspy_toolkit.errors import ModelError
+from dspy_toolkit.registry import promote
 from dspy_toolkit.settings import Settings
+from dspy_toolkit.tracking.mlflow_client import session
 from tests.serving.conftest import fake, running, serving, wait_for
 
 
@@ -57,3 +60,31 @@ def test_a_model_that_cannot_be_loaded_is_told_to_each_request(promoted: Setting
         said = server.ask(text="Who?")
     assert ready.json()["models"] == {engine.model: "not loaded"}
     assert (said.status_code, said.json()["error"]["code"]) == (503, "model_unavailable")
+
+
+def test_an_alias_is_looked_up_for_each_request(promoted: Settings, save_questions: Callable[..., int]) -> None:
+    settings, engine = fake(promoted, lambda _: {"label": "person"})
+    versions = [1, save_questions("Say numbers."), save_questions("Say persons.")]
+
+    def name(version: int) -> None:
+        with session(settings, "The alias was not moved") as mlflow:
+            mlflow.set_registered_model_alias("questions", "candidate", str(version))
+
+    with running(settings) as server:
+        champion = server.ask("questions@champion", text="Who?")
+        found = []
+        for version in versions:
+            name(version)
+            found.append(server.ask("questions@candidate", text="Who?"))
+        about = server.http.get("/v1/programs/questions@candidate").json()
+        promote(settings, "questions", versions[1])
+        wait_for(lambda: server.ask("questions@champion", text="Who?").json()["version"] == versions[1])
+        unknown = [server.ask(each, text="Who?") for each in ("questions@no-such-alias", "questions@99", "others@1")]
+    assert champion.json()["version"] == 1 and champion.headers["x-program-version"] == "questions@1"
+    assert [each.json()["version"] for each in found] == versions
+    assert [each.headers["x-program-version"] for each in found] == [f"questions@{each}" for each in versions]
+    assert about["version"] == versions[2]
+    assert [each.status_code for each in unknown] == [404] * 3
+    codes = [each.json()["error"]["code"] for each in unknown]
+    assert codes == ["no_such_version", "no_such_version", "no_such_program"]
+    assert "Say persons." in engine.requests[2].messages[0].content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 import httpx
@@ -38,4 +39,7 @@ def test_the_embedded_model_answers_many_at_once_and_streams(
         assert found["prediction"]["label"] in ("number", "person") and not found["cached"]
         assert found["timings"]["prefill_seconds"] > 0 and found["usage"]["prompt_tokens"] > 30
     assert "event: field" in streamed and "event: prediction" in streamed
+    last = json.loads(streamed[streamed.rindex("data: ") :].removeprefix("data: "))
+    assert last["timings"]["prefill_seconds"] > 0 and last["timings"]["decode_seconds"] > 0, last
+    assert last["usage"]["prompt_tokens"] > 30 and not last["cached"]
     assert f'dspy_toolkit_lm_requests_total{{model="{engine.model}",outcome="finished"}}' in metrics

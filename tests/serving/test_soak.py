@@ -1,4 +1,8 @@
-"""Thousands of requests of every kind while the champion changes; a tiny sample in the ordinary suite."""
+"""Thousands of requests of every kind while the champion changes; a tiny sample in the ordinary suite.
+
+Covered: that none is lost, and that no memory, task, thread or file stays behind; of memory the long one alone. Not covered: where
+exactly a client goes away (`test_disconnects`).
+"""
 
 from __future__ import annotations
 
@@ -67,6 +71,21 @@ async def many(server: Running, count: int, clients: int, seed: int) -> Counter[
     return seen
 
 
+def tasks_of(server: Running) -> Counter[str]:
+    """What runs on the server's event loop, and how often."""
+    loop = server.server.servers[0].get_loop()
+    return Counter(str(task.get_coro()).partition(" at 0x")[0] for task in asyncio.all_tasks(loop))
+
+
+def serving_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("serving")]
+
+
+def parts_of(count: int, parts: int) -> list[int]:
+    """A number in almost equal parts."""
+    return [count // parts + (part < count % parts) for part in range(parts)]
+
+
 def soak(home: Settings, save: Callable[..., int], count: int, swaps: int) -> tuple[Counter[str], float]:
     """Requests in parts, a swap in each; what came of them, and by what factor memory grew after the first part."""
 
@@ -76,43 +95,53 @@ def soak(home: Settings, save: Callable[..., int], count: int, swaps: int) -> tu
     save("Say numbers.")
     settings, engine = fake(home, reply)
     process, seen = psutil.Process(), Counter[str]()
+    at_first = process.num_fds()
+    first, *others = parts_of(count, swaps + 1)
     with running(serving(settings, rate_per_minute=10_000_000, queue_size=1024, remember_requests=50)) as server:
-        seen += asyncio.run(many(server, count // (swaps + 1), 16, 0))
+        seen += asyncio.run(many(server, first, 16, 0))
         engine.requests.clear()  # what the fake keeps of each request is not the server's
         gc.collect()
+        wait_for(lambda: server.back.admission.active == server.back.admission.waiting == 0)
+        tasks = tasks_of(server)
         before, threads, files = process.memory_info().rss, threading.active_count(), process.num_fds()
-        for number in range(swaps):
+        for number, part in enumerate(others):
             (rollback(settings, "questions") if number % 2 else promote(settings, "questions", 2))
-            seen += asyncio.run(many(server, count // (swaps + 1), 16, number + 1))
+            seen += asyncio.run(many(server, part, 16, number + 1))
         now = 1 if swaps % 2 == 0 else 2
         wait_for(lambda: server.http.get("/v1/programs/questions").json()["version"] == now)
         wait_for(lambda: server.back.admission.active == server.back.admission.waiting == 0)
         wait_for(lambda: engine.stats().active == engine.stats().queued == 0)
+        wait_for(lambda: not server.server.server_state.tasks)
+        assert tasks_of(server) == tasks
         engine.requests.clear()
         gc.collect()
         grown = process.memory_info().rss / before
         # Threads that look into a cache keep its databases open; what grows with requests would be far more.
         assert threading.active_count() <= threads + 8
-        assert process.num_fds() <= files + 300
+        assert process.num_fds() <= files + 100
+    wait_for(lambda: not serving_threads())
+    gc.collect()
+    # The cache and MLflow stay open: 13 files more than before, after 120 requests as after 2,100.
+    assert process.num_fds() <= at_first + 40
     return seen, grown
 
 
-def check(seen: Counter[str], count: int, swaps: int) -> None:
-    assert sum(seen.values()) == count // (swaps + 1) * (swaps + 1), "a request was lost"
+def check(seen: Counter[str], count: int) -> None:
+    assert sum(seen.values()) == count, "a request was lost"
     strange = {kind for kind in seen if not kind.endswith((" 200", " 400", " 422")) and kind != "cancelled"}
     assert not strange, json.dumps(seen)
 
 
 def test_a_tiny_sample(promoted: Settings, save_questions: Callable[..., int]) -> None:
-    seen, _ = soak(promoted, save_questions, 120, 2)
-    check(seen, 120, 2)
+    seen, _ = soak(promoted, save_questions, 121, 2)
+    check(seen, 121)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_twenty_thousand(promoted: Settings, save_questions: Callable[..., int]) -> None:
     seen, grown = soak(promoted, save_questions, REQUESTS, 6)
-    check(seen, REQUESTS, 6)
+    check(seen, REQUESTS)
     print(json.dumps(seen), f"memory after the first part: {grown:.3f} times")
     # The first part warms up; of fewer requests it does not, and the rest is not flat.
     assert grown < 1.05 or REQUESTS < 7000, grown

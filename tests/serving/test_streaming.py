@@ -49,12 +49,20 @@ class Sync(dspy.Module):
         return self.write(text=text + " second")
 
 
+class Many(Sync):
+    """Asks in threads of DSPy's."""
+
+    def forward(self, text):
+        asked = [(self.write, dspy.Example(text=f"{text} {n}").with_inputs("text")) for n in range(3)]
+        return dspy.Parallel(num_threads=3, disable_progress_bar=True)(asked)[0]
+
+
 def project_of(name, made):
     spec = DatasetSpec(source="rows.csv", inputs=("text",), outputs=("answer",))
     return Project(name=name, summary="Write", program=made, metric=exact_match, dataset=spec)
 
 
-steps, sync = project_of("steps", Steps), project_of("sync", Sync)
+steps, sync, many = project_of("steps", Steps), project_of("sync", Sync), project_of("many", Many)
 '''
 
 
@@ -123,32 +131,61 @@ def test_a_program_without_aforward_runs_in_a_thread(promoted: Settings, steps: 
     assert len(engine.requests) == 4
 
 
+def long_unless_warm(request: Any) -> dict[str, str]:
+    """A reply of some seconds; what imports whatever the first request needs is answered soon."""
+    return {"answer": "word" if "warm" in request.messages[-1].content else "word" + " word" * 99}
+
+
 def test_who_goes_away_stops_the_tokens(promoted: Settings, steps: Path) -> None:
-    """At several points, on JSON and on streams; nobody waits for what was asked."""
-    settings, engine = fake(promoted, lambda _: {"answer": "word " * 200}, seconds_per_token=0.02)
+    """At several points, on JSON and on streams, of a program that runs in a thread."""
+    settings, engine = fake(promoted, long_unless_warm, seconds_per_token=0.04)
     settings = serving(settings, programs=("questions", f"{steps}:sync"), threads=2)
 
-    async def leave(port: int, path: str, wait: float) -> None:
+    async def leave(port: int, path: str, wait: float | None) -> None:
+        """Ask, and go away after some seconds; None: once the first token is on its way."""
         _reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = json.dumps({"text": f"{path} {wait}"}).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
         writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         await writer.drain()
-        await asyncio.sleep(wait)
+        await asyncio.sleep(wait or 0)
+        async with asyncio.timeout(15):
+            while wait is None and not engine.stats().active:
+                await asyncio.sleep(0.01)
         writer.close()
         await writer.wait_closed()
 
     with running(settings) as server:
+        assert server.ask("sync", text="warm").status_code == 200
+        before = engine.stats()
         for path in ("/v1/programs/sync/predict", "/v1/programs/sync/stream"):
-            for wait in (0.0, 0.1, 0.3):
+            for wait in (0.0, 0.1, None):
                 asyncio.run(leave(server.port, path, wait))
                 back = server.back
                 wait_for(lambda back=back: back.admission.active == back.admission.waiting == 0)
-        wait_for(lambda: engine.stats().active == engine.stats().queued == 0, 30)
-        finished = engine.stats().finished
-        # A thread cannot be stopped, but its second call is refused.
-        assert finished <= 6
+                wait_for(lambda: engine.stats().active == engine.stats().queued == 0, 2)
+        found = engine.stats()
         assert server.http.get("/healthz").status_code == 200
+    assert (found.finished, found.failed) == (before.finished, 0)
+    assert 2 <= found.cancelled <= 6, "one call each at most: the second is refused"
+    assert found.cancelled == found.requests - before.requests
+
+
+def test_what_runs_in_threads_ends_at_the_deadline(promoted: Settings, steps: Path) -> None:
+    """Of a program without an `aforward`, its own threads included."""
+    settings, engine = fake(promoted, long_unless_warm, seconds_per_token=0.04)
+    settings = serving(settings, programs=(f"{steps}:sync", f"{steps}:many"), threads=2, fall_back_on=())
+    with running(settings) as server:
+        assert server.ask("sync", text="warm").status_code == 200
+        finished = engine.stats().finished
+        for name, calls in (("sync", 1), ("many", 3)):
+            before = engine.stats()
+            said = server.ask(name, text="hello", headers={"X-Deadline-Seconds": "1.5"})
+            assert (said.status_code, said.json()["error"]["code"]) == (504, "deadline_exceeded")
+            wait_for(lambda: engine.stats().active == engine.stats().queued == 0, 2)
+            after = engine.stats()
+            assert after.cancelled - before.cancelled == after.requests - before.requests == calls
+    assert engine.stats().finished == finished
 
 
 def test_who_goes_away_from_an_async_program_frees_its_row_at_once(promoted: Settings) -> None:

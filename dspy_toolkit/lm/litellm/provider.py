@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.errors import EngineFailed, ModelError, RequestRefused, ToolkitError
@@ -38,6 +39,46 @@ if TYPE_CHECKING:
     from dspy_toolkit.lm.litellm.translation import Piece
 
 _chains: dict[str, Chain] = {}
+_run: ContextVar[Calls | None] = ContextVar("_run", default=None)
+"""Whose calls this thread, or this task of an event loop, makes."""
+
+
+class Calls:
+    """The calls of engines that one run has made, to be given up together, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._pending: list[PendingReply] = []
+        self._cancelled = False
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the run was given up."""
+        return self._cancelled
+
+    def cancel(self) -> None:
+        """Give up: what an engine decodes for this run, now or later, frees its row at the engine's next step."""
+        with self._lock:
+            self._cancelled = True
+            pending, self._pending = self._pending, []
+        _cancel(pending)
+
+    def add(self, pending: list[PendingReply]) -> None:
+        """Note what was asked for; of a run that was given up it is given up at once."""
+        with self._lock:
+            if not self._cancelled:
+                self._pending = [reply for reply in self._pending if not reply.future.done()] + pending
+                return
+        _cancel(pending)
+
+    @contextlib.contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Within the block, calls of engines are this run's."""
+        token = _run.set(self)
+        try:
+            yield
+        finally:
+            _run.reset(token)
 
 
 def import_litellm() -> Any:
@@ -240,6 +281,8 @@ class EngineBackend:
         except ToolkitError:
             _cancel(tickets)
             raise
+        if (run := _run.get()) is not None:
+            run.add(tickets)
         return tickets
 
     async def _submit_async(self, call: dict[str, Any], *, streaming: bool = False) -> list[PendingReply]:

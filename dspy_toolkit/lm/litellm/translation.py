@@ -13,7 +13,8 @@ likeliest label, and its top_logprobs are all labels, in the order asked, each w
 
 A response carries, beside what OpenAI's has, `response._hidden_params["engine"]`: for each choice the seconds it waited
 (`queue_seconds`), was read (`prefill_seconds`), was written (`decode_seconds`) and took in all (`seconds`), and the tokens that
-came from a shared prefix (`reused_tokens`) and from the grammar (`forced_tokens`).
+came from a shared prefix (`reused_tokens`) and from the grammar (`forced_tokens`). A streamed reply has them on its last piece; in
+the response that `litellm.stream_chunk_builder` makes of the pieces they are in `_hidden_params["provider_specific_fields"]["engine"]`.
 """
 
 from __future__ import annotations
@@ -290,7 +291,7 @@ def chunk(text: str, *, last: bool = False, reason: str = "", usage: Any = None)
 
 
 def last_chunks(reply: Reply) -> Iterator[Piece]:
-    """The end of a streamed reply: what is not text (reasoning, tool calls, log-probabilities) whole, then its usage."""
+    """The end of a streamed reply: what is not text (reasoning, tool calls, log-probabilities) whole, then usage and timings."""
     from litellm.types.utils import Delta, ModelResponseStream, StreamingChoices
 
     extra: dict[str, Any] = {}
@@ -302,7 +303,10 @@ def last_chunks(reply: Reply) -> Iterator[Piece]:
     if extra or logprobs is not None:
         choice = StreamingChoices(index=0, delta=Delta(role="assistant", content=None, **extra), logprobs=logprobs)
         yield ModelResponseStream(choices=[choice])
-    yield chunk("", last=True, reason=reply.finish_reason, usage=_usage([reply]))
+    last: Any = dict(chunk("", last=True, reason=reply.finish_reason, usage=_usage([reply])))
+    # Of what a piece hides, LiteLLM carries these fields, and no others, into the response that it makes of the pieces.
+    last["_hidden_params"] = {"provider_specific_fields": {"engine": [reply.model_dump(include=TIMINGS)]}}
+    yield last
 
 
 def signed(piece: GenericStreamingChunk, name: str) -> GenericStreamingChunk:

@@ -10,7 +10,9 @@ from pathlib import Path
 from fastapi import APIRouter, Response
 from starlette.exceptions import HTTPException
 
-router = APIRouter()
+from dspy_toolkit.serving.edge import Route
+
+router = APIRouter(route_class=Route)
 HERE = Path(__file__).parent
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 HEADERS = {

@@ -1,5 +1,7 @@
 "use strict";
-// /openapi.json for people: each route with a command that works. All text goes in as text.
+// /openapi.json for people: each route with a command that works, for whoever has a key with theirs. All text goes in as text.
+
+const key = document.getElementById("key");
 
 function element(kind, text, parent) {
   const made = document.createElement(kind);
@@ -8,39 +10,53 @@ function element(kind, text, parent) {
   return made;
 }
 
-function command(path, method, operation, document_) {
-  const parts = [`curl -s ${location.origin}${path}`];
-  const body = operation.requestBody?.content["application/json"].schema;
-  if (body) {
-    parts.push("-H 'Content-Type: application/json'", `-d '${JSON.stringify(example(body, document_)).replaceAll("'", "'\\''")}'`);
+const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+
+function command(path, operation) {
+  const streams = operation.responses["200"]?.content?.["text/event-stream"];
+  let where = path;
+  for (const part of operation.parameters || []) {
+    if (part.in === "path" && part.example !== undefined) where = where.replace(`{${part.name}}`, encodeURIComponent(part.example));
+  }
+  const parts = [`curl -s${streams ? "N" : ""} ${quoted(location.origin + where)}`];
+  if (key.value && operation.security) parts.push(`-H ${quoted(`Authorization: Bearer ${key.value}`)}`);
+  const content = operation.requestBody?.content["application/json"];
+  if (content?.example !== undefined) {
+    parts.push("-H 'Content-Type: application/json'", `-d ${quoted(JSON.stringify(content.example))}`);
   }
   return parts.join(" \\\n  ");
 }
 
-function example(schema, document_) {
-  if (schema.$ref) return example(document_.components.schemas[schema.$ref.split("/").pop()], document_);
-  if (schema.example !== undefined) return schema.example;
-  if (schema.properties?.messages) return { model: "MODEL", messages: [{ role: "user", content: "Hello" }], max_tokens: 20 };
-  if (schema.properties?.request_id) return { request_id: "REQUEST_ID", rating: 1 };
-  if (schema.properties) return Object.fromEntries(Object.entries(schema.properties).map(([key, part]) => [key, example(part, document_)]));
-  return schema.type === "array" ? [example(schema.items, document_)] : "…";
+function card(path, method, operation, found) {
+  const made = element("details");
+  element("summary", `${method.toUpperCase()} ${path}: ${operation.summary || ""}`, made);
+  element("p", operation.description || "", made);
+  element("pre", command(path, operation), made);
+  const list = element("dl", undefined, made);
+  for (const [status, reply] of Object.entries(operation.responses)) {
+    element("dt", status, list);
+    element("dd", reply.description || "", list);
+  }
+  const schema = operation.responses["200"]?.content?.["application/json"]?.schema;
+  if (schema?.$ref) element("pre", JSON.stringify(found.components.schemas[schema.$ref.split("/").pop()], null, 1), made);
+  return made;
 }
 
-fetch("/openapi.json").then((answer) => answer.json()).then(async (found) => {
+async function begin() {
+  const answer = await fetch("/openapi.json", key.value ? { headers: { Authorization: `Bearer ${key.value}` } } : {});
+  if (answer.status === 401) document.getElementById("key-label").hidden = false;
+  const found = await answer.json();
+  document.getElementById("problem").textContent = found.error?.message || "";
+  if (!answer.ok) return;
   document.getElementById("about").textContent = found.info.description;
-  for (const [path, methods] of Object.entries(found.paths)) {
-    for (const [method, operation] of Object.entries(methods)) {
-      const card = element("details", undefined, document.getElementById("routes"));
-      element("summary", `${method.toUpperCase()} ${path}: ${operation.summary || ""}`, card);
-      element("p", operation.description || "", card);
-      element("pre", command(path, method, operation, found), card);
-      const list = element("dl", undefined, card);
-      for (const [status, reply] of Object.entries(operation.responses)) {
-        element("dt", status, list);
-        element("dd", reply.description || "", list);
-      }
-      const schema = operation.responses["200"]?.content?.["application/json"]?.schema;
-      if (schema?.$ref) element("pre", JSON.stringify(found.components.schemas[schema.$ref.split("/").pop()], null, 1), card);
-    }
-  }
-});
+  // As a file of this page: a link to the route itself would carry no key.
+  const whole = new Blob([JSON.stringify(found, null, 1)], { type: "application/json" });
+  document.getElementById("whole").href = URL.createObjectURL(whole);
+  const cards = Object.entries(found.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, operation]) => card(path, method, operation, found)));
+  document.getElementById("routes").replaceChildren(...cards);
+}
+
+const show = () => begin().catch((error) => { document.getElementById("problem").textContent = error.message; });
+key.addEventListener("change", show);
+show();

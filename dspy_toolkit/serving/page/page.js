@@ -72,7 +72,12 @@ function field(name, given, whole) {
     if (input.tagName === "SELECT") return JSON.parse(input.value);
     if (optional && input.value === "") return null;
     if (input.type === "number") return Number(input.value);
-    return schema.type === "string" ? input.value : JSON.parse(input.value);
+    if (schema.type === "string") return input.value;
+    try {
+      return JSON.parse(input.value);
+    } catch (error) {
+      throw new Error(`${name.replaceAll("_", " ")}: that is no JSON: ${error.message}`);
+    }
   };
   return label;
 }
@@ -119,23 +124,30 @@ async function* events(response) {
   }
 }
 
-function said(card, predictor, key, text, whole) {
+function said(card, predictor, key, text, run = 1) {
   const list = card.querySelector(".outputs");
-  const id = `${predictor}.${key}`;
-  let place = [...list.children].find((each) => each.dataset.id === id);
+  const places = [...list.children].filter((each) => each.dataset.predictor === predictor);
+  if (places.some((each) => Number(each.dataset.run) > run)) return;  // of two at once the later one is shown
+  for (const each of places) {
+    if (Number(each.dataset.run) < run) {  // it runs again, and begins anew
+      each.dataset.run = run;
+      each.textContent = "";
+    }
+  }
+  let place = places.find((each) => each.dataset.field === key);
   if (!place) {
     element("dt", predictor === "self" || predictor === "" ? key : `${predictor}: ${key}`, list);
     place = element("dd", "", list);
-    place.dataset.id = id;
+    Object.assign(place.dataset, { predictor, run, field: key });
   }
-  place.textContent = whole ? text : place.textContent + text;
+  place.textContent += text;
 }
 
 function finish(card, reply) {
   const list = card.querySelector(".outputs");
   list.replaceChildren();
   const { probabilities, confidence, ...outputs } = reply.prediction;
-  for (const [key, value] of Object.entries(outputs)) said(card, "", key, typeof value === "string" ? value : JSON.stringify(value, null, 1), true);
+  for (const [key, value] of Object.entries(outputs)) said(card, "", key, typeof value === "string" ? value : JSON.stringify(value, null, 1));
   const bars = card.querySelector(".bars");
   bars.replaceChildren();
   const best = probabilities && Math.max(...Object.values(probabilities));
@@ -150,7 +162,7 @@ function finish(card, reply) {
   }
   const t = reply.timings, u = reply.usage;
   const numbers = [`${(1000 * t.seconds).toFixed(0)} ms`, reply.cached ? "from the cache" : `${u.prompt_tokens} + ${u.completion_tokens} tokens`];
-  if (t.prefill_seconds) numbers.push(`read in ${(1000 * t.prefill_seconds).toFixed(0)} ms, written in ${(1000 * t.decode_seconds).toFixed(0)} ms`);
+  if (t.decode_seconds !== undefined) numbers.push(`read in ${(1000 * t.prefill_seconds).toFixed(0)} ms, written in ${(1000 * t.decode_seconds).toFixed(0)} ms`);
   if (reply.agreement !== undefined) numbers.push(`${(100 * reply.agreement).toFixed(0)} % agree`);
   if (reply.fell_back.length) numbers.push(`fell back: ${reply.fell_back.join("; ")}`);
   card.querySelector(".numbers").textContent = numbers.join(" · ");
@@ -180,7 +192,7 @@ async function one(name, inputs, signal) {
     const response = await post(`/v1/programs/${encodeURIComponent(name)}/stream${query}`, inputs, signal);
     for await (const [kind, data] of events(response)) {
       if (kind === "start") card.querySelector(".outputs").replaceChildren();
-      if (kind === "field") said(card, data.predictor, data.field, data.text, false);
+      if (kind === "field") said(card, data.predictor, data.field, data.text, data.run);
       if (kind === "prediction") finish(card, data);
       if (kind === "error") throw new Error(data.message);
     }
@@ -196,7 +208,7 @@ $("form").addEventListener("submit", async (event) => {
   try {
     inputs = Object.fromEntries(Object.keys(about.inputs.properties).map((key) => [key, $(`field-${key}`).read()]));
   } catch (error) {
-    return problem(new Error(`That is no JSON: ${error.message}`));
+    return problem(error);
   }
   running?.abort();
   running = new AbortController();
