@@ -247,8 +247,11 @@ def run(side: str, folder: Path, rows: int, seconds: float) -> dict[str, Any]:
         seconds: that a call takes.
 
     Returns:
-        Seconds: `imports`, `records` (MLflow's database), `server` (of the flow), `seconds`, `processor`; `calls`, `outcome`; of the flow `requests`, `events`,
-        `bytes`. Ends this process with what the other said where that failed.
+        In seconds `imports`, `records` (MLflow's database), of the flow `server`, then `seconds` and `processor` of the optimization;
+        its `calls` and `outcome`; of the flow what it left with the server: `requests`, `events` and `bytes`.
+
+    Raises:
+        SystemExit: the other process failed; with what it said.
     """
     folder.mkdir(parents=True, exist_ok=True)
     project, report, log = write_project(folder, rows), folder / "report.json", folder / "log"
@@ -297,7 +300,7 @@ def measure(folder: Path, rows: int, seconds: float, times: int) -> dict[str, An
         times: of each.
 
     Returns:
-        `library` and `flow`, each a list of what `run` gives; `ratio` and `processor_ratio`, of `seconds` and `processor`, medians of the pairs.
+        `library` and `flow`, each a list of what `run` gives; `ratio` (of `seconds`) and `processor_ratio`, medians of the pairs.
     """
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
     for number in range(times):

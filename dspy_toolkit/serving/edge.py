@@ -134,7 +134,7 @@ async def answered(request: Request, handler: Callable[[Request], Awaitable[Resp
         response = refusal(error, request_id, texts=backend(request).settings.serving.log_text)
         note_failure(request, error)
     response.headers["X-Request-Id"] = request_id
-    response.headers["traceparent"] = out
+    response.headers.setdefault("traceparent", out)
     if not isinstance(response, HasOwnLog):
         log_request(request, response.status_code, time.perf_counter() - began)
     return response

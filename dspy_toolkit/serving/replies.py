@@ -26,6 +26,8 @@ class Reply:
     agreement: float | None = None
     """Of an ensemble: the share of its members, by weight, that said the same."""
     trace_id: str | None = None
+    traceparent: str | None = None
+    """W3C's context of the trace's span, where there is one."""
 
     def as_json(self) -> dict[str, Any]:
         """For a client."""

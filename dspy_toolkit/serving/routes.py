@@ -115,8 +115,8 @@ async def predict_batch(name: str, request: Request) -> Response:
 @router.post("/v1/programs/{name}/stream", tags=["programs"], summary="Ask a program, and see its fields grow")
 async def stream(name: str, request: Request, members: Members = False, messages: Messages = False) -> Response:
     """Server-sent events: `start` (who answers; again where somebody else takes over, and then what came before it counts no
-    more), `field` (a predictor's output and a piece of its text), at the end `prediction` (the whole reply; it is what counts) or
-    `error`.
+    more), `field` (a predictor's output, the number of its run, a piece of text), at the end `prediction` (the whole reply; it is
+    what counts) or `error`.
     """
     back = backend(request)
     owner = await caller(request, "admin" if messages else "predict")
@@ -402,7 +402,10 @@ def _note_reply(request: Request, reply: Reply) -> None:
 
 
 def _headers(reply: Reply) -> dict[str, str]:
-    return {"X-Program-Version": str(reply.answer.live), **fell_back(reply.moves)}
+    headers = {"X-Program-Version": str(reply.answer.live), **fell_back(reply.moves)}
+    if reply.traceparent is not None:
+        headers["traceparent"] = reply.traceparent
+    return headers
 
 
 def _about(service: Any, name: str) -> dict[str, Any]:

@@ -324,7 +324,7 @@ class Service:
             for key, value in prediction.items():
                 if key in outputs:
                     text = value if isinstance(value, str) else str(value)
-                    ask.put("field", {"predictor": name, "field": key, "text": text})
+                    ask.put("field", {"predictor": name, "field": key, "run": 1, "text": text})
         agreed = agreement(votes, prediction, outputs)
         return Reply(name, answer, ask.request_id, members=told if ask.members else None, agreement=agreed)
 

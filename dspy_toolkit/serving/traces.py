@@ -74,7 +74,7 @@ class Span:
         if self._span is None:
             return
         answer = reply.answer
-        reply.trace_id = self._span.trace_id
+        reply.trace_id, reply.traceparent = self._span.trace_id, context_of(self._span)
         self._span.set_outputs(answer.prediction)
         self._span.set_attributes(
             {

@@ -29,8 +29,9 @@ def otlp_packages() -> str:
             "::test_another_process_names_the_trace_that_it_is_a_part_of_and_tells_a_collector",
             otlp_packages,
         ),
+        ("tests/serving/test_traces.py::test_a_traced_request_reaches_a_collector", otlp_packages),
     ],
-    ids=["bucket", "bucket errors", "trace collector"],
+    ids=["bucket", "bucket errors", "trace collector", "collector of requests"],
 )
 def test_with_its_package(test: str, packages: Callable[[], str]) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([packages(), str(ROOT)])}
