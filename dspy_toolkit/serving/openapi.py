@@ -55,7 +55,7 @@ WHY = {
     "404": "There is no such program, version or request.",
     "408": "The body came too slowly.",
     "413": "Too large, or too long for the model.",
-    "415": "It is not application/json.",
+    "415": "It is not application/json, or is compressed.",
     "422": "Fields do not fit.",
     "429": "Over a limit; see Retry-After.",
     "500": "The program failed.",
