@@ -128,6 +128,7 @@ class Bench:
         mine = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         self.environment: dict[str, str] = {**mine, **found.environment, "PYTHONPATH": str(ROOT)}
         self.log, self.database = folder / "server.log", self._home / "prefect" / "prefect.db"
+        self.database.parent.mkdir(parents=True)
         self.processes: list[psutil.Popen] = []
         name, _, password = found.environment["PREFECT_API_AUTH_STRING"].partition(":")
         self.http = httpx.Client(base_url=found.api, auth=(name, password), params=MINE, timeout=120)
@@ -219,7 +220,7 @@ class Bench:
 
     def _wait(self, answers: Any) -> None:
         until = time.monotonic() + START_SECONDS
-        while time.monotonic() < until and self.processes[0].is_running():
+        while time.monotonic() < until and self.processes[0].poll() is None:
             try:
                 if answers():
                     return
