@@ -19,6 +19,7 @@ from dspy_toolkit.settings import Settings
 if TYPE_CHECKING:
     from dspy_toolkit.lm import Connection
     from dspy_toolkit.lm.engine.engine import Engine
+    from dspy_toolkit.lm.litellm.fallback import Chain
 
 # A busy machine is no fault of an example: a test's own limit is pytest's. `--hypothesis-profile thorough` draws more.
 hypothesis.settings.register_profile("ordinary", deadline=None, max_examples=30)
@@ -98,10 +99,26 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def connection(model_home: Path) -> Iterator[Connection]:
     """The real embedded model, loaded once, with greedy decoding."""
     from dspy_toolkit.lm import close_engines, connect
+    from dspy_toolkit.lm.litellm.provider import find_chain
     from dspy_toolkit.settings import load_settings
 
-    yield connect(load_settings(home=model_home))
+    found = connect(load_settings(home=model_home))
+    _shared.append(find_chain(found.model))
+    yield found
     close_engines()
+
+
+_shared: list[Chain] = []
+"""Who answers for the session's model, once a test has asked for it."""
+
+
+@pytest.fixture(autouse=True)
+def shared_engine_stays() -> Iterator[None]:
+    """What closes the session's engine is named, and not the later tests that it fails."""
+    yield
+    for chain in _shared:
+        assert not chain.closed, "This test closed the engine that all share."
+        assert chain.current is chain.backends[0] and not chain.current.closed, "This test made the shared engine fail."
 
 
 @pytest.fixture(scope="session")

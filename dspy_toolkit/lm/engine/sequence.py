@@ -27,6 +27,7 @@ from dspy_toolkit.errors import (
     RequestRefused,
     ToolkitError,
 )
+from dspy_toolkit.lm.engine.growing_text import GrowingText
 from dspy_toolkit.lm.engine.spelling import Spelling
 from dspy_toolkit.lm.parsing import PLAIN, ReplyFormat, answer_start, split_reply, visible_text
 from dspy_toolkit.lm.protocol import GenerationRequest, LabelLogprob, PendingReply, Reply, TokenLogprob
@@ -68,6 +69,7 @@ class Sequence:
         self._budget = marks.budget
         """Of the reasoning that the reply is in; None behind it."""
         self._sent = 0
+        self._so_far = GrowingText(decode)
         if spelling is None:
             self._force()
         else:
@@ -211,7 +213,7 @@ class Sequence:
         return max(range(len(scores)), key=lambda at: scores[at].logprob)
 
     def _cut_at_stop(self) -> str | None:
-        text = self._decode(self.reply)
+        text = self._so_far.of(self.reply)
         if (begin := answer_start(text, self._marks)) is None:
             return None
         places = [at for stop in self.request.stop if stop and (at := text.find(stop, begin)) >= 0]
@@ -233,7 +235,7 @@ class Sequence:
                 return ""
             return f"{asked.prefix}{asked.labels[self._best(self.label_logprobs)]}{asked.suffix}"
         cut = self._cut_at_stop() if self.request.stop else None
-        return self._decode(self.reply) if cut is None else cut
+        return self._so_far.of(self.reply) if cut is None else cut
 
     def stream(self) -> None:
         """Hand on what is new, if anybody reads it. Half a character waits, as does what may begin a stop string."""
