@@ -187,6 +187,7 @@ def compare(bench: Bench, prompts: Sequence[Sequence[int]], ours: list[list[int]
 def check_tokens(bench: Bench) -> dict[str, Any]:
     """Greedy replies of the engine and of mlx_lm, to prompts that begin apart and to prompts that begin alike."""
     from dspy_toolkit.lm.engine.batch import Batch
+    from dspy_toolkit.lm.engine.rules import DEFAULT
 
     results = {}
     sets = {
@@ -194,7 +195,7 @@ def check_tokens(bench: Bench) -> dict[str, Any]:
         "alike": prompts_of([10, 15, 20, 26, 33, 41, 50, 60], shared=300),
     }
     for name, prompts in sets.items():
-        batch = Batch(bench.weights, bench.tokenizer, bench.plan, bench.hardware)
+        batch = Batch(bench.weights, bench.tokenizer, bench.plan, bench.hardware, DEFAULT[bench.hardware.device])
         ours = engine_tokens(bench, batch, prompts, REPLY)
         again = engine_tokens(bench, batch, prompts, REPLY)
         hits = batch.counts["prefix_hits"]
@@ -215,8 +216,9 @@ def time_steps(bench: Bench) -> dict[str, Any]:
     import mlx.core as mx
 
     from dspy_toolkit.lm.engine.batch import Batch
+    from dspy_toolkit.lm.engine.rules import DEFAULT
 
-    batch = Batch(bench.weights, bench.tokenizer, bench.plan, bench.hardware)
+    batch = Batch(bench.weights, bench.tokenizer, bench.plan, bench.hardware, DEFAULT[bench.hardware.device])
     results = {}
     for width in WIDTHS:
         rounds: dict[str, list[float]] = {"engine": [], "BatchGenerator": []}

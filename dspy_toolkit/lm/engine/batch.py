@@ -25,6 +25,7 @@ from dspy_toolkit.lm.engine.footprint import length_of, measure
 from dspy_toolkit.lm.engine.groups import Groups
 from dspy_toolkit.lm.engine.pipeline import PipelinedDecoding
 from dspy_toolkit.lm.engine.prefill_queue import PrefillQueue
+from dspy_toolkit.lm.engine.rules import Rules
 from dspy_toolkit.lm.engine.sampling import seed_of
 from dspy_toolkit.lm.engine.scoring import Scoring
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
@@ -37,8 +38,6 @@ from dspy_toolkit.lm.models.weights import Weights, load_model
 
 log = logging.getLogger(__name__)
 
-PREFILL_CHUNK = {"cpu": 512, "metal": 2048, "cuda": 2048}
-"""Tokens prefilled between two decoding steps, by device; a CPU takes most of a second for these."""
 LOOK_AHEAD = 256
 """Tokens that a sequence is expected to grow by; few replies use all that they are allowed."""
 
@@ -46,11 +45,14 @@ LOOK_AHEAD = 256
 class Batch:
     """One loaded model, and its sequences."""
 
-    def __init__(self, weights_: Weights, tokenizer: Tokenizer, plan: MemoryPlan, hardware: Hardware) -> None:
+    def __init__(
+        self, weights_: Weights, tokenizer: Tokenizer, plan: MemoryPlan, hardware: Hardware, rules: Rules
+    ) -> None:
         """Load the model.
 
         Args:
             plan: what sequences, prefixes and buffers may take.
+            rules: how much is done at once.
 
         Raises:
             ModelError: mlx_lm cannot load it.
@@ -66,7 +68,7 @@ class Batch:
         self.over: list[tuple[Sequence, Outcome]] = []
         """Sequences that ended and why, until `take_over`; kept here so that a failing step loses none."""
         self._tokenizer, self._plan, self._device = tokenizer, plan, hardware.device
-        self._chunk = PREFILL_CHUNK[hardware.device]
+        self._rules = rules
         freed, wired = PROCESS.limits(plan)
         mx.set_cache_limit(freed)
         if wired is not None:
@@ -108,7 +110,7 @@ class Batch:
 
     def _new_decoding(self) -> Decoding:
         kind = Decoding if self._device == "cpu" else PipelinedDecoding
-        return kind(self._model, self._tokenizer, self._device)
+        return kind(self._model, self._tokenizer, self._device, self._rules.fill)
 
     @property
     def model(self) -> Any:
@@ -218,11 +220,11 @@ class Batch:
             self._make_room()
             if self._decoding.sequences:
                 self.over += self._decoding.step(self._room())
-            left = self._chunk
+            left = self._rules.chunk
             while left > 0 and self._prefills:
                 # Half a chunk or more at a time: a pass over a few tokens takes nearly as long as one over many.
                 alone = not (self._decoding.sequences or self._scoring.sequences or self._prefills.caches)
-                begun = self._prefills.advance(max(left, self._chunk // 2), self._room(), must=alone)
+                begun = self._prefills.advance(max(left, self._rules.chunk // 2), self._room(), must=alone)
                 if begun is None:
                     break
                 computed, sequences, caches = begun
@@ -262,12 +264,12 @@ class Batch:
     def _score(self) -> None:
         token = self._footprint.growing
         room = (self._budget - self._cache_bytes()) / token if token else float("inf")
-        self.over += self._scoring.step(self._chunk, room, self._own_tokens)
+        self.over += self._scoring.step(self._rules.chunk, room, self._own_tokens)
 
     def _most_bytes(self) -> float:
         """What all that runs takes at most after the next step."""
         scoring = self._footprint.stored(len(self._scoring.sequences), length_of(self._scoring.caches))
-        prefills = self._prefills.bytes_at_end(self._chunk)
+        prefills = self._prefills.bytes_at_end(self._rules.chunk)
         return self._decoding.bytes_after(_next_width) + prefills + scoring + self._unkept_bytes()
 
     def _room(self) -> float:

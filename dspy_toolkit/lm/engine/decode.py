@@ -21,11 +21,6 @@ from dspy_toolkit.lm.engine.tallies import needs_tally
 from dspy_toolkit.lm.models.tokenizer import Tokenizer
 from dspy_toolkit.lm.protocol import TokenLogprob
 
-FULL = 0.5
-"""A step is one token wider while this share of the sequences has another token pending. A position more in a step then
-costs less than the step that it saves: of sixteen sequences on two cores, half of a step's time goes into reading the
-weights, whatever its width."""
-
 
 @dataclass
 class Steps:
@@ -42,12 +37,15 @@ class Steps:
 class Decoding:
     """Sequences that are decoded together, row by row of the caches. For the engine's thread only."""
 
-    def __init__(self, model: Any, tokenizer: Tokenizer, device: str) -> None:
-        """Args: device: `metal`, `cuda` or `cpu`."""
+    def __init__(self, model: Any, tokenizer: Tokenizer, device: str, fill: float) -> None:
+        """Args:
+        device: `metal`, `cuda` or `cpu`.
+        fill: of the rules.
+        """
         self.sequences: list[Sequence] = []
         self.caches: list[Any] = []
         self.counts = Steps()
-        self._model, self._text = model, tokenizer.token_text
+        self._model, self._text, self._fill = model, tokenizer.token_text, fill
         self._masks = Masks(device, tokenizer.vocabulary)
         self._chooser = Chooser(self._masks)
 
@@ -97,7 +95,7 @@ class Decoding:
     def _width(self) -> int:
         pending = [len(sequence.pending) for sequence in self.sequences]
         width = 1
-        while sum(length > width for length in pending) >= FULL * len(pending):
+        while sum(length > width for length in pending) >= self._fill * len(pending):
             width += 1
         return width
 

@@ -19,9 +19,10 @@ from concurrent.futures import Future
 from typing import Any
 
 from dspy_toolkit.errors import EngineBusy, RequestRefused, ToolkitError
-from dspy_toolkit.lm.engine.batch import PREFILL_CHUNK, Batch
+from dspy_toolkit.lm.engine.batch import Batch
 from dspy_toolkit.lm.engine.embedding import EmbeddingJob
 from dspy_toolkit.lm.engine.lanes import Lanes
+from dspy_toolkit.lm.engine.rules import DEFAULT, Rules
 from dspy_toolkit.lm.engine.sequence import Sequence
 from dspy_toolkit.lm.engine.thread import EngineThread
 from dspy_toolkit.lm.models.adapters import find_adapter
@@ -41,14 +42,23 @@ class Engine(EngineThread):
 
     label = "engine"
 
-    def __init__(self, weights_: Weights, settings: LMSettings, hardware: Hardware | None = None) -> None:
-        """Args: weights_: what to load; settings: batch, queue, deadline, lease and memory limits.
+    def __init__(
+        self, weights_: Weights, settings: LMSettings, hardware: Hardware | None = None, rules: Rules | None = None
+    ) -> None:
+        """Args:
+        weights_: what to load.
+        settings: batch, queue, deadline, lease and memory limits.
+        hardware: where; this machine by default.
+        rules: how much is done at once; by default what its device gets.
 
         Raises:
             ModelTooLarge: the weights and one sequence do not fit in memory.
             ModelError: the tokenizer cannot be read.
         """
         self._weights, self._hardware = weights_, hardware or inspect_hardware()
+        self._rules = rules or DEFAULT[self._hardware.device]
+        if self._rules.width is not None and "batch_size" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"batch_size": self._rules.width})
         tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
         self._plan = PROCESS.join(
             lambda seen, taken: plan_model(weights_, seen, settings, taken), self._hardware, held_bytes
@@ -70,7 +80,7 @@ class Engine(EngineThread):
             raise RequestRefused("There is no text to embed. Give one or more.")
         self._check_length(max(len(text) for text in tokens), 0)
         limit = min(deadline_seconds or self._settings.timeout, self._settings.timeout)
-        job = EmbeddingJob(tokens, limit, PREFILL_CHUNK[self._hardware.device])
+        job = EmbeddingJob(tokens, limit, self._rules.chunk)
         with self._condition:
             if self._closing:
                 raise self._closed_early()
@@ -122,7 +132,7 @@ class Engine(EngineThread):
     def _serve(self) -> None:
         self._take_lease(self._hardware.device)
         self._counted = {}
-        base = Batch(self._weights, self._tokenizer, self._plan, self._hardware)
+        base = Batch(self._weights, self._tokenizer, self._plan, self._hardware, self._rules)
         self._batch = batch = Lanes(base, self._weights.adapters)
         while self._wait_for_work():
             self._turn(batch)

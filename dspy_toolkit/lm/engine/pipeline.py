@@ -23,9 +23,9 @@ from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
 class PipelinedDecoding(Decoding):
     """As `Decoding`, with at most one wait a step. For the engine's thread only."""
 
-    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, device: str, fill: float) -> None:
         """Args as `Decoding`'s."""
-        super().__init__(model, tokenizer, device)
+        super().__init__(model, tokenizer, device, fill)
         self._flight: Chosen | None = None
         """What was launched and not read: of these sequences, what is pending on the host has been fed."""
 

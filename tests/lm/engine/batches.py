@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dspy_toolkit.lm.engine.batch import Batch
+from dspy_toolkit.lm.engine.rules import DEFAULT
 from dspy_toolkit.lm.engine.sequence import Sequence as Running
 from dspy_toolkit.lm.models.hardware import inspect_hardware, pretend_gpu
 from dspy_toolkit.lm.models.memory import plan_model
@@ -34,7 +35,9 @@ class Bench:
         """A batch, on a GPU's ways or a CPU's."""
         hardware = pretend_gpu(self.hardware) if gpu else self.hardware
         whole = plan_model(self.weights, hardware, LMSettings(lease="share", **settings))
-        batch = Batch(self.weights, self.tokenizer, whole.model_copy(update=plan or {}), hardware)
+        batch = Batch(
+            self.weights, self.tokenizer, whole.model_copy(update=plan or {}), hardware, DEFAULT[hardware.device]
+        )
         try:
             yield batch
         finally:
