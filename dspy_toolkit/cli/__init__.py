@@ -2,7 +2,7 @@
 
 advise    a configuration from measured ground
 boundary  how a command ends: errors, Ctrl-C, closed pipes
-chat      talk with a program or the plain model; conversation is who with
+chat      talk with a program or the plain model
 deploy    a project of the user's own on a schedule, with Prefect
 config    the settings in force, changing one, checking a file
 docs      the documentation of a clone: build, check
@@ -14,14 +14,13 @@ judge     whether a judge agrees with people
 serve     programs behind an HTTP API, and its keys
 data      rows from what users said of answers
 mcp       the door for coding agents
-predict   run a program; predict_file, on a file, resumably
+predict   run a program
 programs  what is saved: list, history; showing: show, diff
 replay    one row again, step by step
 projects  what there is to optimize: list, show, new, validate
 promotion  programs promote, rollback, delete
 bundles   programs export, import
 migration  programs migrate, reprove
-findings  what doctor checks; model_findings, of the models; repairs, what it mends
 
 The commands import heavy packages when they run, so that help is instant.
 """

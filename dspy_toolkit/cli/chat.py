@@ -3,11 +3,12 @@
 At a terminal Ctrl-C stops a reply, and at the prompt the conversation, as Ctrl-D does. In a pipe each line is a turn, and replies
 are all that is printed on stdout.
 
-Not covered: what is said (`conversation`).
+Not covered: what is said (`dspy_toolkit.conversation`).
 """
 
 from __future__ import annotations
 
+import json as json_module
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from dspy_toolkit.cli.options import Json
-from dspy_toolkit.errors import DatasetError, SettingsError
+from dspy_toolkit.errors import DatasetError
 from dspy_toolkit.printable import json_text, printable
 
 if TYPE_CHECKING:
-    from dspy_toolkit.cli.conversation import Conversation
+    from dspy_toolkit.conversation import Conversation
 
 ANEW, END = "/new", "/end"
 
@@ -45,21 +46,12 @@ def chat(
         json: Print each reply as a line of JSON, for scripts.
     """
     from dspy_toolkit.cli.boundary import show_log
-    from dspy_toolkit.cli.conversation import WithModel, WithProgram
+    from dspy_toolkit.conversation import open_conversation
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()
     show_log(settings)
-    if program:
-        if system:
-            raise SettingsError("--system is for the plain model: a program has its own instructions. Leave it out.")
-        from dspy_toolkit.serving.programs import load_live
-
-        conversation: Conversation = WithProgram(load_live(settings, program, project))
-    else:
-        from dspy_toolkit.lm import connect
-
-        conversation = WithModel(connect(settings), system)
+    conversation = open_conversation(settings, program, system=system, location=project)
     if sys.stdin is not None and sys.stdin.isatty():
         _at_terminal(conversation, json)
         return 0
@@ -102,18 +94,33 @@ def _typed(conversation: Conversation) -> Iterator[dict[str, str]]:
 
 def _through_pipe(conversation: Conversation, json: bool) -> int:
     """Answer line by line; 1 when a line did not fit."""
-    from dspy_toolkit.cli.conversation import read_piped
-
     unfit = 0
     for line in sys.stdin or ():
         if not (text := line.strip()):
             continue
         try:
-            _turn(conversation, read_piped(text, conversation.asks), json)
+            _turn(conversation, _piped(text, conversation.asks), json)
         except DatasetError as error:
             unfit = 1
             print(f"Error: {error}", file=sys.stderr)
     return unfit
+
+
+def _piped(line: str, asks: tuple[str, ...]) -> dict[str, str]:
+    """A line of a pipe as a turn: the message, or a JSON object where a program has several inputs.
+
+    Raises:
+        DatasetError: it is no object with these names.
+    """
+    if asks == ("",):
+        return {"": line}
+    try:
+        value = json_module.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or set(value) != set(asks):
+        raise DatasetError(f"{line[:80]!r} is no JSON object of {', '.join(asks)}. Give one a line.")
+    return {name: each if isinstance(each, str) else json_module.dumps(each) for name, each in value.items()}
 
 
 def _turn(conversation: Conversation, given: dict[str, str], json: bool) -> None:

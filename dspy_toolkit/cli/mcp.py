@@ -28,7 +28,7 @@ def mcp(
     """
     from dspy_toolkit.agents import Jobs, make_server
     from dspy_toolkit.cli.boundary import show_log
-    from dspy_toolkit.cli.doctor import examine
+    from dspy_toolkit.doctor import examine
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()

@@ -4,34 +4,28 @@ Inputs come from options (`--request "…"`, or `--input request=…` for a fiel
 JSON on stdin, or from a file of rows. With a file there is one line of JSON for each row, in the file's order, as soon
 as it is known; a row whose reply could not be parsed has its line too, `{"error": …}`, and the exit code is then 1.
 
-Not covered: scoring the answers.
+Not covered: running the program, and keeping the answers to a file (`dspy_toolkit.predicting`); scoring them.
 """
 
 from __future__ import annotations
 
 import json as json_module
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from dspy_toolkit.cli.options import Json
-from dspy_toolkit.errors import DatasetError, EngineError, nearest
+from dspy_toolkit.errors import DatasetError, nearest
+from dspy_toolkit.predicting import Unreadable, answer, answers, fit, input_types, read_file
 from dspy_toolkit.printable import json_text
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm import Connection
     from dspy_toolkit.registry.programs import LoadedProgram
-
-SEEN = 200
-"""Characters of an unparsable reply that its error shows."""
-
-
-class Unreadable(EngineError):
-    """The model's reply does not hold the program's outputs."""
 
 
 def predict(
@@ -78,14 +72,11 @@ def predict(
     settings = settings.for_project(loaded.project.name)
     connection = connect(settings)
     if file and to:
-        from dspy_toolkit.cli.predict_file import write_answers
+        from dspy_toolkit.predicting import write_answers
 
-        threads, bar = settings.optimize.threads, settings.observe.progress
-
-        def ask(left: list[dict[str, Any]]) -> Iterator[dict[str, Any] | EngineError]:
-            return answers(loaded, left, connection, threads)
-
-        unreadable = write_answers(loaded, rows, connection.model, ask, to, threads=threads, progress=bar)
+        threads = settings.optimize.threads
+        with _bar(to, shown=settings.observe.progress) as bar:
+            unreadable = write_answers(loaded, rows, connection, to, threads=threads, progress=bar)
         if json:
             print(json_text({"file": str(to), "rows": len(rows), "unreadable": unreadable}))
         if unreadable:
@@ -96,13 +87,13 @@ def predict(
     if file:
         print_rows(loaded, rows, connection, settings.optimize.threads)
         return
-    answer = run(loaded, rows[0], connection)
+    outputs = answer(loaded, rows[0], connection)
     if json:
-        print(json_text(answer))
+        print(json_text(outputs))
     else:
         from dspy_toolkit.display.tables import console, properties
 
-        console().print(properties([(name, _shown(value)) for name, value in answer.items()]))
+        console().print(properties([(name, _shown(value)) for name, value in outputs.items()]))
 
 
 def read_inputs(
@@ -144,49 +135,8 @@ def read_inputs(
         raise DatasetError(
             f"{loaded.project.name} needs the input{'s' * (len(missing) > 1)} {', '.join(missing)}. {_usage(expected)}"
         )
-    types = _types(loaded)
+    types = input_types(loaded)
     return {name: fit(name, given[name], types[name]) for name in expected}
-
-
-def read_file(path: Path, loaded: LoadedProgram) -> list[dict[str, Any]]:
-    """Every row of a file as inputs of the program; other columns are left out.
-
-    Raises:
-        DatasetError: the file cannot be read, lacks a column, or has values that do not fit (all of them listed).
-    """
-    from dspy_toolkit.datasets import DatasetSpec, check_rows, examples, read_rows
-
-    types = _types(loaded)
-    spec = DatasetSpec(source=str(path), inputs=loaded.project.dataset.inputs)
-    frame, problems = check_rows(read_rows(path), spec, types, drop_bad_rows=True)
-    if problems:
-        raise DatasetError("\n".join([*problems, "Correct them and run again."]))
-    return [dict(example.inputs()) for example in examples(frame, spec, types)]
-
-
-def run(loaded: LoadedProgram, inputs: dict[str, Any], connection: Connection) -> dict[str, Any]:
-    """The program's answer to `inputs`, as plain JSON values; with `abstained`, where its project asks for that.
-
-    Raises:
-        Unreadable: the reply could not be parsed.
-        ToolkitError: the model failed (somewhere in the exception's chain).
-    """
-    import dspy
-    from dspy.utils.exceptions import AdapterParseError
-    from pydantic_core import to_jsonable_python
-
-    from dspy_toolkit.project.abstention import marked
-
-    # A trace of its own: the shared default would hold on to every prediction of every thread.
-    with connection.context(), dspy.context(trace=[]):
-        try:
-            prediction = loaded.program(**inputs)
-        except AdapterParseError as error:
-            raise Unreadable(
-                f"The model's reply does not hold the outputs: {str(error.lm_response)[:SEEN]!r}. "
-                "Where it was cut short, raise DSPY_TOOLKIT_LM__MAX_TOKENS."
-            ) from error
-    return marked(to_jsonable_python(dict(prediction.items()), fallback=str), loaded.project.abstain_below)
 
 
 def print_rows(loaded: LoadedProgram, rows: list[dict[str, Any]], connection: Connection, threads: int) -> None:
@@ -196,37 +146,37 @@ def print_rows(loaded: LoadedProgram, rows: list[dict[str, Any]], connection: Co
         Unreadable: after the last line, when some replies could not be read; their lines say so.
     """
     unreadable = 0
-    for answer in answers(loaded, rows, connection, threads):
-        unreadable += isinstance(answer, Unreadable)
-        print(json_text({"error": str(answer)} if isinstance(answer, Unreadable) else answer), flush=True)
+    for outputs in answers(loaded, rows, connection, threads):
+        unreadable += isinstance(outputs, Unreadable)
+        print(json_text({"error": str(outputs)} if isinstance(outputs, Unreadable) else outputs), flush=True)
     if unreadable:
         raise Unreadable(f"{unreadable} of {len(rows)} replies could not be read; their lines hold an error.")
 
 
-def answers(
-    loaded: LoadedProgram, rows: list[dict[str, Any]], connection: Connection, threads: int
-) -> Iterator[dict[str, Any] | Unreadable]:
-    """The answer to each row in order, `threads` at once; a reply that cannot be read is given and not raised."""
+@contextmanager
+def _bar(to: Path, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """What draws a bar on stderr, and says what of the file is there already."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    def one(inputs: dict[str, Any]) -> dict[str, Any] | Unreadable:
-        try:
-            return run(loaded, inputs, connection)
-        except Unreadable as error:
-            return error
+    from dspy_toolkit.display.tables import console
 
-    pool = ThreadPoolExecutor(max(1, min(threads, len(rows))), thread_name_prefix="predict")
-    try:
-        yield from pool.map(one, rows)
-    finally:
-        # Not waiting: after Ctrl-C or a closed pipe the calls still running are not needed.
-        pool.shutdown(wait=False, cancel_futures=True)
+    stderr = console(stderr=True)
+    bar = Progress(
+        BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=stderr, transient=True,
+        disable=not (shown and stderr.is_terminal),
+    )  # fmt: skip
+    with ExitStack() as drawn:
 
+        def show(done: int, total: int) -> None:
+            if bar.tasks:
+                bar.update(bar.task_ids[0], completed=done)
+                return
+            if done:
+                print(f"{to} has {done} of {total} answers already; the others are made.", file=sys.stderr)
+            drawn.enter_context(bar)
+            bar.add_task("", total=total, completed=done)
 
-def _types(loaded: LoadedProgram) -> dict[str, Any]:
-    from dspy_toolkit.project.signatures import fields_of
-
-    fields = fields_of(loaded.program)
-    return {name: fields.get(name, Any) for name in loaded.project.dataset.inputs}
+        yield show
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -240,30 +190,6 @@ def _object(text: str) -> dict[str, Any]:
             "for many rows use --file."
         )
     return value
-
-
-def fit(name: str, value: Any, annotation: Any) -> Any:
-    """`value` as the field's type; text is also read as JSON, for numbers and lists.
-
-    Raises:
-        DatasetError: it does not fit.
-    """
-    from pydantic import ValidationError
-
-    from dspy_toolkit.datasets.checking import validator_of
-
-    validator = validator_of(annotation, name)
-    try:
-        return validator.validate_python(value)
-    except ValidationError as error:
-        refused = error
-    if isinstance(value, str):
-        try:
-            return validator.validate_json(value)
-        except ValidationError:
-            pass  # the first message is the clearer one
-    problem = refused.errors(include_url=False, include_context=False)[0]["msg"]
-    raise DatasetError(f"The input {name} is {value!r}: {problem}. Correct it.")
 
 
 def _usage(expected: tuple[str, ...]) -> str:

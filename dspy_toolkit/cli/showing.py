@@ -103,8 +103,8 @@ def _messages(
     settings: Settings, reference: str, location: str, inputs: dict[str, str]
 ) -> tuple[tuple[SentPrompt, ...], str]:
     """What the model gets; or why that cannot be said."""
-    from dspy_toolkit.cli.predict import fit
     from dspy_toolkit.errors import ProjectError, RegistryError, nearest
+    from dspy_toolkit.predicting import fit
     from dspy_toolkit.project.signatures import fields_of
     from dspy_toolkit.registry.messages import messages_of
     from dspy_toolkit.registry.programs import load_program

@@ -17,8 +17,8 @@ class MemoryLine(NamedTuple):
     why: str
 
 
-def memory_lines(plan: MemoryPlan, settings: LMSettings) -> Iterator[MemoryLine]:
-    """Each part of `plan`, which was made with `settings`."""
+def memory_lines(plan: MemoryPlan, settings: LMSettings, width_from: str = "lm.batch_size") -> Iterator[MemoryLine]:
+    """Each part of `plan`, which was made with `settings`, whose batch width is `width_from` there."""
     yield MemoryLine("for the engine", size(plan.have_bytes), plan.origin)
     step = f"on {plan.device}; {size(plan.step_bytes)} more for a step's activations"
     yield MemoryLine("weights", size(plan.model_bytes), step)
@@ -28,7 +28,7 @@ def memory_lines(plan: MemoryPlan, settings: LMSettings) -> Iterator[MemoryLine]
     yield MemoryLine("prefixes", size(plan.prefix_budget_bytes), shared)
     yield MemoryLine("freed buffers", size(plan.cache_limit_bytes), "what MLX may keep for reuse")
     asked = plan.batch_width == settings.batch_size
-    width = "lm.batch_size" if asked else f"as many of {SHORT_SEQUENCE} tokens as the KV cache holds"
+    width = width_from if asked else f"as many of {SHORT_SEQUENCE} tokens as the KV cache holds"
     yield MemoryLine("batch width", f"{plan.batch_width} sequence{'s' * (plan.batch_width != 1)}", width)
     whole = plan.context_size == plan.model_context
     context = "the model's" if whole else f"as many as the KV cache holds, of the model's {plan.model_context}"

@@ -1,20 +1,15 @@
-"""The doctor names what is in force and what is wrong, and changes nothing."""
+"""The command says what is in force and what is wrong, and changes nothing."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dspy_toolkit.cli.findings import configuration, lease, tracking
-from dspy_toolkit.cli.findings import home as home_findings
-from dspy_toolkit.lm.models.lease import lease_path
-from dspy_toolkit.settings import Settings, load_settings
+from dspy_toolkit.settings import Settings
 
 
 def lines(ended) -> dict[str, dict[str, Any]]:
@@ -58,23 +53,6 @@ def test_wrong_settings_are_a_finding(command, monkeypatch: pytest.MonkeyPatch) 
     assert "lm.batch_size" in ended.out and "1 thing to mend" in ended.out
 
 
-def test_a_setting_tells_where_it_comes_from_and_keeps_its_secret(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dspy-toolkit.toml").write_text(
-        "[lm]\ntemperature = 0.5\n[projects.router.lm]\nmax_tokens = 9\napi_key = 'hidden-1'\n"
-    )
-    monkeypatch.setenv("DSPY_TOOLKIT_LM__API_KEY", "hidden-2")
-    monkeypatch.setenv("DSPY_TOOLKIT_REGISTRY__TRACKING_URI", "postgresql://me:hidden-3@host/db")
-    seen = {finding.name: finding.value for finding in configuration(load_settings())}
-    assert seen["lm.temperature"] == "0.5  ← dspy-toolkit.toml"
-    assert seen["lm.api_key"].endswith("← environment (DSPY_TOOLKIT_LM__API_KEY)")
-    assert seen["projects.router.lm.max_tokens"] == "9  ← dspy-toolkit.toml"
-    assert seen["lm.batch_size"] == "16"
-    assert "hidden" not in str(seen)
-
-
 def test_the_order_of_the_backends(command, monkeypatch: pytest.MonkeyPatch, home: Settings) -> None:
     for name in ("litellm.fallback", "models.hardware"):
         monkeypatch.setattr(f"dspy_toolkit.lm.{name}.torch_installed", lambda: False)
@@ -88,40 +66,6 @@ def test_the_order_of_the_backends(command, monkeypatch: pytest.MonkeyPatch, hom
     monkeypatch.setenv("DSPY_TOOLKIT_LM__BACKEND", "torch")
     found = lines(command("doctor", "--json"))["model.backends"]
     assert found["state"] == "wrong" and "dspy-toolkit[torch]" in found["advice"]
-
-
-def test_little_space_is_wrong(tmp_path: Path) -> None:
-    found = {finding.name: finding for finding in home_findings(Settings(home=tmp_path / "new"), spare=2**63)}
-    assert found["disk"].state == "wrong" and "Free some space" in found["disk"].advice
-    assert found["folder"].state == "ok" and "made by the first run" in found["folder"].value
-
-
-def test_a_server_that_does_not_answer_is_wrong(tmp_path: Path) -> None:
-    settings = load_settings(home=tmp_path, registry={"tracking_uri": "http://me:secret@127.0.0.1:9"})
-    (finding, *_) = tracking(settings)
-    assert finding.state == "wrong" and "mlflow server" in finding.advice and "secret" not in finding.value
-
-
-def test_the_holder_of_the_accelerator_is_named(tmp_path: Path) -> None:
-    device = f"test-{tmp_path.parent.name}-{tmp_path.name}"
-    code = (
-        "import sys\nfrom dspy_toolkit.lm.models.lease import acquire\n"
-        f"lease = acquire({device!r}, 0)\nprint('held', flush=True)\nsys.stdin.read()"
-    )
-    settings = Settings(home=tmp_path)
-    try:
-        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-            assert process.stdin is not None and process.stdout is not None
-            assert process.stdout.readline() == b"held\n"
-            (held,) = lease(settings, device)
-            process.stdin.close()
-        assert "held by" in held.value
-        if Path("/proc/locks").exists():
-            assert str(process.pid) in held.value or "another process" in held.value
-        (free,) = lease(settings, device)
-        assert free.value == f"{device} is free"
-    finally:
-        lease_path(device).rmdir()
 
 
 def test_generate_runs_the_real_model(command, home: Settings, engine, model_home: Path) -> None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dspy_toolkit.cli.predict import Unreadable, print_rows, read_file, read_inputs, run
+from dspy_toolkit.cli.predict import print_rows, read_inputs
 from dspy_toolkit.errors import DatasetError, EngineFailed
 from dspy_toolkit.lm import root_error
-from dspy_toolkit.lm.choices import choices_of
-from dspy_toolkit.lm.label_rules import plain_rule
-from dspy_toolkit.lm.levers import pull
+from dspy_toolkit.predicting import Unreadable
 from dspy_toolkit.registry.programs import LoadedProgram, load_program
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.testing import fake_connection
@@ -79,23 +76,6 @@ def test_wrong_inputs_are_one_clear_error(
     assert "\n" not in str(raised.value)
 
 
-def test_every_bad_row_of_a_file_is_listed_and_other_columns_are_left_out(typed: LoadedProgram, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    good: dict[str, Any] = {"user_name": "Anne", "age": 7, "tags": ["a"], "fit": True}
-    path.write_text("\n".join(json.dumps(row) for row in (good, good)))
-    assert read_file(path, typed) == [{"user_name": "Anne", "age": 7, "tags": ["a"]}] * 2
-    path.write_text("\n".join(json.dumps(row) for row in (good, {**good, "age": "old"}, {**good, "tags": 3})))
-    with pytest.raises(DatasetError) as raised:
-        read_file(path, typed)
-    assert "row 2: age" in str(raised.value) and "row 3: tags" in str(raised.value)
-
-
-def test_an_answer_is_plain_values(typed: LoadedProgram, home: Settings) -> None:
-    connection = fake_connection([{"fit": True, "notes": ["x", "y"]}], home)
-    answer = run(typed, {"user_name": "Anne", "age": 7, "tags": []}, connection)
-    assert answer == {"fit": True, "notes": ["x", "y"]}
-
-
 def test_rows_come_out_in_order_one_line_each(
     loaded: LoadedProgram, home: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,24 +126,3 @@ def test_a_model_that_does_not_exist_is_one_line(command, questions: Path, monke
     ended = command("predict", str(questions), "--text", "x")
     assert ended.code == 1 and ended.out == ""
     assert ended.err.splitlines()[-1].startswith("Error: No model 'no-such-model'")
-
-
-def test_an_unsure_answer_is_marked_where_the_project_asks_for_it(questions: Path, home: Settings) -> None:
-    questions.write_text("abstain_below = 0.75\n" + questions.read_text())
-    loaded = load_program(home, str(questions))
-    (predictor,) = loaded.program.predictors()
-    (name, field), *_ = predictor.signature.output_fields.items()
-    labels = [text for text, _ in choices_of(field.annotation) or ()]
-    pull(predictor, labels={name: plain_rule(labels).model_dump(mode="json")})
-
-    def reply(request: Any) -> Any:
-        likely = 0.9 if "sure" in request.messages[-1].content else 0.5
-        rest = (1 - likely) / (len(labels) - 1)
-        return {label: likely if label == labels[0] else rest for label in labels}
-
-    connection = fake_connection(reply, home)
-    sure, unsure = (run(loaded, {"text": text}, connection) for text in ("sure", "perhaps"))
-    assert (sure["abstained"], unsure["abstained"]) == (False, True)
-    assert sure[name] == unsure[name], "the answer is there all the same"
-    always = loaded._replace(project=replace(loaded.project, abstain_below=None))
-    assert "abstained" not in run(always, {"text": "perhaps"}, connection)

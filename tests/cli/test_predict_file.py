@@ -1,4 +1,4 @@
-"""Answers to a file of inputs are kept as they come, and a run that was stopped goes on."""
+"""`predict --file --to`: a bar at a terminal, and a process that was killed leaves what the next one goes on with."""
 
 from __future__ import annotations
 
@@ -13,13 +13,9 @@ from typing import Any
 
 import pytest
 
-from dspy_toolkit.cli.predict import answers
-from dspy_toolkit.cli.predict_file import PART, write_answers
-from dspy_toolkit.errors import DatasetError, EngineFailed
-from dspy_toolkit.lm import root_error
-from dspy_toolkit.registry.programs import LoadedProgram, load_program
+from dspy_toolkit.predicting.writing import PART
 from dspy_toolkit.settings import Settings
-from dspy_toolkit.testing import fake_connection, fake_engine
+from dspy_toolkit.testing import fake_connection
 from tests.engines import own_engines
 from tests.lm.openai_server import OpenAIServer
 from tests.optimizers.toys import field_in
@@ -28,69 +24,8 @@ ROOT = Path(__file__).parents[2]
 ROWS = [{"text": f"thing {number}"} for number in range(20)]
 
 
-@pytest.fixture
-def loaded(questions: Path, home: Settings) -> LoadedProgram:
-    return load_program(home, str(questions))
-
-
-def write(loaded: LoadedProgram, rows: list[dict[str, str]], connection: Any, threads: int, to: Path) -> int:
-    def ask(left: list[dict[str, Any]]) -> Any:
-        return answers(loaded, left, connection, threads)
-
-    return write_answers(loaded, rows, connection.model, ask, to, threads=threads)
-
-
 def lines(path: Path) -> list[Any]:
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def test_a_run_that_was_stopped_goes_on(loaded: LoadedProgram, home: Settings, tmp_path: Path) -> None:
-    to, broken = tmp_path / "answers.jsonl", [True]
-
-    def reply(request: Any) -> Any:
-        number = int(request.messages[-1].content.partition("thing ")[2].split()[0])
-        if number == 13 and broken[0]:
-            return EngineFailed("It broke.")
-        return {"label": "number" if number % 2 else "person"}
-
-    connection = fake_connection(reply, home, model="mlx/fake@resumes")
-    with pytest.raises(Exception) as failed:
-        write(loaded, ROWS, connection, 2, to)
-    assert isinstance(root_error(failed.value), EngineFailed)
-    kept = lines(to)
-    assert len(kept) == PART * 2 and kept == [{"label": "number" if at % 2 else "person"} for at in range(len(kept))]
-    broken[0] = False
-    asked = len(fake_engine(connection).requests)
-    assert write(loaded, ROWS, connection, 2, to) == 0
-    assert lines(to) == [{"label": "number" if at % 2 else "person"} for at in range(20)]
-    # None that was kept was asked again; some that were answered after the last part may be known to the cache.
-    again = [request.messages[-1].content for request in fake_engine(connection).requests[asked:]]
-    assert not any(f"thing {at}\n" in content for content in again for at in range(len(kept)))
-    before = to.read_bytes()
-    assert write(loaded, ROWS, connection, 2, to) == 0
-    assert to.read_bytes() == before
-
-
-def test_a_reply_that_cannot_be_read_has_its_line(loaded: LoadedProgram, home: Settings, tmp_path: Path) -> None:
-    connection = fake_connection(lambda request: "nothing", home, check_grammar=False)
-    assert write(loaded, ROWS[:3], connection, 2, tmp_path / "a") == 3
-    assert all(set(line) == {"error"} for line in lines(tmp_path / "a"))
-    assert write(loaded, ROWS[:3], connection, 2, tmp_path / "a") == 3
-
-
-def test_answers_of_another_run_are_not_mixed(loaded: LoadedProgram, home: Settings, tmp_path: Path) -> None:
-    to = tmp_path / "a"
-    connection = fake_connection(lambda request: {"label": "person"}, home)
-    write(loaded, ROWS[:3], connection, 2, to)
-    before = to.read_bytes()
-    with pytest.raises(DatasetError, match="differs in inputs"):
-        write(loaded, ROWS[:4], connection, 2, to)
-    with pytest.raises(DatasetError, match="differs in model"):
-        write(loaded, ROWS[:3], fake_connection(lambda request: {"label": "person"}, home), 2, to)
-    assert to.read_bytes() == before
-    (tmp_path / "theirs").write_text("{}\n")
-    with pytest.raises(DatasetError, match="does not say what it is"):
-        write(loaded, ROWS[:3], connection, 2, tmp_path / "theirs")
 
 
 ECHO = """

@@ -57,8 +57,7 @@ class Engine(EngineThread):
         """
         self._weights, self._hardware = weights_, hardware or inspect_hardware()
         self._rules = rules or DEFAULT[self._hardware.device]
-        if self._rules.width is not None and "batch_size" not in settings.model_fields_set:
-            settings = settings.model_copy(update={"batch_size": self._rules.width})
+        settings = self._rules.applied(settings)
         tokenizer = load_tokenizer(weights_.folder, weights_.sha256)
         self._plan = PROCESS.join(
             lambda seen, taken: plan_model(weights_, seen, settings, taken), self._hardware, held_bytes

@@ -19,6 +19,7 @@ from dspy_toolkit.durable import set_aside, write_file
 from dspy_toolkit.errors import SettingsError
 from dspy_toolkit.lm.models.hardware import Hardware
 from dspy_toolkit.locks import held
+from dspy_toolkit.settings import LMSettings
 from dspy_toolkit.store import Frozen
 
 FILE_NAME = "tuned.json"
@@ -34,6 +35,12 @@ class Rules(Frozen):
     that of the step which it saves."""
     width: int | None = Field(default=None, ge=1, le=256)
     """Sequences at once, where `lm.batch_size` was not set; None for its default."""
+
+    def applied(self, settings: LMSettings) -> LMSettings:
+        """The settings of an engine that goes by these rules."""
+        if self.width is None or "batch_size" in settings.model_fields_set:
+            return settings
+        return settings.model_copy(update={"batch_size": self.width})
 
 
 DEFAULT = {

@@ -58,22 +58,25 @@ def tune(weights: Weights, plan: MemoryPlan, hardware: Hardware, seconds: float 
         return thread.submit(_tune, weights, plan, hardware, seconds).result()
 
 
-def rules_from(reading: Mapping[int, float], steps: Mapping[int, tuple[float, float]], device: str) -> Rules:
+def rules_from(
+    reading: Mapping[int, float], steps: Mapping[int, float], more: Callable[[int], float], device: str
+) -> Rules:
     """What follows from rates.
 
     Args:
         reading: tokens a second by the size of a piece; may be empty.
-        steps: seconds of a step with one and with two positions a sequence, by sequences; may be empty.
+        steps: tokens a second by sequences in a step; may be empty.
+        more: seconds of a step with two positions a sequence, of so many sequences.
         device: whose defaults stand where nothing was measured.
     """
     rules = DEFAULT[device]
     if reading:
         rules = rules.model_copy(update={"chunk": _smallest(reading)})
     if steps:
-        width = _smallest({width: width / one for width, (one, _) in steps.items()})
-        one, two = steps[width]
+        width = _smallest(steps)
+        fill = more(width) * steps[width] / width - 1
         # Below a tenth nearly any sequence would make all others a position wider, for noise.
-        rules = rules.model_copy(update={"width": width, "fill": round(min(max((two - one) / one, 0.1), 1.0), 2)})
+        rules = rules.model_copy(update={"width": width, "fill": round(min(max(fill, 0.1), 1.0), 2)})
     return rules
 
 
@@ -90,25 +93,26 @@ def _tune(weights: Weights, plan: MemoryPlan, hardware: Hardware, seconds: float
         chunks = [size for size in CHUNKS if size <= plan.context_size]
         room = plan.kv_budget_bytes / max(plan.token_bytes * (BEFORE + 2), 1)
         widths = [width for width in WIDTHS if width <= max(room, 1)]
-        each = seconds / (len(chunks) + 2 * len(widths))
-        reading = _while_it_grows(chunks, lambda size: size / _seconds(_reads(model, size), each))
-        rates = _while_it_grows(widths, lambda width: width / _step(model, width, 1, each))
-        steps = {width: (width / rate, _step(model, width, 2, each)) for width, rate in rates.items()}
-        return Tuned(rules=rules_from(reading, steps, hardware.device), reading=reading, steps=rates)
+        each = seconds / (2 * (len(chunks) + len(widths) + 1))
+        now = time.perf_counter()
+        reading = _while_it_grows(chunks, lambda size: size / _seconds(_reads(model, size), each), now + 0.4 * seconds)
+        rates = _while_it_grows(widths, lambda width: width / _step(model, width, 1, each), now + 0.9 * seconds)
+        rules = rules_from(reading, rates, lambda width: _step(model, width, 2, each), hardware.device)
+        return Tuned(rules=rules, reading=reading, steps=rates)
     finally:
         mx.clear_streams()
         mx.clear_cache()
 
 
-def _while_it_grows(sizes: Sequence[int], rate_of: Callable[[int], float]) -> dict[int, float]:
-    """Rates by size, until two in a row gain nothing: still larger ones take long, and are no better."""
+def _while_it_grows(sizes: Sequence[int], rate_of: Callable[[int], float], until: float) -> dict[int, float]:
+    """Rates by size, until two in a row gain nothing, or the time is over: still larger ones take long, and are no better."""
     rates: dict[int, float] = {}
     idle = 0
     for size in sizes:
         best = max(rates.values(), default=0.0)
         rates[size] = rate_of(size)
         idle = idle + 1 if rates[size] * NEAR < best else 0
-        if idle == 2:
+        if idle == 2 or time.perf_counter() > until:
             break
     return rates
 

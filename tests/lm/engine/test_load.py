@@ -39,6 +39,7 @@ def active_memory() -> int:
     return mx.get_active_memory()
 
 
+@pytest.mark.soak
 def test_two_hundred_requests_that_end_in_every_way_leave_nothing_behind(make: Make) -> None:
     engine = make()
     send(engine, turns("Hello!")).result(60)

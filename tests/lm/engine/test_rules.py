@@ -60,12 +60,16 @@ def test_rules_that_are_none_do_not_hold(tmp_path: Path, rules: dict[str, Any]) 
 
 def test_the_smallest_that_is_nearly_the_best_is_chosen() -> None:
     reading = {128: 700.0, 256: 960.0, 512: 990.0, 1024: 1000.0}
-    steps = {1: (0.05, 0.06), 8: (0.1, 0.13), 16: (0.195, 0.3)}
-    # 20, 80 and 82 tokens a second; a second position adds three tenths to a step of eight.
-    assert rules_from(reading, steps, "cpu") == Rules(chunk=256, width=8, fill=0.3)
-    assert rules_from({}, {}, "metal") == DEFAULT["metal"]
-    assert rules_from({}, {4: (0.1, 0.101)}, "cpu").fill == 0.1, "noise does not make all steps wider"
-    assert rules_from({}, {4: (0.1, 0.3)}, "cpu").fill == 1.0
+    steps = {1: 20.0, 8: 80.0, 16: 82.0}
+
+    def more(seconds: float) -> Callable[[int], float]:
+        return {8: seconds}.__getitem__
+
+    # A step of eight takes a tenth of a second; a second position adds three tenths to it.
+    assert rules_from(reading, steps, more(0.13), "cpu") == Rules(chunk=256, width=8, fill=0.3)
+    assert rules_from({}, {}, more(0.1), "metal") == DEFAULT["metal"]
+    assert rules_from({}, steps, more(0.101), "cpu").fill == 0.1, "noise does not make all steps wider"
+    assert rules_from({}, steps, more(0.3), "cpu").fill == 1.0
 
 
 @pytest.mark.parametrize("kind", ["llama", "sliding", "hybrid"])
@@ -74,8 +78,6 @@ def test_a_model_is_measured(kind: Kind, tiny: Callable[[Kind], Path], tmp_path:
     found = tune(weights, plan_model(weights, HERE, LMSettings()), HERE, seconds=1.0)
     assert found.rules.chunk in found.reading and found.rules.width in found.steps
     assert all(rate > 0 for rate in [*found.reading.values(), *found.steps.values()])
-    # What a step costs beside its sequences is paid once for all of them.
-    assert max(found.steps.values()) > 1.5 * found.steps[1]
 
 
 def test_an_engine_goes_by_them(model_home: Path) -> None:

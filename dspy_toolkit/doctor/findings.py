@@ -1,4 +1,4 @@
-"""What `doctor` checks, one function for each subject; `model_findings` checks the models. Nothing is written or
+"""What the doctor checks, one function for each subject; `model_findings` checks the models. Nothing is written or
 fetched.
 
 A finding is one line: what was checked, what was seen, whether that is right, and what to do where it is not.
@@ -13,7 +13,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from dspy_toolkit.durable import is_private
@@ -36,15 +36,18 @@ ARROW = "  ← "
 
 
 class Finding(Frozen):
-    """One line of the doctor's report."""
+    """One line of the doctor's report: what was checked, and what was seen."""
 
     subject: str
     """The part it belongs to: `packages`, `machine`, …"""
     name: str
+    """What was checked."""
     value: str
+    """What was seen."""
     state: Literal["ok", "note", "wrong"] = "ok"
     """`note`: it works, but could be better."""
     advice: str = ""
+    """What to do, where it is not `ok`."""
 
 
 def wrong(subject: str, name: str, value: str, advice: str) -> Finding:
@@ -167,35 +170,10 @@ def lease(settings: Settings, device: str) -> Iterator[Finding]:
 
 def configuration(settings: Settings) -> Iterator[Finding]:
     """Every setting in force; the value says where it comes from when it is not the default."""
-    from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
+    from dspy_toolkit.configuration import settings_in_force
 
-    from dspy_toolkit.settings import FILE_NAME, OVERRIDABLE, PREFIX, Section
-    from dspy_toolkit.tracking.runs import masked
-
-    environment, file = EnvSettingsSource(type(settings))(), TomlConfigSettingsSource(type(settings))()
-
-    def line(path: tuple[str, ...], value: Any) -> Finding:
-        source = ""
-        if _has(environment, path):
-            source = f"{ARROW}environment ({PREFIX}{'__'.join(path).upper()})"
-        elif _has(file, path):
-            source = f"{ARROW}{FILE_NAME}"
-        text = without_password(str(masked(value, path[-1]))) if value is not None else "not set"
-        return Finding(subject="settings", name=".".join(path), value=f"{text}{source}")
-
-    for name, value in settings:
-        if isinstance(value, Section):
-            yield from (line((name, key), inner) for key, inner in value)
-        elif name == "projects":
-            for project, tables in value.items():
-                if location := tables.get("location"):
-                    yield line((name, project, "location"), location)
-                for section in OVERRIDABLE:
-                    yield from (
-                        line((name, project, section, key), inner) for key, inner in tables.get(section, {}).items()
-                    )
-        else:
-            yield line((name,), value)
+    for name, value, source in settings_in_force(settings):
+        yield Finding(subject="settings", name=name, value=f"{value}{ARROW}{source}" if source else value)
 
 
 def projects(settings: Settings) -> Iterator[Finding]:
@@ -230,11 +208,3 @@ def _holder(path: Path) -> str:
     except (OSError, IndexError):
         pass  # another system, or the process has just ended
     return f"another process ({path})"
-
-
-def _has(values: Any, path: tuple[str, ...]) -> bool:
-    for key in path:
-        if not isinstance(values, dict) or key not in values:
-            return False
-        values = values[key]
-    return True

@@ -1,4 +1,4 @@
-"""What `doctor` checks of the models: where their weights are, how memory is divided beside them, how fast they
+"""What the doctor checks of the models: where their weights are, how memory is divided beside them, how fast they
 generate.
 
 Weights are neither fetched nor converted here, and loaded only by `generation`.
@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dspy_toolkit.cli.findings import Finding, wrong
+from dspy_toolkit.doctor.findings import Finding, wrong
 from dspy_toolkit.errors import ModelNotFound, ToolkitError
 from dspy_toolkit.lm.roles import Role, role_model
 
@@ -100,6 +100,8 @@ def generation(settings: Settings) -> Iterator[Finding]:
 
 def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> Iterator[Finding]:
     from dspy_toolkit.display.memory_plan import memory_lines
+    from dspy_toolkit.doctor.tuning import rules_in_force
+    from dspy_toolkit.lm.engine.rules import DEFAULT, rules_of
     from dspy_toolkit.lm.models.embedded import EMBEDDED
     from dspy_toolkit.lm.models.memory import plan_model, size
     from dspy_toolkit.lm.models.weights import Weights, hash_weights
@@ -116,15 +118,23 @@ def _weights(role: str, name: str, settings: Settings, hardware: Hardware) -> It
     )
     about = f"{weights.name} in {folder}"
     try:
-        plan = plan_model(weights, hardware, settings.lm)
+        rules = rules_of(settings.path(), weights.name, hardware)
+        lm = rules.applied(settings.lm)
+        plan = plan_model(weights, hardware, lm)
     except ToolkitError as error:
         yield wrong("model", role, about, str(error))
         return
     yield Finding(subject="model", name=role, value=f"{about}; needs {size(plan.least_bytes)} or more")
     # Each model has an engine of its own; the second one's plan is made with what the first has left.
     subject = "memory" if role == "model" else f"memory of the {role}"
-    for line in memory_lines(plan, settings.lm):
+    for line in memory_lines(plan, lm, "lm.batch_size" if lm is settings.lm else "measured (doctor --tune)"):
         yield Finding(subject=subject, name=line.name, value=f"{line.value}: {line.why}")
+    if role == "model":
+        default = rules == DEFAULT[hardware.device]
+        yield from rules_in_force(
+            rules,
+            "what its device gets; `dspy-toolkit doctor --tune` measures it" if default else "measured (doctor --tune)",
+        )
 
 
 def _folder(bare: str, settings: Settings) -> Path | None:

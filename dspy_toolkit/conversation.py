@@ -1,7 +1,10 @@
-"""Who a person talks with in `dspy-toolkit chat`: a plain model, or a program; each with what was said so far.
+"""Talking with a plain model, or with a program, each with what was said so far: `dspy-toolkit chat` as a function.
+
+    talk = open_conversation(load_settings(), "router")
+    talk.say({"": "My invoice is wrong."}, print)
 
 Covered: the turns, handing out a reply while it grows, forgetting the oldest turns where they no longer fit the model. Not covered:
-the terminal (`chat`).
+keeping a conversation, and the terminal.
 """
 
 from __future__ import annotations
@@ -12,19 +15,22 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dspy_toolkit.errors import DatasetError, PromptTooLong
+from dspy_toolkit.errors import PromptTooLong, SettingsError
 
 if TYPE_CHECKING:
     from dspy_toolkit.lm import Connection
     from dspy_toolkit.serving.programs import Live
+    from dspy_toolkit.settings import Settings
 
 Write = Callable[[str], None]
+"""Takes a reply, piece by piece."""
 
 
 class Conversation(Protocol):
     """One side of a conversation."""
 
     title: str
+    """With whom: the model's name, or the program's and its model's."""
     asks: tuple[str, ...]
     """What a person is asked for, turn by turn: names of inputs; one without a name is the message itself."""
     dropped: int
@@ -35,8 +41,16 @@ class Conversation(Protocol):
 
         A turn that is not finished, since it failed or was interrupted, is as if it had not been.
 
+        Args:
+            given: a text for each of `asks`.
+            write: takes the reply as it grows.
+
+        Returns:
+            A program's outputs; of a plain model `reply` alone.
+
         Raises:
             DatasetError: what was given does not fit; the conversation goes on.
+            ToolkitError: the model failed (somewhere in the exception's chain).
         """
         ...
 
@@ -45,13 +59,45 @@ class Conversation(Protocol):
         ...
 
 
+def open_conversation(settings: Settings, program: str = "", *, system: str = "", location: str = "") -> Conversation:
+    """Begin to talk with a program, or with the plain model where none is named. Nothing of it is kept.
+
+    Args:
+        settings: the home, the registry and the models.
+        program: as `load_program` takes it: a project, `project@champion`, `project@3` or a folder.
+        system: what the plain model is told first.
+        location: where the program's project is, where its name is not enough.
+
+    Returns:
+        The conversation, before its first turn.
+
+    Raises:
+        SettingsError: there are both a program and `system`.
+        RegistryError, ProjectError, ProgramError, ModelError: the program or the model cannot be used.
+    """
+    if program:
+        if system:
+            raise SettingsError("--system is for the plain model: a program has its own instructions. Leave it out.")
+        from dspy_toolkit.serving.programs import load_live
+
+        return WithProgram(load_live(settings, program, location))
+    from dspy_toolkit.lm import connect
+
+    return WithModel(connect(settings), system)
+
+
 class WithModel:
     """A conversation with a model as it is."""
 
     asks: tuple[str, ...] = ("",)
 
     def __init__(self, connection: Connection, system: str = "") -> None:
-        """Args: system: what the model is told before everything else."""
+        """Begin.
+
+        Args:
+            connection: the model.
+            system: what it is told before everything else.
+        """
         self.title = connection.model
         self._connection, self._turns = connection, list[dict[str, str]]()
         self._first = [{"role": "system", "content": system}] if system else []
@@ -93,6 +139,11 @@ class WithProgram:
     """A conversation with a program: each turn is a run. What was said before it is given to an input of type `dspy.History`."""
 
     def __init__(self, live: Live) -> None:
+        """Begin.
+
+        Args:
+            live: the program and its models.
+        """
         import dspy
 
         from dspy_toolkit.project.signatures import fields_of
@@ -115,7 +166,7 @@ class WithProgram:
     def say(self, given: dict[str, str], write: Write) -> dict[str, Any]:
         import dspy
 
-        from dspy_toolkit.cli.predict import fit
+        from dspy_toolkit.predicting import fit
         from dspy_toolkit.project.signatures import fields_of
 
         types = fields_of(self._live.program)
@@ -168,23 +219,6 @@ class _Fields:
         self._now = field
         self._seen.add(field[1])
         self._write(text)
-
-
-def read_piped(line: str, asks: tuple[str, ...]) -> dict[str, str]:
-    """A line of a pipe as a turn: the message, or a JSON object where a program has several inputs.
-
-    Raises:
-        DatasetError: it is no object with these names.
-    """
-    if asks == ("",):
-        return {"": line}
-    try:
-        value = json.loads(line)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or set(value) != set(asks):
-        raise DatasetError(f"{line[:80]!r} is no JSON object of {', '.join(asks)}. Give one a line.")
-    return {name: each if isinstance(each, str) else json.dumps(each) for name, each in value.items()}
 
 
 def _is_too_long(error: BaseException) -> bool:

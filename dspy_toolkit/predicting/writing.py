@@ -1,33 +1,31 @@
-"""The answers to a file of inputs, in a file: with a bar, and going on where an earlier run was stopped.
+"""The answers to a file of inputs, in a file, going on where an earlier run was stopped.
 
 A line of JSON for each row, in the file's order. Beside it, in `FILE.run.json`, stands which program and which inputs these are the
 answers of; with any other ones they are not mixed. Lines are added some rows at a time, all or none of them, so that a kill costs
 those rows at most.
 
-Not covered: answers on stdout (`predict`).
+Not covered: showing how far it is, which is the caller's (`progress`).
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dspy_toolkit.durable import append_lines, write_file
-from dspy_toolkit.errors import DatasetError, EngineError
+from dspy_toolkit.errors import DatasetError
 from dspy_toolkit.locks import held
+from dspy_toolkit.predicting.answering import Unreadable, answers
 from dspy_toolkit.printable import json_text
 from dspy_toolkit.store import digest
 
 if TYPE_CHECKING:
+    from dspy_toolkit.lm import Connection
     from dspy_toolkit.registry.programs import LoadedProgram
 
-Ask = Callable[[list[dict[str, Any]]], Iterator[dict[str, Any] | EngineError]]
-"""Gives each row's answer, or the error of a reply that could not be read."""
 PART = 4
 """Rows that are added at once, for each of the threads."""
 
@@ -35,40 +33,43 @@ PART = 4
 def write_answers(
     loaded: LoadedProgram,
     rows: list[dict[str, Any]],
-    model: str,
-    ask: Ask,
+    connection: Connection,
     to: Path,
     *,
     threads: int = 1,
-    progress: bool = True,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> int:
-    """Answer the rows that `to` has no answer of yet; how many of all the replies could not be read.
+    """Answer the rows that `to` has no answer of yet.
 
     Args:
         loaded: the program.
         rows: its inputs.
-        model: the name of the model that answers.
-        ask: answers rows, in their order.
-        to: the file of answers, made or gone on with.
-        threads: rows that `ask` has under way at once.
-        progress: show a bar on a terminal.
+        connection: the models.
+        to: the file of answers, made or gone on with: a line of JSON for each row, in their order. That of a reply which could not
+            be read is `{"error": …}`.
+        threads: rows that are under way at once.
+        progress: told how many rows have their answer in the file, and how many there are: once before the first is asked, then
+            after each part that was written.
+
+    Returns:
+        How many of all the replies could not be read.
 
     Raises:
         DatasetError: `to` holds answers of another program, other inputs or another model, or cannot be written.
         ToolkitError: the model failed; what was answered is kept.
     """
     with held(to.with_name(f"{to.name}.lock"), 0.0, DatasetError):
-        done = _begun(to, _whose(loaded, rows, model))
-        if done:
-            print(f"{to} has {len(done)} of {len(rows)} answers already; the others are made.", file=sys.stderr)
-        unreadable = sum("error" in line and len(line) == 1 for line in done)
-        with _bar(len(rows), len(done), shown=progress) as advance:
-            made = ask(rows[len(done) :])
-            while part := list(islice(made, PART * threads)):
-                unreadable += sum(isinstance(answer, EngineError) for answer in part)
-                lines = [{"error": str(answer)} if isinstance(answer, EngineError) else answer for answer in part]
-                append_lines(to, "".join(f"{json_text(line)}\n" for line in lines).encode(), DatasetError)
-                advance(len(part))
+        before = _begun(to, _whose(loaded, rows, connection.model))
+        unreadable = sum("error" in line and len(line) == 1 for line in before)
+        done = len(before)
+        progress(done, len(rows))
+        made = answers(loaded, rows[done:], connection, threads)
+        while part := list(islice(made, PART * threads)):
+            unreadable += sum(isinstance(answer, Unreadable) for answer in part)
+            lines = [{"error": str(answer)} if isinstance(answer, Unreadable) else answer for answer in part]
+            append_lines(to, "".join(f"{json_text(line)}\n" for line in lines).encode(), DatasetError)
+            done += len(part)
+            progress(done, len(rows))
     return unreadable
 
 
@@ -111,19 +112,3 @@ def _plain(rows: list[dict[str, Any]]) -> Any:
     from pydantic_core import to_jsonable_python
 
     return to_jsonable_python(rows, fallback=str)
-
-
-@contextmanager
-def _bar(total: int, done: int, *, shown: bool) -> Iterator[Any]:
-    """What advances a bar on stderr."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from dspy_toolkit.display.tables import console
-
-    stderr = console(stderr=True)
-    with Progress(
-        BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=stderr, transient=True,
-        disable=not (shown and stderr.is_terminal),
-    ) as bar:  # fmt: skip
-        task = bar.add_task("", total=total, completed=done)
-        yield lambda count: bar.advance(task, count)

@@ -1,4 +1,4 @@
-"""What `doctor --fix` mends: what can be mended without harm, one function each. Looking changes nothing.
+"""What can be mended without harm, one function each, and mending it. Looking changes nothing.
 
     home         others may look into it → mode 0700
     cache        a shard of replies whose database is damaged → set aside; its replies are asked for again
@@ -30,6 +30,7 @@ class Repair(NamedTuple):
     """One thing that can be mended."""
 
     name: str
+    """The part that it belongs to: `home`, `cache`, `left`, `lock` or `model`."""
     what: str
     """What is wrong, and what would be done."""
     do: Callable[[], object]
@@ -37,7 +38,14 @@ class Repair(NamedTuple):
 
 
 def repairs(settings: Settings) -> Iterator[Repair]:
-    """What can be mended here, each looked for when it is asked for."""
+    """Look for what can be mended here. Nothing is: a repair's `do` does it.
+
+    Args:
+        settings: the home to look into, and the model that is wanted.
+
+    Yields:
+        What can be mended, each looked for when it is asked for.
+    """
     folder = settings.path()
     if folder.is_dir():
         yield from _home(folder)
@@ -45,6 +53,31 @@ def repairs(settings: Settings) -> Iterator[Repair]:
         yield from _left(folder)
     yield from _lock()
     yield from _model(settings)
+
+
+def mend(
+    settings: Settings, agreed: Callable[[Repair], bool], mended: Callable[[Repair], object] = lambda _: None
+) -> list[Repair]:
+    """Mend what can be mended without harm, one after the other.
+
+    Args:
+        settings: the home to look into, and the model that is wanted.
+        agreed: whether to do it; asked before each.
+        mended: told of each once it is done, also where a later one cannot be.
+
+    Returns:
+        What was mended, in that order.
+
+    Raises:
+        ToolkitError: something could not be mended; what was before it is.
+    """
+    done: list[Repair] = []
+    for repair in repairs(settings):
+        if agreed(repair):
+            repair.do()
+            done.append(repair)
+            mended(repair)
+    return done
 
 
 def _home(folder: Path) -> Iterator[Repair]:
