@@ -440,6 +440,7 @@ def test_the_command_refuses_what_it_does_not_know(monkeypatch: pytest.MonkeyPat
     assert "invalid choice: 'poem'" in capsys.readouterr().err
 
 
+@pytest.mark.soak
 def test_the_command_measures_writes_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -135,6 +135,7 @@ def with_the_runs_of(made: Machine, folder: Path, patch: pytest.MonkeyPatch) -> 
     return left
 
 
+@pytest.mark.soak
 def test_register_waits_and_tells_the_server_of_the_environment_everything_once(
     served: tuple[Machine, str], on_it: SyncPrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

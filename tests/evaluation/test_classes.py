@@ -143,6 +143,7 @@ def test_a_program_without_a_fault_is_not_certain() -> None:
     assert 0.85 < seen.macro_f1.low < 0.99
 
 
+@pytest.mark.soak
 def test_the_interval_of_macro_f1_holds_the_truth() -> None:
     """Six classes of unequal size, 120 rows, 70 % right: 95 % within three standard errors of 200 draws."""
     random = np.random.default_rng(3)

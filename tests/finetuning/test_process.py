@@ -42,6 +42,7 @@ def training_process() -> psutil.Process:
     return process
 
 
+@pytest.mark.soak
 def test_a_killed_training_ends_as_one_that_was_not(base: Base, tmp_path: Path) -> None:
     """Two runs give the same bytes; so does one that was killed twice and begun three times."""
     weights = base()
@@ -176,6 +177,7 @@ def test_errors_come_back_as_one(base: Base, tmp_path: Path) -> None:
         train(broken, ROWS, (), SETTINGS, tmp_path, lease=False)
 
 
+@pytest.mark.soak
 def test_the_deadline_keeps_what_is_best_and_a_later_call_goes_on(base: Base, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"epochs": 100.0, "patience": 999, "batch_rows": 1})
     first = train(base(), ROWS, VAL_ROWS, settings, tmp_path, lease=False, deadline_seconds=9)

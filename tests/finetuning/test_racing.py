@@ -110,6 +110,7 @@ def here(weights: Weights, home: Path, stop_at: int | None = None) -> tuple[Race
 
 
 @pytest.mark.usefixtures("with_gradients")
+@pytest.mark.soak
 def test_an_interrupted_race_ends_as_one_that_was_not(base: Base, tmp_path: Path) -> None:
     whole, told = here(base(), tmp_path / "whole")
     assert whole.winner == 1

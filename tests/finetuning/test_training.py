@@ -17,6 +17,7 @@ from dspy_toolkit.lm.models.tokenizer import load_tokenizer
 from dspy_toolkit.lm.models.weights import Weights, load_model
 from tests.finetuning.conftest import make_rows
 from tests.lm.tiny import on_own_thread
+from tests.samples import sample
 
 Base = Callable[..., Weights]
 pytestmark = pytest.mark.usefixtures("with_gradients")
@@ -38,7 +39,7 @@ def training(weights: Weights, rows: list[EncodedRow], val: list[EncodedRow], se
     return Training(adapted(weights, settings), rows, val, settings)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", sample(["lora", "dora"], "lora"))
 def test_eight_rows_are_learnt_by_heart(base: Base, kind: Any) -> None:
     weights = base()
     rows = encoded(weights, 8)

@@ -47,9 +47,8 @@ def home(tmp_path: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("prefect_server")
-@pytest.mark.parametrize(
-    "name", ["federated", *(pytest.param(name, marks=pytest.mark.soak) for name in ("lora", "diffusion", "clip"))]
-)
+@pytest.mark.parametrize("name", ["federated", "lora", "diffusion", "clip"])
+@pytest.mark.soak
 def test_a_project_is_optimized_and_then_reads_for_advice(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

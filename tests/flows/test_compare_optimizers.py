@@ -55,6 +55,7 @@ def test_a_race_finds_the_best_and_stops_before_the_sealed_test(
     assert not {trial.prompt for trial in again.trials if trial.generator not in ("baseline", "start")} & tried
 
 
+@pytest.mark.soak
 def test_a_race_before_the_gate_promotes_its_winner(playground: Any) -> None:
     from flows.optimize_program import optimize_program
 

@@ -165,6 +165,7 @@ def test_a_fall_is_told_and_rolled_back_and_nothing_else_is(
     assert champion(settings, "questions").version == version - 1, "the first one stays"
 
 
+@pytest.mark.soak
 def test_a_changed_world_and_a_changed_model_are_told_apart_and_shown(
     playground: Any, told: list[Told], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_better_program_is_promoted_and_recorded_and_a_second_run_comes_from_t
     assert {"program/program.json", "program/manifest.json"} == files(playground, second, "program")
 
 
+@pytest.mark.soak
 def test_one_changed_byte_of_the_data_is_a_miss(playground: Any) -> None:
     optimize(playground)
     asked = len(playground.engine.requests)
@@ -197,6 +198,7 @@ def test_the_queueing_limit_of_this_host_is_made(playground: Any) -> None:
     assert limit.limit == 1
 
 
+@pytest.mark.soak
 def test_a_promotion_that_cannot_be_recorded_is_undone_and_the_next_run_makes_it(
     playground: Any,
 ) -> None:
@@ -238,6 +240,7 @@ def test_a_run_that_was_not_recorded_is_gone_on_with_from_the_caches(
     assert len(playground.engine.requests) == asked, "every step that needs the model came from the cache"
 
 
+@pytest.mark.soak
 def test_a_run_from_another_projects_program(playground: Any) -> None:
     from pathlib import Path
 

@@ -73,6 +73,7 @@ def test_the_whole_flow(playground: Any, servers: tuple[OpenAIServer, OpenAIServ
     assert champion(playground.settings, "questions").version == 2
 
 
+@pytest.mark.soak
 def test_a_server_that_stays_away_is_tried_by_the_task_and_ends_in_one_line(
     playground: Any,
     servers: tuple[OpenAIServer, OpenAIServer],

@@ -118,6 +118,7 @@ def check_level(times: int) -> None:
             assert shown(draw, n, alpha, times) <= limit, (name, n, alpha)
 
 
+@pytest.mark.soak
 def test_the_level_is_kept():
     check_level(times=80)
 

@@ -13,6 +13,7 @@ from dspy_toolkit.gate.intervals import tango
 from dspy_toolkit.gate.ledger import Ledger, alpha_of
 from dspy_toolkit.gate.validation import ENOUGH
 from dspy_toolkit.gate.verdict import TOLERANCE
+from tests.samples import sample
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def rounded(random: np.random.Generator, n: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("draw", [skewed, rounded])
-@pytest.mark.parametrize("n", [15, 120])
+@pytest.mark.parametrize("n", sample([15, 120], 15))
 def test_graded_scores_keep_the_rate_too(nightly_alphas, draw, n):
     """Of the first eight nights, which spend half of the rate."""
     random, lives = np.random.default_rng(n), 150

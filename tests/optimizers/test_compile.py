@@ -31,6 +31,7 @@ from tests.optimizers.toys import (
     rows,
     searched,
 )
+from tests.samples import sample
 
 Knows = Callable[[GenerationRequest], bool]
 CASES: dict[str, tuple[Knows, int]] = {
@@ -43,6 +44,8 @@ CASES: dict[str, tuple[Knows, int]] = {
     "simba": (by_one_demo, 400),
 }
 each = pytest.mark.parametrize("name", CASES)
+some = pytest.mark.parametrize("name", sample(CASES, "bootstrap", "gepa"))
+"""Of what takes long and is the pool's matter: one that the pool draws from, one that draws for itself."""
 
 
 def setting(toy: Toy, name: str) -> Choice:
@@ -90,7 +93,7 @@ def test_a_better_program_is_found_within_the_budget_and_in_silence(
     assert capfd.readouterr() == ("", "")
 
 
-@each
+@some
 def test_nothing_better_is_said_as_nothing_changed(toy: Toy, name: str) -> None:
     chosen = setting(toy, name)
     toy.knows = lambda request: False
@@ -103,7 +106,7 @@ def test_nothing_better_is_said_as_nothing_changed(toy: Toy, name: str) -> None:
     assert prompt_of(fill(program(), toy.state(compiled))) == prompt_of(program())
 
 
-@each
+@some
 @pytest.mark.parametrize("calls", [5, 21, 33])
 def test_a_spent_budget_keeps_the_best_so_far(toy: Toy, name: str, calls: int) -> None:
     planned = setting(toy, name)
@@ -152,7 +155,7 @@ def test_a_program_of_several_predictors(toy: Toy, name: str) -> None:
     assert set(toy.state(compiled)) == {"first", "second"}
 
 
-@each
+@some
 def test_a_program_that_dspy_compiled_before(toy: Toy, name: str) -> None:
     chosen, given = setting(toy, name), program()
     given._compiled = True
@@ -198,7 +201,7 @@ def test_a_metric_that_breaks_is_an_error(toy: Toy, name: str) -> None:
         toy.compile(chosen, metric=metric)
 
 
-@each
+@some
 def test_a_killed_search_comes_to_the_same_end(toy: Toy, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     chosen = setting(toy, name)
     undisturbed = toy.compile(chosen, toy.connect(model="mlx/fake@one"))
@@ -229,7 +232,7 @@ def test_a_killed_search_comes_to_the_same_end(toy: Toy, name: str, capfd: pytes
     assert capfd.readouterr() == ("", "")
 
 
-@each
+@some
 def test_the_same_again_is_all_from_the_cache(toy: Toy, name: str) -> None:
     chosen = setting(toy, name)
     connection = toy.connect()

@@ -7,6 +7,7 @@ import pytest
 from dspy_toolkit.optimizers import Budget, Profile, probe, select
 from dspy_toolkit.optimizers.generators.catalog import GENERATORS
 from tests.optimizers.toys import Toy, rows
+from tests.samples import sample
 
 LEAST = 0.95
 """Of a budget, that is spent where candidates are left."""
@@ -23,7 +24,7 @@ ENDLESS = (*(name for name in GENERATORS if name not in (*FINITE, "finetune", "t
 
 
 @pytest.mark.parametrize("lm_calls", [300, pytest.param(900, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("name", ENDLESS)
+@pytest.mark.parametrize("name", sample(ENDLESS, "race", "mipro"))
 def test_the_budget_is_spent_and_not_exceeded(toy: Toy, name: str, lm_calls: int) -> None:
     toy.train, toy.val = rows(60), rows(60, start=100)
     profile = seen(toy)
@@ -32,7 +33,7 @@ def test_the_budget_is_spent_and_not_exceeded(toy: Toy, name: str, lm_calls: int
     assert sum(each.lm_calls for each in compiled.generators) <= compiled.usage.lm_calls
 
 
-@pytest.mark.parametrize("name", FINITE)
+@pytest.mark.parametrize("name", sample(FINITE, "labels"))
 def test_a_generator_that_has_nothing_more_to_say_saves_the_rest(toy: Toy, name: str) -> None:
     profile = seen(toy)
     compiled = toy.compile(select(profile, name, Budget(name="b", lm_calls=900)), profile=profile)

@@ -80,6 +80,7 @@ def compare(name: str, whole: dict[str, Any], point: int, killed: dict[str, Any]
 NAMES = ("labelled", "bootstrap", "random", "mipro", "gepa", "race")
 
 
+@pytest.mark.soak
 def test_sigkill(tmp_path: Path) -> None:
     """Once; all six at ten points are below."""
     folder = str(tmp_path / "home")

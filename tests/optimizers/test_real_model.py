@@ -13,6 +13,7 @@ from dspy_toolkit.optimizers import Budget, Problem, compile_program, probe, sel
 from dspy_toolkit.optimizers.states import fill
 from dspy_toolkit.store import Store
 from tests.optimizers.toys import SPEC, profile, program, rows
+from tests.samples import sample
 
 LM_CALLS = {"labelled": 20, "knn": 20, "bootstrap": 24, "random": 24, "mipro": 40, "gepa": 80}
 
@@ -54,7 +55,7 @@ def test_a_probe(problem: Problem) -> None:
 @pytest.mark.usefixtures("short_texts")
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("labelled", "bootstrap") else pytest.param(name, marks=pytest.mark.soak) for name in LM_CALLS],
+    sample(LM_CALLS, "bootstrap"),
 )
 def test_an_optimizer(problem: Problem, name: str, capfd: pytest.CaptureFixture[str]) -> None:
     budget = Budget(name="tiny", lm_calls=LM_CALLS[name])

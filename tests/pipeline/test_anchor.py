@@ -68,6 +68,7 @@ def test_a_version_says_for_what_it_was_promoted_and_from_where_losses_count(ben
     assert found.sealed.anchor_delta is not None and found.sealed.anchor_delta > 0
 
 
+@pytest.mark.soak
 def test_where_the_anchor_was_deleted_runs_go_on_and_say_so(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     from dspy_toolkit.tracking.mlflow_client import connect
 

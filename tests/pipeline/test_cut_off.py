@@ -69,6 +69,7 @@ def test_a_promotion_without_a_record_is_recorded_by_the_next_run(
     assert not caplog.records
 
 
+@pytest.mark.soak
 def test_a_record_that_broke_off_half_way_is_completed(bench: Bench, found: Run) -> None:
     settings = bench.toy.settings
     released = bench.release(found)

@@ -35,6 +35,7 @@ from tests.optimizers.toys import (
     records,
     searched,
 )
+from tests.samples import sample
 
 
 class Setup:
@@ -81,6 +82,7 @@ def test_a_better_program_comes_back_and_answers(setup: Setup) -> None:
     assert any("100%" in doing for _, _, doing in said)
 
 
+@pytest.mark.soak
 def test_rows_of_every_kind_are_the_same_rows(setup: Setup, tmp_path: Path) -> None:
     rows = records(110)
     expected = setup.optimize(rows=rows).compiled
@@ -149,7 +151,7 @@ def test_a_module_of_several_predictors_and_a_function_for_a_metric(setup: Setup
     assert result.program.first.demos and result.program.second.demos
 
 
-@pytest.mark.parametrize("optimizer", ["bootstrap", "gepa", "race"])
+@pytest.mark.parametrize("optimizer", sample(["bootstrap", "gepa", "race"], "gepa"))
 def test_a_judge_is_the_metric_of_a_whole_optimization(setup: Setup, optimizer: str) -> None:
     """Its calls are part of a run's cost and of the budget, its reasons reach the reflection model."""
     answer, reflected = setup.toy.reply, []

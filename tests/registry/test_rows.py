@@ -41,6 +41,7 @@ def saved(home: Settings, **changes: Any) -> tuple[Ref, Path]:
     return ref, home.path("artifacts", find_version(home, "router@1").run_id, "artifacts", "program")
 
 
+@pytest.mark.soak
 def test_another_process_in_another_home_has_the_rows_with_the_version(home: Settings, tmp_path: Path) -> None:
     ref, folder = saved(home)
     bundle = shutil.copytree(folder, tmp_path / "bundle")

@@ -208,6 +208,7 @@ def test_eight_processes_that_promote_at_once_leave_one_champion_and_a_walkable_
     assert [version.aliases for version in walked] == [("champion",)] + [()] * 8
 
 
+@pytest.mark.soak
 def test_of_eight_that_beat_the_same_champion_one_is_promoted(home: Settings, save, tmp_path: Path) -> None:
     promote(home, "router", save("first"))
     sha256 = champion(home, "router").sha256

@@ -34,6 +34,7 @@ tests:
 """Files of other tools: one with labels, one with texts whose input has the usual name of the output, one with several answers."""
 
 
+@pytest.mark.soak
 def test_the_tests_of_every_new_project_pass_as_they_are_written(tmp_path: Path) -> None:
     for template in TEMPLATES:
         new_project(f"my-{template}", template, tmp_path)

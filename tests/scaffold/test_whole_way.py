@@ -20,12 +20,13 @@ from dspy_toolkit.registry.importing import import_program
 from dspy_toolkit.registry.programs import load_program
 from dspy_toolkit.registry.verdicts import promote_by_verdict
 from dspy_toolkit.scaffold import TEMPLATES, from_evals, new_project
-from dspy_toolkit.scaffold.writing import DOMAINS, NewProject
+from dspy_toolkit.scaffold.writing import NewProject
 from dspy_toolkit.settings import LMSettings, Settings
 from dspy_toolkit.store import Store
 from dspy_toolkit.testing import fake_connection
 from tests.optimizers.benches import Bench
 from tests.optimizers.toys import asked_field, field_in
+from tests.samples import sample
 
 ADVICE = {"reasoning": "So it is.", "advice": {"batch": 16, "workers": 4}}
 """The template `advise` has no answers in its rows, so its model always says this."""
@@ -57,10 +58,7 @@ class Fresh(Bench):
         return self.answers.get(field_in(self.key, request.messages[-1].content), first) if shown else first
 
 
-# The advising ones compute for ten seconds and more.
-@pytest.mark.parametrize(
-    "template", [pytest.param(each, marks=pytest.mark.system if each in DOMAINS else ()) for each in TEMPLATES]
-)
+@pytest.mark.parametrize("template", sample(TEMPLATES, "classify", "advise"))
 def test_a_new_project_of_every_template_goes_through_a_whole_optimization(
     template: str, home: Settings, tmp_path: Path
 ) -> None:

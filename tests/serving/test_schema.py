@@ -24,6 +24,8 @@ from dspy_toolkit.serving.keys import add_key
 from dspy_toolkit.settings import Settings
 from tests.serving.conftest import fake, running, serving
 
+EXAMPLES = 6
+"""Requests of each kind to each route."""
 CHECKS = [not_a_server_error, response_schema_conformance, status_code_conformance]
 
 
@@ -44,7 +46,7 @@ def test_every_route_keeps_to_its_description(promoted: Settings, mode: Generati
             told = mode is GenerationMode.NEGATIVE and not operation.path.endswith("/batch")
             checks = [*CHECKS, negative_data_rejection] if told else CHECKS
 
-            @settings(max_examples=15, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+            @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
             @given(case=operation.as_strategy(generation_mode=mode))
             def fuzz(case: Any) -> None:
                 response = case.call(base_url=server.address)

@@ -133,8 +133,8 @@ def check(seen: Counter[str], count: int) -> None:
 
 
 def test_a_tiny_sample(promoted: Settings, save_questions: Callable[..., int]) -> None:
-    seen, _ = soak(promoted, save_questions, 121, 2)
-    check(seen, 121)
+    seen, _ = soak(promoted, save_questions, 61, 1)
+    check(seen, 61)
 
 
 @pytest.mark.soak

@@ -148,6 +148,7 @@ def served_with(settings: Settings, address: str) -> tuple[list[Any], str]:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.soak
 def test_without_the_exporter_a_request_is_answered_and_has_no_trace(promoted: Settings) -> None:
     try:
         import opentelemetry.exporter.otlp.proto.http  # noqa: F401  # pyright: ignore[reportMissingImports]

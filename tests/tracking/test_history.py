@@ -93,6 +93,7 @@ def test_a_run_is_read_back_with_what_it_found(bench: Bench) -> None:
     )
 
 
+@pytest.mark.soak
 def test_a_search_is_known_by_what_it_depends_on(bench: Bench) -> None:
     run, _ = bench.whole()
     bench.whole(budget="200")
@@ -101,6 +102,7 @@ def test_a_search_is_known_by_what_it_depends_on(bench: Bench) -> None:
     assert first.search == search_of(run.ref, run.dataset, run.choice) != other.search
 
 
+@pytest.mark.soak
 def test_another_night_is_another_search(bench: Bench) -> None:
     bench.whole()
     bench.whole()

@@ -49,6 +49,7 @@ def test_on_the_cpu_it_is_added_into_the_weights(base: Path, tmp_path: Path) -> 
     assert inside[0][-1] == pytest.approx(beside[0][-1], abs=1e-3)
 
 
+@pytest.mark.soak
 def test_on_the_quantized_embedded_model(model_home: Path, tmp_path: Path) -> None:
     folder = model_home / "models" / "smollm2-135m"
     plain = greedy("smollm2-135m", model_home, QUESTION, tokens=6)[0]

@@ -24,6 +24,7 @@ from tests.optimizers.toys import (
 SEEN = {"train": 40, "val": 80}
 
 
+@pytest.mark.soak
 def test_three_that_err_apart_are_right_together(toy: Toy) -> None:
     """Each set of demonstrations errs on rows of its own; no two of three are often wrong on the same one."""
     toy.train, toy.val = rows(40), rows(80, start=100)

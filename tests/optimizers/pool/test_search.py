@@ -164,6 +164,7 @@ def test_what_was_tried_is_not_tried_again_but_a_start_is(toy: Toy) -> None:
     assert once_more in {trial.prompt for trial in third.trials}
 
 
+@pytest.mark.soak
 def test_another_seed_draws_other_candidates_on_the_same_rows(toy: Toy) -> None:
     one, other = (raced(toy, 200, "labelled", seed=seed)[0] for seed in (0, 1))
     assert one.trials[0] == other.trials[0].model_copy(update={"seconds": one.trials[0].seconds})
