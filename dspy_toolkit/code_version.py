@@ -25,6 +25,7 @@ PACKAGES = (
     "llguidance",
     "mlx",
     "mlx-lm",
+    "mlx-vlm",
     "numpy",
     "optuna",
     "pandas",

@@ -62,8 +62,9 @@ class ProductionDSPyHandler:
         options = [
             Option(name, f"of the {name}", partial(_ask, module, inputs)) for name, module in self._modules.items()
         ]
+        self.moves = []
         try:
-            answer, self.moves = await self._chain.run(options, time.monotonic() + self._seconds)
+            answer, _ = await self._chain.run(options, time.monotonic() + self._seconds, self.moves)
         except Exception as error:  # isolation boundary: one request, of modules that may raise anything
             asked = " and ".join(self._modules)
             raise ToolkitError(f"No answer from {asked}: {in_words(error)}. Its cause says why.") from error

@@ -20,6 +20,7 @@ import dspy
 from dspy_toolkit.lm.adapter import adapter_for
 from dspy_toolkit.lm.litellm.fallback import Backend, Chain, backend_order
 from dspy_toolkit.lm.litellm.provider import EngineBackend, find_chain, import_litellm, serve, withdraw
+from dspy_toolkit.lm.litellm.translation import reading_images
 from dspy_toolkit.lm.litellm_backend import LiteLLMBackend
 from dspy_toolkit.lm.meter import MeteredLM
 from dspy_toolkit.lm.models.weights import PREFIX, Weights, find_weights
@@ -27,10 +28,11 @@ from dspy_toolkit.lm.remote import remote_lm
 from dspy_toolkit.lm.reply_cache import engine_settings, use_cache
 from dspy_toolkit.lm.roles import Role, RoleModel, role_model
 from dspy_toolkit.lm.torch.weights import calm_threads
+from dspy_toolkit.lm.vision.weights import reads_images, vision_version
 from dspy_toolkit.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from dspy_toolkit.lm.protocol import TextEngine
+    from dspy_toolkit.lm.protocol import PendingReply, TextEngine
 
 REPLY_SHARE = 1 / 4
 """Of a local model's context, for a reply whose length nobody set: 2,048 tokens of the embedded model's 8,192."""
@@ -186,7 +188,8 @@ def _serve(model: str, settings: Settings) -> str:
     with _lock:
         chain = _chains.get(weights.name)
         if chain is None or chain.current.closed:
-            chain = Chain(weights.name, _backends(weights, settings), engine_settings(settings.lm))
+            own = {"mlx-vlm": vision_version()} if reads_images(weights) else {}
+            chain = Chain(weights.name, _backends(weights, settings), engine_settings(settings.lm) | own)
             chain.open()
         _answer(chain)
     return chain.model
@@ -197,20 +200,47 @@ def _backends(weights: Weights, settings: Settings) -> list[Backend]:
 
     def mlx() -> TextEngine:
         from dspy_toolkit.lm.engine.engine import Engine
+        from dspy_toolkit.lm.engine.rules import rules_of
+        from dspy_toolkit.lm.models.hardware import inspect_hardware
 
-        return Engine(weights, settings.lm)
+        hardware = inspect_hardware()
+        return Engine(weights, settings.lm, hardware, rules_of(settings.path(), weights.name, hardware))
 
     def torch() -> TextEngine:
         from dspy_toolkit.lm.torch.engine import TorchEngine
 
         return TorchEngine(weights, settings.lm)
 
+    def vision() -> TextEngine:
+        from dspy_toolkit.lm.vision.engine import VisionEngine
+
+        return VisionEngine(weights, settings.lm)
+
+    vision_model = reads_images(weights)
     made: list[Backend] = []
-    for name in backend_order(settings.lm):
-        if name == "mlx":
+    for name in backend_order(settings.lm, vision=vision_model):
+        if name == "vision":
+            made.append(_ImageEngine(weights.name, vision))
+        elif name == "mlx":
             made.append(EngineBackend(weights.name, mlx))
         elif name == "torch":
             made.append(EngineBackend(f"torch/{weights.name.removeprefix(PREFIX)}", torch))
         else:
-            made.append(LiteLLMBackend(name))
+            made.append(_ImageLiteLLM(name) if vision_model else LiteLLMBackend(name))
     return made
+
+
+class _ImageEngine(EngineBackend):
+    """An engine that reads images."""
+
+    def _submit(self, call: dict[str, Any], *, streaming: bool = False) -> list[PendingReply]:
+        with reading_images():
+            return super()._submit(call, streaming=streaming)
+
+
+class _ImageLiteLLM(LiteLLMBackend):
+    """A LiteLLM model that stands in for one that reads images, and is handed them."""
+
+    def _arguments(self, call: dict[str, Any]) -> dict[str, Any]:
+        with reading_images():
+            return super()._arguments(call)

@@ -4,7 +4,7 @@ A reply that ends under the grammar always parses: `ChatAdapter` gets every head
 its values, numbers and booleans are written as Python reads them, lists and pydantic models are JSON of their schema,
 and every length is bounded, so that a small model cannot go on for ever. The notation is llguidance's dialect of Lark.
 
-A signature gets no grammar if it has fields of DSPy's own types (images, tools, …), a Literal whose values do not
+A signature gets no grammar if it has outputs of DSPy's own types (images, tools, …), a Literal whose values do not
 survive parsing (spaces at an end, line breaks), or a JSON schema with what llguidance does not know (uniqueItems,
 look-around, some formats). A grammar does not cover validators written in Python, the depth of a model that contains
 itself, or the length of a string with a pattern or format of its own.

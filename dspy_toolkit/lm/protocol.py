@@ -28,12 +28,23 @@ class ToolCall(Frozen):
     """JSON text of an object."""
 
 
+class Image(Frozen):
+    """A picture in a message, in a format that `vision.images` reads."""
+
+    at: int = Field(ge=0)
+    """Characters of the message's content that stand before it."""
+    data: str
+    """The bytes of its file, in base64."""
+
+
 class Message(Frozen):
     """One turn of a conversation."""
 
     role: Role
     content: str
     """May be empty beside `tool_calls`."""
+    images: tuple[Image, ...] = ()
+    """Of the user, in the order of their places; for engines that read them."""
     tool_calls: tuple[ToolCall, ...] = ()
     """Of the assistant: what it asked for in this turn."""
     tool_call_id: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import dspy
 from pydantic_core import to_jsonable_python
 
+from dspy_toolkit.lm.litellm.provider import Calls
+from dspy_toolkit.lm.usage import Usage
 from dspy_toolkit.serving.programs import Live
 from dspy_toolkit.serving.schemas import signature_of
 
@@ -22,17 +25,24 @@ class ChooseAnswer(dspy.Signature):
     best: int = dspy.OutputField(desc="the number of the best answer")
 
 
-async def best_of(live: Live, inputs: dict[str, Any], answers: Sequence[Mapping[str, Any]]) -> int:
-    """The place of the best answer, from 0, by the judge that the settings name; the first where it names none of them."""
+async def best_of(live: Live, inputs: dict[str, Any], answers: Sequence[Mapping[str, Any]]) -> tuple[int, Usage]:
+    """The place of the best answer, from 0, by the judge that the settings name, and what that took. The first answer where the
+    judge names none of them.
+    """
     signature = signature_of(live.program.predictors()[-1])
-    lm = live.connection.judge.for_one_request()
+    calls = Calls()
+    lm = live.connection.judge.for_one_request(calls=calls)
     with live.connection.context(lm), dspy.context(trace=[]):
-        said = await dspy.Predict(ChooseAnswer).acall(
-            task=signature.instructions,
-            given=_line(inputs),
-            answers="\n".join(f"{number}. {_line(answer)}" for number, answer in enumerate(answers, start=1)),
-        )
-    return said.best - 1 if 1 <= said.best <= len(answers) else 0
+        try:
+            said = await dspy.Predict(ChooseAnswer).acall(
+                task=signature.instructions,
+                given=_line(inputs),
+                answers="\n".join(f"{number}. {_line(answer)}" for number, answer in enumerate(answers, start=1)),
+            )
+        except asyncio.CancelledError:
+            calls.cancel()
+            raise
+    return (said.best - 1 if 1 <= said.best <= len(answers) else 0), lm.meter.usage
 
 
 def _line(value: Any) -> str:

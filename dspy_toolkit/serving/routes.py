@@ -422,4 +422,6 @@ def _about(service: Any, name: str) -> dict[str, Any]:
         "falls_back_on": [f"{live} on {live.model}" for live in standing.fall_back],
         "challenger": standing.challenger and standing.challenger.version,
         "refused": refused,
+        "postponed": entry.postponed
+        and {"version": entry.postponed.version, "why": "Its model was busy or did not answer."},
     }

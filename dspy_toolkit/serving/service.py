@@ -235,7 +235,7 @@ class Service:
         try:
             with self.tracer.request(name, inputs, ask) as span:
                 if (table := self.ensemble(name)) is not None:
-                    reply = await self._together(name, table, inputs, ask)
+                    reply = await self._together(name, table, inputs, ask, moves)
                 else:
                     reply = await self._alone(name, await self.standing(name), inputs, ask, moves)
                 span.answered(reply)
@@ -275,7 +275,9 @@ class Service:
         stream.finish(answer.trace)
         return answer
 
-    async def _together(self, name: str, table: EnsembleTable, inputs: dict[str, Any], ask: Ask) -> Reply:
+    async def _together(
+        self, name: str, table: EnsembleTable, inputs: dict[str, Any], ask: Ask, moves: list[Move]
+    ) -> Reply:
         lives = [self.entries[member].standing.live for member in table.members]
         weights = table.weights or (1.0,) * len(lives)
         # A judge needs about as long as a member does.
@@ -311,7 +313,25 @@ class Service:
         if not votes:
             raise first or TimeoutError
         outputs = list(lives[0].fields.output_types)
-        prediction = await combine(table.rule, votes, outputs, partial(self._judge, lives[0], inputs))
+
+        async def judge(answers: Any) -> int:
+            nonlocal usage
+            from dspy_toolkit.serving.judged import best_of
+
+            # In time to answer without it.
+            async with asyncio.timeout(max(ask.deadline - time.monotonic(), 0) * MEMBERS_SHARE):
+                place, spent = await best_of(lives[0], inputs, answers)
+            usage += spent
+            return place
+
+        try:
+            prediction = await combine(table.rule, votes, outputs, judge)
+        except Exception as error:  # isolation boundary: the members have answered
+            if table.rule != "judge":
+                raise
+            moves.append(Move("judge", lives[0].connection.judge.model, problem_of(error).code))
+            log.warning("Request %s: %s (%s); most members decide.", ask.request_id, moves[-1], in_words(error))
+            prediction = await combine("majority", votes, outputs, judge)
         answer = Answer(
             live=lives[0],
             prediction=marked(prediction, lives[0].project.abstain_below),
@@ -326,12 +346,7 @@ class Service:
                     text = value if isinstance(value, str) else str(value)
                     ask.put("field", {"predictor": name, "field": key, "run": 1, "text": text})
         agreed = agreement(votes, prediction, outputs)
-        return Reply(name, answer, ask.request_id, members=told if ask.members else None, agreement=agreed)
-
-    async def _judge(self, live: Live, inputs: dict[str, Any], answers: Any) -> int:
-        from dspy_toolkit.serving.judged import best_of
-
-        return await best_of(live, inputs, answers)
+        return Reply(name, answer, ask.request_id, moves, members=told if ask.members else None, agreement=agreed)
 
     # Beside the request
 

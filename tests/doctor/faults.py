@@ -31,7 +31,8 @@ def break_home(home: Settings, locks: Path, patch: pytest.MonkeyPatch) -> None:
     for place, age in ((folder / "splits", 7200), (folder / "reports", 60), (folder / "prefect", 7200)):
         place.mkdir()
         (place / LEFT).write_text("half")
-        os.utime(place / LEFT, (time.time() - age,) * 2)
+        then = time.time() - age
+        os.utime(place / LEFT, (then, then))
     (folder / "splits" / "mine.partial").write_text("not the toolkit's")
     locks.mkdir()
     (locks / "cpu").write_text("a file where a folder should be")

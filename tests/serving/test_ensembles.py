@@ -156,6 +156,29 @@ def test_over_http_a_judge_decides_where_members_differ(promoted: Settings) -> N
     assert unanimous["prediction"] == PERSON and unanimous["agreement"] == 1 and asked_by_then == 1
     assert wild["prediction"] == NUMBER, "a number that no answer has: the first one is taken"
     assert first["model"] == settings.lm.model
+    assert [said["usage"]["lm_calls"] for said in (first, unanimous)] == [4, 3], "the judge's call counts too"
+
+
+@pytest.mark.parametrize(
+    ("replies", "options", "code"),
+    [
+        ({"best": 2}, {"seconds_per_token": 5.0}, "deadline_exceeded"),
+        ("no number at all", {"check_grammar": False}, "unreadable_reply"),
+    ],
+)
+def test_a_judge_that_hangs_or_fails_leaves_it_to_most_members(
+    promoted: Settings, replies: Any, options: dict[str, Any], code: str
+) -> None:
+    settings, _ = fake(promoted, lambda request: (NUMBER, PERSON, PERSON)[_number_of(request)])
+    judging, judge = fake(promoted, lambda _: replies, **options)
+    settings = settings.model_copy(update={"judge": settings.judge.model_copy(update={"model": judging.lm.model})})
+    with running(serving(settings, ensembles={"several": _versions(settings, "judge")})) as server:
+        assert server.ask("questions@2", text="Is everything imported?").status_code == 200
+        said = server.ask("several", text="Who wrote Emma?", headers={"X-Deadline-Seconds": "4"})
+        wait_for(lambda: judge.stats().active == 0)
+    assert said.status_code == 200, said.text
+    assert said.json()["prediction"] == PERSON
+    assert said.headers["x-fell-back"] == f"judge on {judging.lm.model}: {code}"
 
 
 def _number_of(request: Any) -> int:

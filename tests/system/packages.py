@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 
-def kept_packages(name: str, wanted: Sequence[str], free: Sequence[str] = ()) -> str:
+def kept_packages(name: str, wanted: Sequence[str], free: Sequence[str] = (), *, alone: bool = False) -> str:
     """What PYTHONPATH must hold for the packages to be found; skips the test, with the reason, where they cannot be had.
 
     Args:
         name: of the folder.
         wanted: requirements. What they need in turn comes in the versions that are installed here.
         free: packages that may come in another version than the one installed here.
+        alone: without what they need in turn, where all of it that is used is here.
     """
     here = {found.name.lower(): found.version for found in distributions() if not _editable(found)}
     limits = [f"{name}=={version}" for name, version in sorted(here.items()) if name not in free]
@@ -47,7 +48,7 @@ def kept_packages(name: str, wanted: Sequence[str], free: Sequence[str] = ()) ->
             "--target",
             str(partial),
         ]
-        command += ["--constraint", str(limit_file), *wanted]
+        command += [*["--no-deps"] * alone, "--constraint", str(limit_file), *wanted]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
             if done.returncode:
@@ -64,6 +65,11 @@ def bucket_packages() -> str:
     # s3fs stands on aiobotocore, which takes a certain version of these alone.
     amazon = ("boto3", "botocore", "s3transfer")
     return kept_packages("bucket", ("s3fs>=2026", "moto[server]", "psycopg[binary]"), free=amazon)
+
+
+def vision_packages() -> str:
+    """PYTHONPATH for mlx-vlm; what it brings along for audio, video, training and serving is not used."""
+    return kept_packages("vision", ["mlx-vlm>=0.7"], alone=True)
 
 
 def _editable(found: object) -> bool:

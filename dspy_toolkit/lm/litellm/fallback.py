@@ -1,7 +1,8 @@
 """Falling back: who answers for a model's name when the first who should cannot.
 
 `lm.backend = "auto"` is MLX, then torch where the extra is installed, then the LiteLLM models under `lm.fallbacks`, in the
-order given; `torch` begins with torch, `mlx` is MLX alone. Nothing leaves the machine unless it is listed, and no call whose
+order given; `torch` begins with torch, `mlx` is MLX alone. A vision model is answered by the vision engine in MLX's and torch's
+place, and those LiteLLM models are handed its images. Nothing leaves the machine unless it is listed, and no call whose
 reply is compared with others (`staying_here`): listed models answer predictions, never an evaluation or a search.
 
 A request moves down when a backend cannot load the model (ModelError) or fails while it generates (EngineFailed). What is
@@ -57,12 +58,18 @@ def staying_here(stays: bool) -> Iterator[None]:
         _stays.reset(token)
 
 
-def backend_order(settings: LMSettings) -> tuple[str, ...]:
-    """What would be tried for an MLX model's name, in order: `mlx`, `torch`, and LiteLLM models by their names."""
+def backend_order(settings: LMSettings, *, vision: bool = False) -> tuple[str, ...]:
+    """What would be tried for an MLX model's name, in order: `mlx`, `torch`, and LiteLLM models by their names.
+
+    Args:
+        vision: the model reads images, by the vision engine, `vision`: MLX's other engine and torch could not take its place.
+    """
     if settings.backend == "mlx":
-        return ("mlx",)
+        return ("vision",) if vision else ("mlx",)
     if settings.backend == "torch":
         return ("torch", *settings.fallbacks)
+    if vision:
+        return ("vision", *settings.fallbacks)
     return ("mlx", *(["torch"] if torch_installed() else []), *settings.fallbacks)
 
 

@@ -292,7 +292,9 @@ class EngineBackend:
             return await asyncio.shield(submitted)
         except asyncio.CancelledError:
             # Its caller went away while the thread was at it: what it submits is for nobody.
-            submitted.add_done_callback(lambda task: _cancel(task.result()) if not task.exception() else None)
+            submitted.add_done_callback(
+                lambda task: None if task.cancelled() or task.exception() else _cancel(task.result())
+            )
             raise
 
 

@@ -1,10 +1,10 @@
 """Between LiteLLM's words and the engine's: a call into requests, replies into a response, an error into an exception.
 
-Understood, directly or inside `extra_body`: messages (text, tool calls and their results), max_tokens, temperature, top_p,
-top_k, min_p, the three penalties, logit_bias, n, stop, seed, timeout, logprobs and top_logprobs, the formats and tools of
-`constraints`, thinking by `enable_thinking`, `chat_template_kwargs`, `thinking` or `reasoning_effort`, a budget for it, and
-`label_scores`. Anything else is
-refused by name rather than dropped. `adapter` is the hash of an adapter in the home, with which the model is to answer.
+Understood, directly or inside `extra_body`: messages (text, tool calls and their results; images where who is asked reads them,
+`reading_images`), max_tokens, temperature, top_p, top_k, min_p, the three penalties, logit_bias, n, stop, seed, timeout, logprobs
+and top_logprobs, the formats and tools of `constraints`, thinking by `enable_thinking`, `chat_template_kwargs`, `thinking` or
+`reasoning_effort`, a budget for it, and `label_scores`. Anything else is refused by name rather than dropped. `adapter` is the
+hash of an adapter in the home, with which the model is to answer.
 
 `label_scores={"prefix": …, "labels": […], "suffix": …}` has the labels scored in place of a reply (`protocol.LabelScores` says
 what counts). Since nothing is drawn, temperature and what else says how to draw, which an LM sends with every call, do not
@@ -22,11 +22,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dspy_toolkit.errors import RequestRefused
 from dspy_toolkit.lm.litellm.constraints import take_grammar, take_tools
-from dspy_toolkit.lm.protocol import GenerationRequest, Reply, make_request
+from dspy_toolkit.lm.protocol import GenerationRequest, Image, Reply, make_request
+from dspy_toolkit.lm.vision.images import take_image
 
 if TYPE_CHECKING:
     from litellm.types.utils import ChoiceLogprobs, GenericStreamingChunk, ModelResponse, ModelResponseStream
@@ -50,13 +53,30 @@ NO_THINKING = ("none", "disable")
 """Values of reasoning_effort that mean no reasoning at all."""
 EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 """The other values, as models know them that know any."""
+IMAGE_ADVICE = (
+    "For dspy.Image, name a vision model, which mlx-vlm runs here (lm.model=mlx/NAME; `pip install 'dspy-toolkit[vision]'` "
+    "brings it), or one that a server runs (lm.model=openai/NAME with its api_base)."
+)
+
+_reads: ContextVar[bool] = ContextVar("_reads", default=False)
+"""Whether who is asked reads images."""
+
+
+@contextmanager
+def reading_images() -> Iterator[None]:
+    """Within the block, `translate` takes images: who is asked reads them. Elsewhere it refuses them."""
+    token = _reads.set(True)
+    try:
+        yield
+    finally:
+        _reads.reset(token)
 
 
 def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> list[GenerationRequest]:
     """LiteLLM's call as requests, one a choice; they differ in their seed only, and share their prompt.
 
     Raises:
-        RequestRefused: a field that cannot be understood, or n outside 1 to MAX_CHOICES.
+        RequestRefused: a field that cannot be understood, an image outside of `reading_images`, or n outside 1 to MAX_CHOICES.
     """
     extra = optional.get("extra_body")  # where clients of OpenAI's put what its interface does not name
     optional = {**optional, **extra, "extra_body": None} if isinstance(extra, dict) else optional
@@ -91,7 +111,7 @@ def translate(messages: list[Any], optional: dict[str, Any], timeout: Any) -> li
         fields["deadline_seconds"] = timeout
     if optional:
         raise RequestRefused(f"The mlx provider does not understand {', '.join(sorted(optional))}. Leave it out.")
-    fields["messages"] = [turn(message) for message in messages]
+    fields["messages"] = [turn(message, images=_reads.get()) for message in messages]
     first = make_request(**fields)
     if first.temperature == 0 or first.seed is None:
         return [first] * n  # greedy ones are alike; without a seed, each draws one of its own
@@ -159,14 +179,20 @@ def _thinking(optional: dict[str, Any]) -> dict[str, Any]:
     return fields | {"thinking": next(iter(said.values()), None)}
 
 
-def turn(message: Any) -> dict[str, Any]:
+def turn(message: Any, *, images: bool = True) -> dict[str, Any]:
     """A message as `Message` takes it. Missing content is left for `Message` to refuse, except beside tool calls.
 
+    Args:
+        images: whether it may have some.
+
     Raises:
-        RequestRefused: content that is no text, or a tool call without name or arguments.
+        RequestRefused: content that is neither text nor such an image, or a tool call without name or arguments.
     """
     calls, content = message.get("tool_calls") or (), message.get("content")
-    found = {"role": message.get("role"), "content": _text(content if content is not None or not calls else "")}
+    text, pictures = _content(content if content is not None or not calls else "", images)
+    found = {"role": message.get("role"), "content": text}
+    if pictures:
+        found["images"] = pictures
     if calls:
         found["tool_calls"] = [_call(call) for call in calls]
     for name in ("tool_call_id", "name") if found["role"] == "tool" else ():
@@ -190,18 +216,25 @@ def _call(call: Any) -> dict[str, Any]:
     )
 
 
-def _text(content: Any) -> Any:
-    """The text of a message; OpenAI's list of text parts is joined."""
+def _content(content: Any, images: bool) -> tuple[Any, list[Image]]:
+    """The text of a message, and the images in it; OpenAI's list of parts is joined."""
     if not isinstance(content, list):
-        return content
+        return content, []
+    text, found = "", list[Image]()
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-        if kind != "text":
+        if kind == "text":
+            text += str(part.get("text", ""))
+        elif not images:
             raise RequestRefused(
-                f"A message has content of the type {kind}; this engine reads text only. For dspy.Image and the like, ask a "
-                "vision model that a server runs (mlx-vlm's, say): lm.model=openai/NAME with its api_base."
+                f"A message has content of the type {kind}; this engine reads text only. {IMAGE_ADVICE}"
             )
-    return "".join(str(part.get("text", "")) for part in content)
+        elif kind != "image_url":
+            raise RequestRefused(f"A message has content of the type {kind}; this engine reads text and images only.")
+        else:
+            given = part.get("image_url")
+            found.append(take_image(given.get("url") if isinstance(given, dict) else given, len(text)))
+    return text, found
 
 
 def sign(response: Any, name: str) -> Any:

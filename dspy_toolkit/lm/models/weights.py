@@ -32,6 +32,9 @@ FILES = ("*.json", "model*.safetensors", "tokenizer.model", "*.tiktoken", "*.txt
 """What a model is made of: fetched from a hub, and hashed, since a library that loads it may read any of them."""
 NO_SAY = "origin.json"
 """Of these, what says only where a converted model came from."""
+VISION_KEYS = ("vision_config", "mm_vision_tower", "img_processor")
+"""Entries of config.json that describe the part of a model which reads images."""
+VISION_INSTALL = "Install it: `pip install 'dspy-toolkit[vision]'`."
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,15 @@ def hash_weights(folder: Path, remembered: Path) -> str:
     return hash_files(files, remembered)
 
 
+def names_vision(folder: Path) -> bool:
+    """Whether config.json names a vision model; False where it cannot be read, which is for who loads it to say."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return any(config.get(key) for key in VISION_KEYS)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def needed_bytes(folder: Path, device: str) -> int:
     """Bytes that the weights will take in memory on `device` (`metal`, `cuda`, `cpu`)."""
     total = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
@@ -207,9 +219,10 @@ def load_model(weights: Weights, device: str, *, differentiable: bool = False) -
         # No code of the folder's: transformers, where it is not told, would ask at the terminal.
         model, tokenizer = load(str(weights.folder), {"trust_remote_code": False}, trust_remote_code=False)[:2]
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
-        raise ModelError(
-            f"mlx_lm cannot load {weights.name} from {weights.folder}: {error}. Fetch or convert the model again."
-        ) from error
+        advice = "Fetch or convert the model again."
+        if names_vision(weights.folder):
+            advice = f"It is a vision model, which mlx-vlm can load. {VISION_INSTALL}"
+        raise ModelError(f"mlx_lm cannot load {weights.name} from {weights.folder}: {error}. {advice}") from error
     assert isinstance(model, nn.Module)
     fixes.install(model)
     if device == "cpu":

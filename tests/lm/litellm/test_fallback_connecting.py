@@ -29,6 +29,9 @@ def test_order(monkeypatch: pytest.MonkeyPatch) -> None:
         assert backend_order(LMSettings(backend="torch", fallbacks=fallbacks)) == ("torch", *fallbacks)
         assert backend_order(LMSettings(backend="mlx", fallbacks=fallbacks)) == ("mlx",)
         assert backend_order(LMSettings()) == ("mlx", *torch)
+        assert backend_order(LMSettings(fallbacks=fallbacks), vision=True) == ("vision", *fallbacks)
+        assert backend_order(LMSettings(backend="torch", fallbacks=fallbacks), vision=True) == ("torch", *fallbacks)
+        assert backend_order(LMSettings(backend="mlx", fallbacks=fallbacks), vision=True) == ("vision",)
 
 
 @pytest.mark.parametrize("name", ["gpt-4o", "mlx/smollm2-135m", "torch/x"])
