@@ -53,7 +53,7 @@ def test_a_databases_size_has_what_is_in_its_log_and_not_what_was_deleted(tmp_pa
         assert size(file) - empty < 100_000
 
 
-@pytest.mark.system
+@pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_three_runs_are_drained_and_counted(tmp_path: Path) -> None:
     found = measure(tmp_path, 3, 2, real=1, poll=1, idle_seconds=5)
@@ -72,7 +72,7 @@ def test_three_runs_are_drained_and_counted(tmp_path: Path) -> None:
     assert not running_below(tmp_path)
 
 
-@pytest.mark.system
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.queue", "--runs", "50", "--real", "0"]
