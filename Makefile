@@ -46,7 +46,7 @@ test: setup
 # What takes more than pip: README.md's and docs/' shell blocks in a fresh clone, a Prefect server and worker, the wheel in an
 # environment of its own, a CPU build of torch.
 test-system: setup
-	$(BIN)/python -m pytest -m system -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "system and not soak" -n $(WORKERS) --dist loadfile
 
 # Long: load, kills, many nights; then all drills.
 soak: setup

@@ -21,6 +21,7 @@ import pytest
 from dspy_toolkit.scaffold import TEMPLATES
 from tests.documentation.shell import TEMPLATES_NOT_RUN, Section, has_own_test, sections, template_blocks, to_run
 from tests.lm.openai_server import OpenAIServer
+from tests.samples import sample
 from tests.system.fresh_clone import Model, Terminal, environment, make_clone, terminal
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -87,7 +88,7 @@ def test_a_section_does_what_it_says(section: Section, clone: Path, reader: dict
     assert_nothing_went_wrong(at)
 
 
-@pytest.mark.parametrize("template", [each for each in TEMPLATES if each not in TEMPLATES_NOT_RUN])
+@pytest.mark.parametrize("template", sample([each for each in TEMPLATES if each not in TEMPLATES_NOT_RUN], "classify"))
 def test_a_templates_readme_does_what_it_says(
     template: str, clone: Path, reader: dict[str, str], tmp_path: Path
 ) -> None:
