@@ -104,7 +104,7 @@ def up(
 
         services["server"].wait(until)
         places.write_client_file()
-        tell_all(places, pool_is_there=lambda: services["worker"].start(places.environment, CLONE))
+        tell_all(places, pool_is_there=lambda: start_worker(places, services["worker"]))
         for name, service in services.items():
             if name != "serving" or not nothing_promoted(places):
                 service.wait(until)
@@ -205,6 +205,8 @@ def run(service: str) -> None:
         raise SettingsError(f"{service!r} is no service here.{nearest(service, found)}")
     os.chdir(CLONE)
     os.environ[MARK] = places.environment[MARK]
+    if service == "worker":
+        say_what_was_lost(places)
     os.execv(found[service].command[0], found[service].command)  # noqa: S606  (a list that this code wrote)
 
 
@@ -281,6 +283,26 @@ def services_of(places: Places) -> dict[str, Service]:
         "-m", "prefect", "worker", "start", "--pool", POOL, "--name", places.worker, "--limit", str(RUNS_AT_ONCE),
     )  # fmt: skip
     return found
+
+
+def start_worker(places: Places, worker: Service) -> None:
+    """Start it unless it runs; of a worker before it that was killed, the runs are looked after first."""
+    if worker.process() is None:
+        say_what_was_lost(places)
+    worker.start(places.environment, CLONE)
+
+
+def say_what_was_lost(places: Places) -> None:
+    """Wait for the server, which a worker needs, and tell it which runs died with the worker before."""
+    from deployments.registering import crash_lost_runs
+
+    until = time.monotonic() + ANSWER_SECONDS
+    while not answers(f"{places.api}/health"):
+        if time.monotonic() > until:
+            raise SettingsError(f"No Prefect server answers at {places.api}, which the worker is to ask for runs.")
+        time.sleep(LOOK_SECONDS)
+    if lost := crash_lost_runs(places):
+        print(f"{lost} run{'' if lost == 1 else 's'} had died with the worker, and became Crashed", flush=True)
 
 
 def nothing_promoted(places: Places) -> bool:

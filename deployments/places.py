@@ -130,6 +130,8 @@ class Places:
             # A deployment whose schedules were taken out of its file has none any more.
             "PREFECT_DEPLOYMENTS_CLEAR_SCHEDULES_ON_EMPTY": "true",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+            # What a server answers whose database is away; else a run ends by it that a minute of patience would save.
+            "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
             "PREFECT_LOGGING_EXTRA_LOGGERS": "dspy_toolkit",
             "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         }

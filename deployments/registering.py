@@ -1,6 +1,7 @@
 """What the Prefect server must know before a worker runs: the pool, the accelerator's limit, deployments, automations.
 
-Everything here may be done again: what is there is brought up to date. Also: runs that nobody will end are ended.
+Everything here may be done again: what is there is brought up to date. Also: runs that nobody will end are ended, and those that
+died with this machine's worker are said to have crashed.
 
 Not covered: the automations themselves (`deployments.automations`), and what a deployment is (prefect.yaml).
 """
@@ -11,9 +12,12 @@ import io
 import sys
 import time
 from collections.abc import Callable, Iterable
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psutil
 
 from deployments.automations import register_automations
 from deployments.places import POOL, Places
@@ -135,6 +139,38 @@ def end_runs(*, patience: float = CANCEL_SECONDS) -> int:
         for run in left:
             prefect.set_flow_run_state(run.id, Cancelled(message="Ended by `make down`."), force=True)
     return len(runs)
+
+
+def crash_lost_runs(places: Places) -> int:
+    """Say of the runs that this machine's worker took, and whose processes are gone, that they have crashed; how many.
+
+    For a worker that is about to be started: one that was killed could not say it, and without this they would count as running
+    until they have been silent for minutes, with the next run of their deployment waiting for them.
+    """
+    from prefect.exceptions import ObjectNotFound
+    from prefect.states import Crashed
+
+    with client() as prefect:
+        taken = [run for run in unfinished(prefect) if run.labels.get("prefect.worker.name") == places.worker]
+        # After the server was asked: what begins meanwhile is not among them.
+        alive = runs_with_a_process()
+        lost = [run.id for run in taken if run.id not in alive]
+        for run in lost:
+            with suppress(ObjectNotFound):  # somebody has removed it
+                prefect.set_flow_run_state(
+                    run, Crashed(message="Its process was gone when the worker was started again.")
+                )
+    return len(lost)
+
+
+def runs_with_a_process() -> set[UUID]:
+    """The runs that have a process on this machine."""
+    found = set()
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):  # another user's, or over by now
+            if run := process.environ().get("PREFECT__FLOW_RUN_ID"):
+                found.add(UUID(run))
+    return found
 
 
 def unfinished(prefect: SyncPrefectClient) -> list[Any]:

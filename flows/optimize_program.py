@@ -5,20 +5,23 @@ python -m flows.optimize_program --project router
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from cyclopts import Parameter
 from prefect import flow
 from prefect.runtime import flow_run
-from prefect.transactions import transaction
 
+from dspy_toolkit.errors import ToolkitError
 from dspy_toolkit.optimizers import Choice
+from dspy_toolkit.pipeline.release import undo_release
 from dspy_toolkit.registry import Decision
-from dspy_toolkit.run import CompareInput, CompileInput, Request, Run, SearchInput, SelectInput
+from dspy_toolkit.run import CompareInput, CompileInput, ReleasedRun, Request, Run, SearchInput, SelectInput
 from dspy_toolkit.settings import OptimizerName
 from flows.options import BudgetOption
 from flows.temporary_server import watch_run
 from tasks.compile import compile_program
+from tasks.policy import open_project
 from tasks.steps import (
     compare_programs,
     prepare_dataset,
@@ -30,6 +33,8 @@ from tasks.steps import (
     select_optimizer,
 )
 from tasks.tracing import traced
+
+log = logging.getLogger(__name__)
 
 
 @flow(flow_run_name="optimize {project}", persist_result=True, result_serializer="json", on_running=[watch_run])
@@ -72,11 +77,25 @@ def optimize_program(
             compiled=candidate,
             comparison=comparison,
         )
-        # A promotion that cannot be recorded is undone: the next run, whose steps are all cached, makes both.
-        with transaction():
-            released = release_program(run)
+        released = release_program(run)
+        # Not a transaction of Prefect's: that rolls back at the first attempt that fails, and the next one may record.
+        try:
             record_run(released)
+        except BaseException:
+            undo_promotion(released)
+            raise
         return released.decision
+
+
+def undo_promotion(released: ReleasedRun) -> None:
+    """Take back a promotion that cannot be recorded: the next run, whose steps are all cached, makes both.
+
+    Where that fails too, the next run records it (`dspy_toolkit.registry.unfinished`).
+    """
+    try:
+        undo_release(open_project(released), released.decision)
+    except ToolkitError as error:  # the first error is the one to raise
+        log.warning("%s", error)
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ class Forks:
 
         Args:
             fault: also `kill_after`, seconds; `user`, whose process it is; `convert`, to convert the embedded model first;
-                `look`, to look at the home and do nothing.
+                `look`, to look at the home and do nothing; `named`, what the project is called if not questions.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         print(json.dumps({"project": str(project), "home": str(home), **fault}), file=self._process.stdin, flush=True)
@@ -140,7 +140,7 @@ def _child(case: dict[str, Any], out: int) -> None:
             if case.get("convert"):
                 find_weights("mlx/smollm2-135m", load_settings().path())
             optimization.optimize(case["project"], reached)
-    print("END " + json.dumps(optimization.end_of(load_settings(), "questions")), flush=True)
+    print("END " + json.dumps(optimization.end_of(load_settings(), case.get("named", "questions"))), flush=True)
 
 
 def _forked(case: dict[str, Any]) -> dict[str, Any]:
