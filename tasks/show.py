@@ -21,7 +21,6 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
-from prefect.transactions import Transaction, get_transaction
 from rich.markup import escape
 
 from dspy_toolkit.datasets import Dataset, DatasetReport
@@ -32,7 +31,7 @@ from dspy_toolkit.optimizers import Choice
 from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.record import plot_of, report_path
 from dspy_toolkit.project import DataPart
-from dspy_toolkit.run import CompareInput, Comparison, Compilation, ReleasedRun, Run, SelectInput
+from dspy_toolkit.run import CompareInput, Comparison, Compilation, ReleasedRun, SelectInput
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.tracking.runs import tag_run
 from dspy_toolkit.tracking.traces import trace_id
@@ -124,17 +123,6 @@ def comparison(context: Context, given: CompareInput, found: Comparison) -> None
         for name, mean in found.reference_rules.items()
     ]
     create_table_artifact(rows, key=artifact_key(given.project, "comparison"), description=found.reason)
-
-
-def promotion(context: Context, given: Run, found: ReleasedRun) -> None:
-    """Note a promotion in the transaction that it belongs to, for `promoted`."""
-    if found.decision.outcome == "promoted" and (transaction := get_transaction()) is not None:
-        transaction.set("released", found)
-
-
-def promoted(transaction: Transaction) -> ReleasedRun | None:
-    """The promotion that a transaction made; None when it made none."""
-    return transaction.get("released", None)
 
 
 def link(settings: Settings, run_id: str) -> None:

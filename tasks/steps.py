@@ -21,7 +21,7 @@ from dspy_toolkit.pipeline.context import Context
 from dspy_toolkit.pipeline.prepare import prepare
 from dspy_toolkit.pipeline.probe import probe
 from dspy_toolkit.pipeline.record import record, record_compilation
-from dspy_toolkit.pipeline.release import release, release_baseline, undo_release
+from dspy_toolkit.pipeline.release import release, release_baseline
 from dspy_toolkit.pipeline.resolve import resolve
 from dspy_toolkit.pipeline.select import select
 from dspy_toolkit.settings import load_settings
@@ -118,7 +118,7 @@ score_one = as_task(
 compare_programs = still_there(
     as_task(compare, "compare {given.project} with its champion", cached=True, asks_model=True, after=show.comparison)
 )
-release_program = as_task(release, "release {given.project}", after=show.promotion)
+release_program = as_task(release, "release {given.project}")
 record_run = as_task(record, "record {given.project}", after=show.run)
 record_comparison = as_task(
     record_compilation, "record what was compared for {given.project}", shown="record", after=show.pool
@@ -127,10 +127,3 @@ record_comparison = as_task(
 compile_one = still_there(
     as_task(compile, "compile {given.project} with {given.choice.optimizer}", cached=True, asks_model=True)
 )
-
-
-@release_program.on_rollback
-def restore_champion(transaction: Any) -> None:
-    """Undo a promotion when what came after it in the same transaction failed."""
-    if (released := show.promoted(transaction)) is not None:
-        undo_release(open_project(released), released.decision)

@@ -20,12 +20,14 @@ from typing import TYPE_CHECKING
 
 from dspy_toolkit.durable import write_file
 from dspy_toolkit.errors import RegistryError
-from dspy_toolkit.locks import Taken, take
+from dspy_toolkit.locks import Taken, held, take
 
 if TYPE_CHECKING:
     from dspy_toolkit.settings import Settings
 
 PROCESS_TAG = "process"
+PATIENCE_SECONDS = 120.0
+"""Recording a promotion that was cut off takes some seconds, on a busy machine some more."""
 
 _guard = threading.Lock()
 _own: dict[Path, Taken] = {}
@@ -50,15 +52,24 @@ def this_process(settings: Settings) -> str:
 
 
 def processes_gone(settings: Settings) -> Generator[Path]:
-    """The files of processes that have ended, each locked while the caller looks after its runs and removes it."""
+    """The files of processes that have ended, each locked while the caller looks after its runs and removes it.
+
+    One caller after another: each looks after runs of its own project alone, and finds what the one before has left.
+
+    Raises:
+        RegistryError: another caller was at it for all of PATIENCE_SECONDS (retryable), or the home cannot be written.
+    """
     folder = settings.path("processes")
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        try:
-            taken = take(path)
-        except FileNotFoundError:  # another process has looked after it
-            continue
-        if taken is not None:
+    if not folder.is_dir():
+        return
+    with held(settings.path("processes.lock"), PATIENCE_SECONDS, RegistryError):
+        for path in sorted(folder.iterdir()):
             try:
-                yield path
-            finally:
-                taken.release()
+                taken = take(path)
+            except FileNotFoundError:  # somebody tidies up by hand
+                continue
+            if taken is not None:
+                try:
+                    yield path
+                finally:
+                    taken.release()

@@ -198,7 +198,29 @@ def test_the_queueing_limit_of_this_host_is_made(playground: Any) -> None:
     assert limit.limit == 1
 
 
-@pytest.mark.soak
+def test_a_promotion_whose_record_is_made_at_the_second_attempt_stays(
+    playground: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dspy_toolkit.pipeline import record
+    from tasks import steps
+
+    made, attempts = record.record_run, list[str]()
+
+    def once_locked(*args: Any, **options: Any) -> Any:
+        attempts.append("recorded")
+        if len(attempts) == 1:
+            error = RegistryError("The database of runs is locked.")
+            error.retryable = True
+            raise error
+        return made(*args, **options)
+
+    monkeypatch.setattr(record, "record_run", once_locked)
+    monkeypatch.setattr(steps.record_run, "retry_delay_seconds", [0, 0, 0])
+    decision = optimize(playground)
+    assert decision.outcome == "promoted" and len(attempts) == 2
+    assert champion(playground.settings, "questions").version == decision.version
+
+
 def test_a_promotion_that_cannot_be_recorded_is_undone_and_the_next_run_makes_it(
     playground: Any,
 ) -> None:
