@@ -37,9 +37,6 @@ from dspy_toolkit.settings import LMSettings, ModelSettings, Settings
 OPEN_FILES = 4096
 IN_MEMORY = 1024
 """Replies that are kept in memory beside the disk's: at some 8 kB each, DSPy's million would fill a server that runs for months."""
-PAGES = 256
-"""Of 4 kB, that SQLite keeps of each of the cache's databases for each thread. Its default of 8,192 is filled as the cache grows:
-32 MB sixteen times a thread, beside what the operating system keeps of the same files."""
 NO_SAY = frozenset({"api_key", "headers", "timeout"})
 """Of a request: what changes no reply. The headers are those of `remote`: what a caller has to say goes into `extra_headers`."""
 NO_SAY_ENGINE = frozenset({"batch_size", "queue_size", "lease", "lease_seconds", "memory_limit_gb"})
@@ -85,8 +82,6 @@ class ReplyCache(Cache):
             if not set_aside_damaged(Path(folder)):
                 raise
             super().__init__(True, True, folder, DISK_CACHE_LIMIT, IN_MEMORY, restrict_pickle=True)
-        if self.disk_cache.sqlite_cache_size != PAGES:
-            self.disk_cache.reset("sqlite_cache_size", PAGES)
 
     def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
         """The reply that is kept, or None; also None where the shard that would hold it is damaged."""

@@ -9,14 +9,13 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.clients.cache import Cache
 
 from dspy_toolkit.code_version import LIBRARY
 from dspy_toolkit.errors import EngineFailed
 from dspy_toolkit.lm import reply_cache
 from dspy_toolkit.lm.connection import connect
 from dspy_toolkit.lm.litellm.fallback import Chain
-from dspy_toolkit.lm.reply_cache import BESIDE, PAGES, ReplyCache, server_of, use_cache
+from dspy_toolkit.lm.reply_cache import BESIDE, ReplyCache, server_of, use_cache
 from dspy_toolkit.settings import LMSettings, Settings
 from tests.lm.chains import Chains, Elsewhere, registered
 
@@ -166,17 +165,4 @@ def test_a_shard_that_is_damaged_while_it_is_in_use(tmp_path: Path) -> None:
     cache.put(REMOTE, "another", IGNORED)
     cache.reset_memory_cache()
     assert cache.get(REMOTE, IGNORED) == "another"
-    cache.disk_cache.close()
-
-
-def test_sqlite_keeps_little_of_a_cache_in_memory_also_of_one_that_was_there(tmp_path: Path) -> None:
-    Cache(True, True, str(tmp_path), 2**20, 16).disk_cache.close()  # as DSPy makes it
-    cache = ReplyCache(str(tmp_path))
-
-    def pages() -> set[int]:
-        return {shard._sql("PRAGMA cache_size").fetchall()[0][0] for shard in cache.disk_cache._shards}
-
-    assert pages() == {PAGES}
-    with ThreadPoolExecutor(1) as another:
-        assert another.submit(pages).result() == {PAGES}, "a connection for each thread"
     cache.disk_cache.close()
