@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dspy_toolkit.lm import Connection
     from dspy_toolkit.lm.engine.engine import Engine
     from dspy_toolkit.lm.litellm.fallback import Chain
+    from dspy_toolkit.registry.programs import LoadedProgram
 
 # A busy machine is no fault of an example: a test's own limit is pytest's. `--hypothesis-profile thorough` draws more.
 hypothesis.settings.register_profile("ordinary", deadline=None, max_examples=30)
@@ -35,6 +36,16 @@ instructions = "Classify the question."
 source = "questions.csv"
 inputs = ["text"]
 outputs = ["label"]
+"""
+
+TYPED = """
+name = "typed"
+signature = 'user_name: str, age: int, tags: list[str] -> fit: bool, notes: list[str]'
+metric = "exact_match"
+[dataset]
+source = "typed.csv"
+inputs = ["user_name", "age", "tags"]
+outputs = ["fit"]
 """
 
 
@@ -157,6 +168,16 @@ def questions(tmp_path: Path) -> Path:
     path = tmp_path / "questions.toml"
     path.write_text(QUESTIONS)
     return path
+
+
+@pytest.fixture
+def typed(tmp_path: Path, home: Settings) -> LoadedProgram:
+    """The program of a project whose inputs are of several types."""
+    from dspy_toolkit.registry.programs import load_program
+
+    path = tmp_path / "typed.toml"
+    path.write_text(TYPED)
+    return load_program(home, str(path))
 
 
 @pytest.fixture

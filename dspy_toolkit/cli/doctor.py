@@ -45,6 +45,8 @@ def doctor(
 
     if yes and not fix:
         raise SettingsError("--yes is for --fix. Add --fix, or leave it out.")
+    if tune and (fix or generate):
+        raise SettingsError("--tune measures and does nothing else. Give it alone.")
     if tune:
         return _tune(json)
     mended = _mend(yes) if fix else []
@@ -68,7 +70,7 @@ def _tune(json: bool) -> int:
     from dspy_toolkit.settings import load_settings
 
     settings = load_settings()
-    print(f"Measuring {settings.lm.model} for about a minute.", file=sys.stderr)
+    print(f"Measuring {settings.lm.model} for a minute or two; a large model takes longer.", file=sys.stderr)
     findings = list(tune(settings))
     if json:
         print(json_text({"findings": [finding.model_dump() for finding in findings]}, indent=2))

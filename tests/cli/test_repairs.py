@@ -51,6 +51,9 @@ def test_where_nobody_can_be_asked_nothing_is_done_without_yes(broken: Settings,
     assert json.loads(command("doctor", "--fix", "--yes", "--json").out)["mended"] == []
     refused = command("doctor", "--yes")
     assert refused.code == 1 and "--yes is for --fix" in refused.err
+    for other in ("--fix", "--generate"):
+        refused = command("doctor", "--tune", other)
+        assert refused.code == 1 and "--tune measures and does nothing else" in refused.err
 
 
 def test_a_model_that_cannot_be_fetched_is_one_error(command, monkeypatch: pytest.MonkeyPatch) -> None:

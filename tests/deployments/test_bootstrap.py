@@ -25,7 +25,7 @@ import yaml
 from deployments.automations import BLOCK, automations
 from deployments.bootstrap import CLONE, DATABASE_VARIABLES, USED, may_have_runs, services_of
 from deployments.places import HOST, POOL, Places, Ports
-from deployments.registering import end_runs, unfinished
+from deployments.registering import crash_lost_runs, end_runs, unfinished
 from deployments.services import marked
 from dspy_toolkit.settings import Settings
 from tasks.policy import limit_name
@@ -197,6 +197,25 @@ def test_register_with_another_password_is_one_clear_error_and_ours_is_not_sent(
         code, printed = home.run("register", PREFECT_API_URL=made.places.api, **given)
         assert code == 1 and "does not take the password. Set PREFECT_API_AUTH_STRING" in printed
         assert "Traceback" not in printed
+
+
+def test_runs_that_died_with_this_machines_worker_have_crashed_and_no_others(
+    served: tuple[Machine, str], on_it: SyncPrefectClient
+) -> None:
+    from prefect.states import Running
+
+    places = served[0].places
+    [lost], [alive], [elsewhere] = (begin(on_it, Running()) for _ in range(3))
+    for run, worker in ((lost, places.worker), (alive, places.worker), (elsewhere, "another-mlx")):
+        on_it.update_flow_run_labels(run, {"prefect.worker.name": worker})
+    mine = os.environ | {"PREFECT__FLOW_RUN_ID": str(alive)}
+    with subprocess.Popen([sys.executable, "-c", "input()"], env=mine, stdin=subprocess.PIPE) as process:
+        try:
+            assert crash_lost_runs(places) == 1
+        finally:
+            process.kill()
+    states = {run: on_it.read_flow_run(run).state_type for run in (lost, alive, elsewhere)}
+    assert states == {lost: "CRASHED", alive: "RUNNING", elsewhere: "RUNNING"}
 
 
 def test_down_starts_a_server_that_is_dead_and_cancels_what_it_left_running(

@@ -19,23 +19,6 @@ from dspy_toolkit.registry.programs import LoadedProgram, load_program
 from dspy_toolkit.settings import Settings
 from dspy_toolkit.testing import fake_connection
 
-TYPED = """
-name = "typed"
-signature = 'user_name: str, age: int, tags: list[str] -> fit: bool, notes: list[str]'
-metric = "exact_match"
-[dataset]
-source = "typed.csv"
-inputs = ["user_name", "age", "tags"]
-outputs = ["fit"]
-"""
-
-
-@pytest.fixture
-def typed(tmp_path: Path, home: Settings) -> LoadedProgram:
-    path = tmp_path / "typed.toml"
-    path.write_text(TYPED)
-    return load_program(home, str(path))
-
 
 def test_inputs_are_fitted_to_the_types_of_the_program(typed: LoadedProgram) -> None:
     types = input_types(typed)

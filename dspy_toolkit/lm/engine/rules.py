@@ -51,6 +51,13 @@ DEFAULT = {
 """By device. On two cores 512 tokens take most of a second, and half of a step of sixteen sequences goes into reading the weights."""
 
 
+class _Kept(Frozen):
+    """What stands in the file for a model."""
+
+    rules: Rules
+    measured_on: dict[str, Any]
+
+
 def rules_of(home: Path, model: str, hardware: Hardware) -> Rules:
     """What was measured for a model on this machine, or what its device gets by default.
 
@@ -58,13 +65,11 @@ def rules_of(home: Path, model: str, hardware: Hardware) -> Rules:
         home: the folder of `tuned.json`; one that is damaged is set aside, with a warning.
         model: the full name, with the hash of its weights.
     """
-    kept = _read(home / FILE_NAME).get(model)
-    if kept is None or kept.get("measured_on") != _where(hardware):
-        return DEFAULT[hardware.device]
     try:
-        return Rules.model_validate(kept["rules"])
-    except (ValidationError, KeyError):
+        kept = _Kept.model_validate(_read(home / FILE_NAME).get(model))
+    except ValidationError:  # nothing is kept, or somebody has edited it
         return DEFAULT[hardware.device]
+    return kept.rules if kept.measured_on == _where(hardware) else DEFAULT[hardware.device]
 
 
 def remember(home: Path, model: str, hardware: Hardware, rules: Rules) -> None:
@@ -75,7 +80,7 @@ def remember(home: Path, model: str, hardware: Hardware, rules: Rules) -> None:
     """
     path = home / FILE_NAME
     with held(path.with_name(f"{FILE_NAME}.lock"), 10.0, SettingsError):
-        kept = _read(path) | {model: {"rules": rules.model_dump(), "measured_on": _where(hardware)}}
+        kept = _read(path) | {model: _Kept(rules=rules, measured_on=_where(hardware)).model_dump()}
         write_file(path, json.dumps(kept, indent=2).encode(), SettingsError)
 
 

@@ -21,6 +21,7 @@ from dspy_toolkit.lm.engine.rules import DEFAULT, Rules
 from dspy_toolkit.lm.models.hardware import Hardware
 from dspy_toolkit.lm.models.memory import MemoryPlan
 from dspy_toolkit.lm.models.weights import Weights, load_model
+from dspy_toolkit.settings import LMSettings
 from dspy_toolkit.store import Frozen
 
 CHUNKS = (128, 256, 512, 1024, 2048, 4096)
@@ -48,7 +49,7 @@ def tune(weights: Weights, plan: MemoryPlan, hardware: Hardware, seconds: float 
     Args:
         weights: the model, loaded for this alone.
         plan: how much memory the sequences may take, and how long they may be.
-        seconds: to measure for, about, beside loading.
+        seconds: to measure for, about, beside loading; longer where the usual sizes take longer.
 
     Raises:
         ModelError: mlx_lm cannot load the model.
@@ -95,8 +96,12 @@ def _tune(weights: Weights, plan: MemoryPlan, hardware: Hardware, seconds: float
         widths = [width for width in WIDTHS if width <= max(room, 1)]
         each = seconds / (2 * (len(chunks) + len(widths) + 1))
         now = time.perf_counter()
-        reading = _while_it_grows(chunks, lambda size: size / _seconds(_reads(model, size), each), now + 0.4 * seconds)
-        rates = _while_it_grows(widths, lambda width: width / _step(model, width, 1, each), now + 0.9 * seconds)
+        usual = DEFAULT[hardware.device].chunk
+        reading = _while_it_grows(
+            chunks, lambda size: size / _seconds(_reads(model, size), each), now + 0.4 * seconds, usual
+        )
+        usual = LMSettings().batch_size
+        rates = _while_it_grows(widths, lambda width: width / _step(model, width, 1, each), now + 0.9 * seconds, usual)
         rules = rules_from(reading, rates, lambda width: _step(model, width, 2, each), hardware.device)
         return Tuned(rules=rules, reading=reading, steps=rates)
     finally:
@@ -104,15 +109,21 @@ def _tune(weights: Weights, plan: MemoryPlan, hardware: Hardware, seconds: float
         mx.clear_cache()
 
 
-def _while_it_grows(sizes: Sequence[int], rate_of: Callable[[int], float], until: float) -> dict[int, float]:
-    """Rates by size, until two in a row gain nothing, or the time is over: still larger ones take long, and are no better."""
+def _while_it_grows(
+    sizes: Sequence[int], rate_of: Callable[[int], float], until: float, usual: int
+) -> dict[int, float]:
+    """Rates by size, until two in a row gain nothing: still larger ones take long, and are no better.
+
+    Args:
+        until: when the time is over, which ends it from the `usual` size on: a busy machine must not make a small one the best.
+    """
     rates: dict[int, float] = {}
     idle = 0
     for size in sizes:
         best = max(rates.values(), default=0.0)
         rates[size] = rate_of(size)
         idle = idle + 1 if rates[size] * NEAR < best else 0
-        if idle == 2 or time.perf_counter() > until:
+        if idle == 2 or (size >= usual and time.perf_counter() > until):
             break
     return rates
 

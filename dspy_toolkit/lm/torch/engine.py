@@ -10,22 +10,19 @@ several labels in one pass, adapters (LoRA), deadlines while the model is loaded
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from dspy_toolkit.errors import ModelError, RequestRefused, ToolkitError
-from dspy_toolkit.lm.engine.sampling import seed_of
+from dspy_toolkit.errors import ModelError
+from dspy_toolkit.lm.engine.one_by_one import OneByOne
 from dspy_toolkit.lm.engine.sequence import Outcome, Sequence
-from dspy_toolkit.lm.engine.spelling import END, Path, Spelling, log_sum_exp
-from dspy_toolkit.lm.engine.thread import EngineThread
+from dspy_toolkit.lm.engine.spelling import Path
 from dspy_toolkit.lm.models.hardware import torch_installed
 from dspy_toolkit.lm.models.tokenizer import load_tokenizer
 from dspy_toolkit.lm.models.weights import Weights
-from dspy_toolkit.lm.torch.sampling import Sampler
 from dspy_toolkit.lm.torch.weights import (
     INSTALL,
     calm_threads,
@@ -37,13 +34,11 @@ from dspy_toolkit.lm.torch.weights import (
 )
 from dspy_toolkit.settings import LMSettings
 
-log = logging.getLogger(__name__)
-
 PREFILL_CHUNK = 512
 """Prompt tokens computed at once; between two chunks a request can be given up."""
 
 
-class TorchEngine(EngineThread):
+class TorchEngine(OneByOne):
     """One model behind one thread. Torch is imported, and the model loaded, with the first request."""
 
     label = "torch engine"
@@ -74,74 +69,22 @@ class TorchEngine(EngineThread):
         check_torch_fits(self._weights, device, self._settings.memory_limit_gb)
         # Held by this frame alone, so that the model is gone when the thread gives the memory back.
         text = _Text(load_torch_model(self._weights, device), device)
-        while self._wait_for_work():
-            if (sequence := self._next()) is not None:
-                self._answer(sequence, text)
+        self._answer_all(text, self._generate)
 
     def _free(self) -> None:
         free_memory(self._device)
 
-    def _answer(self, sequence: Sequence, text: _Text) -> None:
-        over: list[tuple[Sequence, Outcome]] = []
-        failure: Exception | None = None
-        try:
-            over.append((sequence, self._generate(sequence, text)))
-        except Exception as error:  # isolation boundary: one request
-            if not isinstance(error, ToolkitError):
-                text.forget()  # its cache may hold half a step
-                log.exception("A request to the torch engine of %s failed.", self.model)
-            failure = error
-        with self._condition:
-            self._counts["prompt_tokens"] += sequence.prompt_size
-            self._counts["prefix_hits"] += sequence.reused > 0
-            self._counts["computed_tokens"] += max(len(sequence.prompt) - sequence.reused, 0)
-            self._counts["model_seconds"] += text.take_seconds()
-            self._counts["prefix_bytes"] = text.nbytes
-        self._finish(over)
-        if failure is not None:
-            self._complete([sequence], failure)
-
     def _generate(self, sequence: Sequence, text: _Text) -> Outcome:
-        """Decode until the sequence is over. Raises what ends it early: deadline, cancelling, closing, its grammar."""
-        # A reply that the grammar dictates to its end, or that max_tokens cuts within what is dictated, needs no model.
-        if (outcome := sequence.outcome()) is not None:
-            return outcome
-        if sequence.spelling is not None:
-            return self._score(sequence, sequence.spelling, text)
-        kept, logits = text.start(sequence.prompt, lambda: self._check(sequence))
-        sequence.reused = min(kept, sequence.prompt_size)
-        seed = seed_of(sequence.request.seed, sequence.prompt[: sequence.prompt_size])
-        sampler = Sampler(sequence.request, self._tokenizer.decode, seed)
-        while True:
-            self._check(sequence)
-            began, size = time.monotonic(), len(sequence.reply)
-            context = np.concatenate(
-                [sequence.prompt[: sequence.prompt_size], np.asarray(sequence.reply, dtype=np.int64)]
-            )
-            outcome = sequence.take(
-                *sampler.choose(logits, _allowed(sequence.matcher, len(logits)), context, sequence.prompt_size)
-            )
-            if outcome is not None:
-                return outcome
-            sequence.stream()
-            logits = text.feed(sequence.reply[size:])
-            with self._condition:
-                self._counts["steps"] += 1
-                self._counts["batched_rows"] += 1
-                self._counts["step_seconds"] += time.monotonic() - began
-
-    def _score(self, sequence: Sequence, spelling: Spelling, text: _Text) -> Outcome:
-        """Score labels, a token after another, each once where the cache can be cut. Raises as `_generate` does."""
-        stops, values = sorted(self._tokenizer.stop_tokens), dict[Path, float]()
-        for node in sorted(spelling.following):  # depth first: the cache is cut to where the next branch leaves
-            kept, logits = text.start(np.asarray([*sequence.prompt, *node]), lambda: self._check(sequence))
+        def start(after: Path = ()) -> np.ndarray:
+            # Labels are asked for depth first: the cache is cut to where the next branch leaves.
+            kept, logits = text.start(np.asarray([*sequence.prompt, *after]), lambda: self._check(sequence))
             if sequence.first_token is None:
                 sequence.reused = min(kept, sequence.prompt_size)
-                sequence.first_token = time.monotonic()
-            logprobs = logits - log_sum_exp(logits)
-            for token in spelling.following[node]:
-                values[*node, token] = float(log_sum_exp(logprobs[stops if token == END else [token]]))
-        return sequence.take_scores(spelling.sums(values))
+            return logits
+
+        if sequence.spelling is not None:
+            return self._score(sequence, sequence.spelling, start)
+        return self._decode(sequence, start(), text.feed)
 
 
 class _Text:
@@ -213,15 +156,3 @@ class _Text:
             cache.update(layer.keys[..., :shared, :], layer.values[..., :shared, :], index)
         self._tokens, self._cache = self._tokens[:shared], cache
         return shared
-
-
-def _allowed(matcher: Any, size: int) -> np.ndarray | None:
-    """What a grammar allows next, bool of shape (size,); None: everything. Raises RequestRefused when it gives up."""
-    if matcher is None or matcher.is_stopped():
-        return None
-    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    if matcher.is_error():
-        raise RequestRefused(f"The grammar could not be followed: {matcher.get_error().splitlines()[0]}.")
-    allowed = np.unpackbits(bits, bitorder="little")[:size].astype(bool)
-    # Some models pad their vocabulary beyond the tokenizer's.
-    return np.pad(allowed, (0, size - len(allowed)))

@@ -19,6 +19,9 @@ PREFILL_CHUNK = 2048
 class Reading:
     """One model and the cache of one request. For the thread that loaded the model."""
 
+    nbytes = 0
+    """Nothing is kept from one request to the next."""
+
     def __init__(self, model: Any) -> None:
         self._model, self._language = model, model.language_model
         self.image_token: int | None = getattr(model.config, "image_token_index", None)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from dspy_toolkit.lm.engine.engine import Engine
 from dspy_toolkit.lm.engine.rules import DEFAULT, FILE_NAME, Rules, remember, rules_of
-from dspy_toolkit.lm.engine.tuning import rules_from, tune
+from dspy_toolkit.lm.engine.tuning import _while_it_grows, rules_from, tune
 from dspy_toolkit.lm.models.hardware import inspect_hardware
 from dspy_toolkit.lm.models.memory import plan_model
 from dspy_toolkit.lm.models.weights import find_weights
@@ -45,6 +45,19 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, caplog: pytest.LogCaptureFi
         assert rules_of(tmp_path, MODEL, HERE) == DEFAULT[HERE.device]
     assert f"{FILE_NAME} is damaged" in caplog.text
     assert not (tmp_path / FILE_NAME).exists()
+
+
+@pytest.mark.parametrize("kept", ["text", {}, {"rules": None, "measured_on": {}}])
+def test_what_somebody_wrote_there_does_not_hold(tmp_path: Path, kept: Any) -> None:
+    (tmp_path / FILE_NAME).write_text(json.dumps({MODEL: kept}))
+    assert rules_of(tmp_path, MODEL, HERE) == DEFAULT[HERE.device]
+
+
+def test_a_busy_machine_makes_no_small_size_the_best() -> None:
+    """However slow it is, the usual size is measured; what comes behind it is not, when the time is over."""
+    rates = _while_it_grows((1, 2, 4, 8, 16, 32), lambda size: float(size), 0.0, 16)
+    assert list(rates) == [1, 2, 4, 8, 16]
+    assert list(_while_it_grows((1, 2, 4, 8, 16), lambda size: 1 / size, 1e12, 16)) == [1, 2, 4]
 
 
 @pytest.mark.parametrize("rules", [{"chunk": 0, "fill": 0.5}, {"chunk": 512, "fill": 7}, {}])

@@ -1,4 +1,4 @@
-"""Choosing a token from one row of logits, in NumPy, for the torch engine.
+"""Choosing a token from one row of logits, in NumPy, for the engines that answer `one_by_one`.
 
 The order is the MLX engine's: the penalties, the grammar, then top_p, min_p and top_k on the probabilities
 before the temperature, then the draw. A seed makes draws reproducible here; the MLX engine's generator draws others

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dspy_toolkit.lm.torch.sampling import Sampler, keep_likely
+from dspy_toolkit.lm.engine.one_row import Sampler, keep_likely
 from tests.lm.asking import ask
 
 VOCABULARY = 50
